@@ -1,0 +1,37 @@
+"""The one error that a user's input can cause, and how a command reports it."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable
+from typing import Callable
+
+
+class UserError(Exception):
+    """Something in the user's hands is wrong: a file, a key, a flag, a port.
+
+    The message is one line: what was found where, what was expected, how to mend it.
+    """
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """' (did you mean X?)' for the known name closest to `word`, or '' where none is close."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {matches[0]}?)" if matches else ""
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Call `main` as a command: a UserError becomes one line on stderr and exit code 2.
+
+    Ctrl-C ends with 130, as a shell expects, and without a traceback.
+    """
+    try:
+        code = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code or 0)

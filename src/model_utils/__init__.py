@@ -1,0 +1,1 @@
+"""Configuration and the adapters between the suite and where it runs."""
