@@ -15,6 +15,18 @@ class UserError(Exception):
     """
 
 
+class StartError(Exception):
+    """What a launcher started did not become ready.
+
+    Attributes:
+        code: the launcher's exit code.
+    """
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """' (did you mean X?)' for the known name closest to `word`, or '' where none is close."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
@@ -24,13 +36,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def run_command(main: Callable[[], int | None]) -> None:
     """Call `main` as a command: a UserError becomes one line on stderr and exit code 2.
 
-    Ctrl-C ends with 130, as a shell expects, and without a traceback.
+    A StartError brings its own code. Ctrl-C ends with 130, as a shell expects, without a traceback.
     """
     try:
         code = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except StartError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

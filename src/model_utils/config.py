@@ -37,7 +37,7 @@ POSITIVE = (
     "rpn_max_num",
 )  # fmt: skip
 NOT_NEGATIVE = (
-    "fl_iteration_num", "sync_frequency", "threads", "keep_checkpoint_max", "warmup_step",
+    "sync_frequency", "threads", "keep_checkpoint_max", "warmup_step",
     "warmup_ratio", "weight_decay", "momentum", "device_id", "seed", "flip_ratio", "expand_ratio",
 )  # fmt: skip
 
@@ -306,6 +306,8 @@ def get_config(
 ) -> Config:
     """The configuration of a command: defaults, `--config_path`, then the other flags.
 
+    Its attribute `given_flags` lists the keys that came from the command line.
+
     Args:
         argv: the command's words; None takes those of the process.
         parser: flags of the command itself; their values become attributes beside the keys.
@@ -320,11 +322,11 @@ def get_config(
     defaults = default_values()
     add_config_flags(parser, defaults, {}, {}, DEFAULT_CONFIG)
     args = vars(parse_known(parser, argv))
-    config = load_config(
-        args["config_path"], **{k: v for k, v in args.items() if k in defaults and v is not None}
-    )
+    given = {k: v for k, v in args.items() if k in defaults and v is not None}
+    config = load_config(args["config_path"], **given)
     for key in own & set(args) - set(defaults):
         setattr(config, key, args[key])
+    config.given_flags = sorted(given)
     return config
 
 

@@ -1,0 +1,39 @@
+"""Stop the job that was started from this folder, and only that.
+
+  python finish_cross_silo_fasterrcnn.py --redis_port=2345
+
+ends the workers, servers and scheduler that the launchers recorded in .federation/job.json, removes
+the job's keys from its Redis, and stops the Redis on --redis_port when it then holds nothing and
+serves nobody else. --all does so for every job of this user on this machine. Called again, it says
+that there is nothing to stop. Logs and checkpoints stay.
+"""
+
+import argparse
+from pathlib import Path
+
+from src.errors import run_command
+from src.launch.finish import finish
+from src.launch.job_record import indexed_folders
+from src.model_utils.config import parse_known
+
+
+def main() -> int:
+    """Parse, then finish each folder's job."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--redis_port", type=int, default=2345, help="port of the Redis to stop (default 2345)"
+    )
+    parser.add_argument("--all", action="store_true", help="every job of this user on this machine")
+    args = parse_known(parser)
+    folders = indexed_folders() if args.all else [Path.cwd()]
+    if not folders:
+        print("nothing to stop: no job of this user is recorded on this machine")
+    return max([finish(folder, args.redis_port) for folder in folders], default=0)
+
+
+if __name__ == "__main__":
+    run_command(main)

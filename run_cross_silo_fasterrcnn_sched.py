@@ -1,0 +1,32 @@
+"""Start the scheduler of a federation: the REST view of a job (/state, /queryInstance, ...).
+
+Redis comes first, then one scheduler for the whole job:
+
+  redis-server --port 2345 --save ""
+  python run_cross_silo_fasterrcnn_sched.py --yaml_config="default_yaml_config.yaml" \\
+         --scheduler_manage_address="127.0.0.1:18019"
+
+It returns when the scheduler listens; scheduler/scheduler.log then ends with "Scheduler started
+successfully." Next come the servers. Training does not depend on the scheduler.
+"""
+
+from src.errors import run_command
+from src.launch.command_line import job_from, launcher_parser
+from src.launch.launchers import launch_scheduler
+from src.model_utils.config import parse_known
+
+
+def main() -> None:
+    """Parse, check, start."""
+    parser = launcher_parser(__doc__)
+    parser.add_argument(
+        "--scheduler_manage_address",
+        default="127.0.0.1:18019",
+        help="ip:port of the management API (default 127.0.0.1:18019)",
+    )
+    args = parse_known(parser)
+    launch_scheduler(job_from(args), args.scheduler_manage_address, args.start_timeout)
+
+
+if __name__ == "__main__":
+    run_command(main)

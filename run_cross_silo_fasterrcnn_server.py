@@ -1,0 +1,48 @@
+"""Start the servers of a federation: they average what the silos send.
+
+  python run_cross_silo_fasterrcnn_server.py --yaml_config="default_yaml_config.yaml" \\
+         --tcp_server_ip="127.0.0.1" --checkpoint_dir="/path/to/fl_ckpt" --local_server_num=4 \\
+         --http_server_address="127.0.0.1:6668"
+
+starts four servers on ports 6668 to 6671 and returns when all take requests; server_0/server.log
+then holds "Start http server!". A checkpoint_dir without a model gets an initial one, from
+--pre_trained or from --seed. A new start begins at iteration 1 and puts the recovery files of an
+earlier run aside; --resume continues the job that Redis and the files describe, or adds servers to
+a running one. The servers end by themselves when the last iteration is done.
+"""
+
+from src.errors import run_command
+from src.launch.command_line import add_bool, job_from, launcher_parser
+from src.launch.launchers import launch_servers
+from src.model_utils.config import get_config
+
+
+def main() -> None:
+    """Parse, check, start."""
+    parser = launcher_parser(__doc__)
+    parser.add_argument(
+        "--http_server_address",
+        default="127.0.0.1:6668",
+        help="ip:port of the first server; the others take the next ports",
+    )
+    parser.add_argument(
+        "--tcp_server_ip", default="127.0.0.1", help="address for traffic between servers"
+    )
+    parser.add_argument("--local_server_num", type=int, default=4, help="servers to start here")
+    parser.add_argument(
+        "--checkpoint_dir", default="./fl_ckpt", help="folder of the servers' checkpoints"
+    )
+    parser.add_argument(
+        "--fetch_timeout",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="after the last iteration, wait this long for silos to fetch its model (default 120)",
+    )
+    add_bool(parser, "--resume", False, "continue the job of this fl_name")
+    config = get_config(parser=parser)
+    launch_servers(job_from(config), config)
+
+
+if __name__ == "__main__":
+    run_command(main)

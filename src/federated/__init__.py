@@ -1,0 +1,1 @@
+"""The three roles of a federation and how weights travel between them; knows no detection."""

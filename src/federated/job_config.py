@@ -1,0 +1,222 @@
+"""The federation's YAML file: read, checked key by key, with flags laid over it.
+
+The engine ignores keys that it does not know and reads some that this mode cannot use; both are
+refused here, before anything starts, except neutral values, so that upstream's file loads.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src.errors import UserError, nearest
+from src.launch.addresses import parse_address
+from src.model_utils.config import find_config_file, read_yaml_documents
+
+UINT32 = 2**32 - 1
+ANY = (-math.inf, math.inf)
+
+# key: (type, allowed). `allowed` is a range, a tuple of texts, or None.
+# A window under 1,000 ms is 0 seconds for the engine.
+SCHEMA: dict[str, tuple[type, Any]] = {
+    "fl_name": (str, None),
+    "fl_iteration_num": (int, (1, UINT32)),
+    "server_mode": (str, ("CLOUD_TRAINING",)),
+    "enable_ssl": (bool, None),
+    "distributed_cache.type": (str, ("redis",)),
+    "distributed_cache.address": (str, None),
+    "distributed_cache.plugin_lib_path": (str, None),
+    "distributed_cache.cacert_filename": (str, None),
+    "distributed_cache.capath": (str, None),
+    "distributed_cache.cert_filename": (str, None),
+    "distributed_cache.private_key_filename": (str, None),
+    "distributed_cache.server_name": (str, None),
+    "round.start_fl_job_threshold": (int, (1, UINT32)),
+    "round.start_fl_job_time_window": (int, (1000, UINT32)),
+    "round.update_model_ratio": (float, (1e-9, 1)),
+    "round.update_model_time_window": (int, (1000, UINT32)),
+    "round.global_iteration_time_window": (int, (1000, UINT32)),
+    "summary.metrics_file": (str, None),
+    "summary.failure_event_file": (str, None),
+    "summary.continuous_failure_times": (int, (1, UINT32)),
+    "summary.data_rate_dir": (str, None),
+    "summary.participation_time_level": (str, None),
+    "aggregation.aggregation_type": (str, ("FedAvg", "FedProx", "Scaffold", "FedNova")),
+    "aggregation.iid_rate": (float, (1e-9, 1)),
+    "aggregation.total_client_num": (int, (1, UINT32)),
+    "unsupervised.cluster_client_num": (int, (1, UINT32)),
+    "unsupervised.eval_type": (str, ("NOT_EVAL",)),
+    "encrypt.encrypt_type": (str, None),
+    "encrypt.encrypt_train_type": (str, None),
+    "encrypt.pw_encrypt.share_secrets_ratio": (float, ANY),
+    "encrypt.pw_encrypt.cipher_time_window": (int, ANY),
+    "encrypt.pw_encrypt.reconstruct_secrets_threshold": (int, ANY),
+    "encrypt.dp_encrypt.dp_eps": (float, ANY),
+    "encrypt.dp_encrypt.dp_delta": (float, ANY),
+    "encrypt.dp_encrypt.dp_norm_clip": (float, ANY),
+    "encrypt.signds.sign_k": (float, ANY),
+    "encrypt.signds.sign_eps": (float, ANY),
+    "encrypt.signds.sign_thr_ratio": (float, ANY),
+    "encrypt.signds.sign_global_lr": (float, ANY),
+    "encrypt.signds.sign_dim_out": (int, ANY),
+    "compression.upload_compress_type": (str, None),
+    "compression.upload_sparse_rate": (float, (1e-9, 1)),
+    "compression.download_compress_type": (str, None),
+    "ssl.server_cert_path": (str, None),
+    "ssl.client_cert_path": (str, None),
+    "ssl.ca_cert_path": (str, None),
+    "ssl.crl_path": (str, None),
+    "ssl.cipher_list": (str, None),
+    "ssl.cert_expire_warning_time_in_day": (int, (7, 180)),
+    "client_verify.pki_verify": (bool, None),
+    "client_verify.root_first_ca_path": (str, None),
+    "client_verify.root_second_ca_path": (str, None),
+    "client_verify.equip_crl_path": (str, None),
+    "client_verify.replay_attack_time_diff": (int, (0, UINT32)),
+    "client.http_url_prefix": (str, None),
+    "client.client_epoch_num": (int, (1, UINT32)),
+    "client.client_batch_size": (int, (1, UINT32)),
+    "client.client_learning_rate": (float, (1e-30, math.inf)),
+    "client.connection_num": (int, (1, UINT32)),
+}
+
+REQUIRED = (
+    "fl_name", "fl_iteration_num", "server_mode", "enable_ssl", "distributed_cache.address",
+    "round.start_fl_job_threshold", "round.start_fl_job_time_window", "round.update_model_ratio",
+    "round.update_model_time_window", "round.global_iteration_time_window",
+    "summary.metrics_file", "summary.failure_event_file",
+)  # fmt: skip
+
+# What the engine accepts but cannot do between silos: the neutral value, and the reason.
+NEUTRAL: dict[str, tuple[Any, str]] = {
+    "encrypt.encrypt_type": ("NOT_ENCRYPT", "the engine's wheel has no encryption between silos"),
+    "encrypt.encrypt_train_type": (
+        "NOT_ENCRYPT",
+        "this release of the engine reads encrypt_type only",
+    ),
+    "compression.upload_compress_type": ("NO_COMPRESS", "silos never compress what they send"),
+    "compression.download_compress_type": ("NO_COMPRESS", "silos never ask for compression"),
+    "client_verify.pki_verify": (False, "it verifies phones, and silos send no such signature"),
+    "client.http_url_prefix": ("", "the servers would listen on paths that no silo asks for"),
+}
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """A checked federation file.
+
+    Attributes:
+        path: the file that was read.
+        values: its nested values, flags included.
+    """
+
+    path: Path
+    values: dict[str, Any]
+
+    def __getitem__(self, dotted: str) -> Any:
+        return _flatten(self.values)[dotted]
+
+    @property
+    def name(self) -> str:
+        """fl_name."""
+        return self.values["fl_name"]
+
+    @property
+    def iterations(self) -> int:
+        """fl_iteration_num."""
+        return self.values["fl_iteration_num"]
+
+    @property
+    def redis_address(self) -> tuple[str, int]:
+        """(host, port) of the distributed cache."""
+        return parse_address(
+            self.values["distributed_cache"]["address"], f"{self.path}: distributed_cache.address"
+        )
+
+    def write(self, path: Path) -> Path:
+        """Write the values as a YAML file for the engine, and return its path."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(self.values, sort_keys=False), encoding="utf-8")
+        return path
+
+
+def load_job(path: str | Path, overrides: dict[str, Any] | None = None) -> JobConfig:
+    """Read and check a federation file.
+
+    Args:
+        path: the YAML file; relative to the current folder or beside the scripts.
+        overrides: dotted keys of flags that win over the file; None values are no overrides.
+
+    Raises:
+        UserError: no file, broken YAML, unknown or missing key, wrong type or range, or a
+            feature that this mode of the engine cannot do.
+    """
+    file = find_config_file(path, "--yaml_config")
+    values = copy.deepcopy(read_yaml_documents(file)[0])
+    for dotted, value in (overrides or {}).items():
+        if value is not None:
+            _set(values, dotted, value)
+    flat = _flatten(values)
+    for key, value in flat.items():
+        _check(file, key, value)
+    for key in REQUIRED:
+        if flat.get(key) in (None, ""):
+            raise UserError(f"{file}: {key} is missing; default_yaml_config.yaml shows it")
+    job = JobConfig(file, values)
+    parse_address(values["distributed_cache"]["address"], f"{file}: distributed_cache.address")
+    _check_windows(job)
+    return job
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+    values[last] = value
+
+
+def _check(file: Path, key: str, value: Any) -> None:
+    if key not in SCHEMA:
+        if any(known.startswith(f"{key}.") for known in SCHEMA):
+            raise UserError(f"{file}: {key} is {value!r}, expected keys below it")
+        raise UserError(f"{file}: unknown key '{key}'{nearest(key, SCHEMA)}")
+    kind, allowed = SCHEMA[key]
+    if value is None:
+        return
+    fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
+    if not fits or (isinstance(value, bool) and kind is not bool):
+        words = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
+        raise UserError(f"{file}: {key} is {value!r}, expected {words[kind]}")
+    if allowed is not None and kind is str and value not in allowed:
+        raise UserError(f"{file}: {key} is {value!r}, expected {' or '.join(allowed)}")
+    if allowed is not None and kind is not str and not allowed[0] <= value <= allowed[1]:
+        raise UserError(f"{file}: {key} is {value}, expected {allowed[0]} to {allowed[1]}")
+    if key in NEUTRAL and value != NEUTRAL[key][0]:
+        neutral, reason = NEUTRAL[key]
+        raise UserError(f"{file}: {key} is {value!r}, expected {neutral!r}: {reason}")
+
+
+def _check_windows(job: JobConfig) -> None:
+    """An iteration's window shorter than a part of it makes that part's window void."""
+    whole = job["round.global_iteration_time_window"]
+    for part in ("start_fl_job_time_window", "update_model_time_window"):
+        if job[f"round.{part}"] > whole:
+            raise UserError(
+                f"{job.path}: round.{part} is {job[f'round.{part}']} ms, longer than "
+                f"round.global_iteration_time_window ({whole} ms); make the latter the longest"
+            )

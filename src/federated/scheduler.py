@@ -1,0 +1,18 @@
+"""The scheduler: the engine's REST view of a job (/state, /queryInstance, /enableFLS, ...)."""
+
+from __future__ import annotations
+
+from mindspore_federated import FlSchedulerJob
+
+
+def run_scheduler(yaml_config: str, manage_address: str) -> None:
+    """Serve the management API at `manage_address` until a signal ends it.
+
+    Args:
+        yaml_config: path of the federation's YAML file.
+        manage_address: "ip:port".
+
+    Raises:
+        RuntimeError: the engine cannot start, for example because the port is taken.
+    """
+    FlSchedulerJob(yaml_config=yaml_config, manage_address=manage_address).run()

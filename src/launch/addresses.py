@@ -1,0 +1,72 @@
+"""Addresses as the engine takes them, and ports that must be free."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from src.errors import UserError
+
+
+def parse_address(address: str, where: str) -> tuple[str, int]:
+    """(ip, port) of "ip:port".
+
+    Args:
+        address: what the user gave.
+        where: the flag or file and key, for the message.
+
+    Raises:
+        UserError: not of that form, a name instead of an address, or one the engine refuses.
+    """
+    host, colon, port = address.strip().rpartition(":")
+    if not colon or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise UserError(
+            f"{where}: {address!r} is not an address with a port (1 to 65535), "
+            "expected for example 127.0.0.1:6668"
+        )
+    return parse_ip(host, where), int(port)
+
+
+def parse_ip(host: str, where: str) -> str:
+    """`host`, when it is an IPv4 address that the engine can bind and connect to.
+
+    Raises:
+        UserError: a host name, 0.0.0.0, or an address that ends in 0 or 255.
+    """
+    try:
+        ip = ipaddress.IPv4Address(host)
+    except ValueError:
+        hint = "127.0.0.1" if host == "localhost" else "the machine's address, 192.168.1.5"
+        raise UserError(
+            f"{where}: {host!r} is refused by the engine, which takes IPv4 addresses only; "
+            f"write for example {hint}"
+        ) from None
+    first, *_, last = ip.packed
+    if not (1 <= first <= 254 and 1 <= last <= 254):
+        raise UserError(
+            f"{where}: {host} is refused by the engine (first and last number must be 1 to 254); "
+            "give the address of one interface of this machine"
+        )
+    return str(ip)
+
+
+def require_free_port(host: str, port: int, what: str) -> None:
+    """Raise a UserError that names the port when something on this machine listens on it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"{what}: cannot listen on {host}:{port}: {error.strerror}; choose another "
+                f"address or port, or stop what listens there (ss -ltnp 'sport = :{port}')"
+            ) from None
+
+
+def listens(host: str, port: int, timeout_s: float = 1.0) -> bool:
+    """Whether a TCP connection to the address succeeds within `timeout_s`."""
+    try:
+        with socket.create_connection((host, port), timeout=timeout_s):
+            return True
+    except OSError:
+        return False

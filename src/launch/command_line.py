@@ -1,0 +1,120 @@
+"""What the launchers' command lines have in common."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+from typing import Any
+
+from src.federated.job_config import JobConfig, load_job
+from src.model_utils.config import DEFAULT_CONFIG, parse_bool
+
+DEFAULT_JOB = "default_yaml_config.yaml"
+
+# Flags that win over a key of the federation's YAML file.
+JOB_FLAGS = {
+    "fl_name": "fl_name",
+    "fl_iteration_num": "fl_iteration_num",
+    "start_fl_job_threshold": "round.start_fl_job_threshold",
+}
+
+
+def launcher_parser(description: str) -> argparse.ArgumentParser:
+    """A parser whose help is the script's docstring, with the flags that every launcher has."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--yaml_config",
+        default=DEFAULT_JOB,
+        help="the federation's YAML file; looked up here, then beside the scripts",
+    )
+    parser.add_argument(
+        "--config_path",
+        default=DEFAULT_CONFIG,
+        help="YAML file of detector, data and training; looked up likewise",
+    )
+    parser.add_argument("--fl_name", help="name of the job, in place of the YAML file's")
+    parser.add_argument("--fl_iteration_num", type=int, help="iterations, in place of the file's")
+    parser.add_argument(
+        "--start_fl_job_threshold", type=int, help="silos of an iteration, in place of the file's"
+    )
+    parser.add_argument(
+        "--start_timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="give up when what was started is not ready by then (default 300)",
+    )
+    return parser
+
+
+def add_bool(parser: argparse.ArgumentParser, flag: str, default: bool, text: str) -> None:
+    """A flag that takes True or False, and True when nothing follows it."""
+    parser.add_argument(flag, type=parse_bool, nargs="?", const=True, default=default, help=text)
+
+
+def job_from(args: Any) -> JobConfig:
+    """The federation's configuration with the flags of `launcher_parser` laid over it."""
+    overrides = {key: getattr(args, flag, None) for flag, key in JOB_FLAGS.items()}
+    return load_job(args.yaml_config, overrides)
+
+
+def add_worker_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that the worker launcher takes and hands on to each worker."""
+    suppress = argparse.SUPPRESS
+    parser.add_argument(
+        "--dataset_path",
+        default="",
+        help="folder of mindrecord_0, mindrecord_1, ... (default: the one around mindrecord_dir)",
+    )
+    parser.add_argument(
+        "--http_server_address",
+        default="127.0.0.1:6668",
+        help="server to talk to, or several with commas; worker i takes the i-th, in turn",
+    )
+    parser.add_argument(
+        "--server_num",
+        type=int,
+        default=1,
+        help="servers on consecutive ports from a single --http_server_address (default 1)",
+    )
+    parser.add_argument(
+        "--silo_name",
+        default=socket.gethostname(),
+        help="name of this organisation; with the worker's number it is the silo's identity",
+    )
+    parser.add_argument(
+        "--data_size_unit",
+        type=int,
+        default=1,
+        help="images that count as one in the average; the same for all silos (default 1)",
+    )
+    parser.add_argument(
+        "--join_timeout",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="how long to wait for a server, and to be let into an iteration (default 600)",
+    )
+    parser.add_argument(
+        "--request_timeout",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="deadline of one request to a server (default 120)",
+    )
+    parser.add_argument("--client_batch_size", dest="batch_size", type=int, default=suppress)
+    parser.add_argument("--client_learning_rate", dest="base_lr", type=float, default=suppress)
+
+
+WORKER_FLAGS = (
+    "http_server_address",
+    "server_num",
+    "silo_name",
+    "data_size_unit",
+    "join_timeout",
+    "request_timeout",
+)

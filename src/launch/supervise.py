@@ -1,0 +1,156 @@
+"""The light process beside each role: it writes the role's log and sees it to its end.
+
+The engine blocks its whole Python process and never ends by itself; so each role runs as the child
+of one of these, which filters what it says into the log, passes signals on, kills it when it would
+outlive its supervisor, and ends servers and scheduler when the job is done.
+
+Started by the launchers: python src/launch/supervise.py SPEC.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from src.launch.job_end import JobEnd, job_end_from
+from src.launch.job_record import write_json
+from src.launch.log_filter import LogFilter
+
+POLL_S = 0.5
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class SuperviseSpec:
+    """What one supervisor runs.
+
+    Attributes:
+        label: server_0 and so on.
+        argv: the role's command.
+        log: file that gets the filtered output.
+        exit_file: JSON file that gets {"code", "reason"} at the end.
+        env: variables set for the role, over the inherited ones.
+        job_end: arguments of `job_end_from`, or {} for a role that ends by itself.
+        grace_s: seconds between SIGTERM and SIGKILL.
+    """
+
+    label: str
+    argv: list[str]
+    log: str
+    exit_file: str
+    env: dict[str, str] = field(default_factory=dict)
+    job_end: dict[str, Any] = field(default_factory=dict)
+    grace_s: float = 20.0
+
+
+class Supervisor:
+    """Runs one role; `run` returns its exit code."""
+
+    def __init__(self, spec: SuperviseSpec, log: IO[str]):
+        self._spec = spec
+        self._log = log
+        self._asked_to_stop = ""
+        self._child: subprocess.Popen | None = None
+        self._end: JobEnd | None = job_end_from(spec.job_end) if spec.job_end else None
+
+    def say(self, text: str) -> None:
+        """One line of the supervisor's own in the role's log."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._log.write(f"[{stamp}][{self._spec.label}] {text}\n")
+        self._log.flush()
+
+    def run(self) -> int:
+        """Start the role, wait for its end, write the exit file, return the exit code."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        child = self._child = self._start()
+        reader = threading.Thread(target=self._copy, args=(child.stdout,), daemon=True)
+        reader.start()
+        self._wait(child)
+        reader.join(timeout=5)
+        code, reason = self._outcome(child.returncode)
+        self.say(f"{reason}; exit code {code}")
+        write_json(Path(self._spec.exit_file), {"code": code, "reason": reason})
+        return code
+
+    def _on_signal(self, number: int, _frame: Any) -> None:
+        self._asked_to_stop = f"stopped by {signal.Signals(number).name}"
+        if self._child is not None:
+            self._child.terminate()
+
+    def _start(self) -> subprocess.Popen:
+        return subprocess.Popen(
+            self._spec.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**os.environ, **self._spec.env},
+            preexec_fn=_die_with_parent,
+        )
+
+    def _copy(self, output: IO[str]) -> None:
+        log_filter = LogFilter()
+        for line in output:
+            if log_filter.passes(line):
+                self._log.write(line)
+                self._log.flush()
+
+    def _wait(self, child: subprocess.Popen) -> None:
+        """Until the child has ended, by itself or because the job has or a signal came."""
+        while child.poll() is None and not self._asked_to_stop:
+            self._asked_to_stop = self._asked_to_stop or self._job_ended(child.pid)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=POLL_S)
+        if child.poll() is not None:
+            return
+        child.terminate()
+        try:
+            child.wait(timeout=self._spec.grace_s)
+        except subprocess.TimeoutExpired:
+            self.say(f"did not end within {self._spec.grace_s:.0f} s of SIGTERM, killing it")
+            child.kill()
+            child.wait()
+
+    def _job_ended(self, pid: int) -> str:
+        if self._end is None:
+            return ""
+        reason = self._end.poll(pid)
+        for line in self._end.take_notes():
+            self.say(line)
+        return reason
+
+    def _outcome(self, returncode: int) -> tuple[int, str]:
+        if self._asked_to_stop:
+            killed = returncode not in (0, -signal.SIGTERM)
+            return (128 + signal.SIGKILL if killed else 0), self._asked_to_stop
+        if returncode < 0:
+            return 128 - returncode, f"killed by {signal.Signals(-returncode).name}"
+        return returncode, "ended"
+
+
+def _die_with_parent() -> None:
+    """In the child: be killed when the supervisor dies (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> int:
+    """Run the role that the JSON file on the command line describes."""
+    spec = SuperviseSpec(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    with Path(spec.log).open("a", encoding="utf-8") as log:
+        return Supervisor(spec, log).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""One process of a federation, as the launchers start it: a scheduler, a server or a worker.
+
+  python test_fl_fasterrcnn.py --ms_role=MS_SCHED  --yaml_config=default_yaml_config.yaml \\
+         --scheduler_manage_address=127.0.0.1:18019
+  python test_fl_fasterrcnn.py --ms_role=MS_SERVER --yaml_config=default_yaml_config.yaml \\
+         --http_server_address=127.0.0.1:6668 --tcp_server_ip=127.0.0.1 --checkpoint_dir=./fl_ckpt
+  python test_fl_fasterrcnn.py --ms_role=MS_WORKER --yaml_config=default_yaml_config.yaml \\
+         --dataset_path=datasets/coco_split/split_100 --user_id=0 \\
+         --http_server_address=127.0.0.1:6668
+
+It runs in the foreground and prints what the launchers write into scheduler.log, server.log and
+worker.log. Scheduler and server run until a signal ends them, a worker until the last iteration.
+"""
+
+import argparse
+from pathlib import Path
+
+from src.errors import run_command
+from src.launch.addresses import parse_address
+from src.launch.command_line import add_worker_flags, job_from, launcher_parser
+from src.model_utils.config import Config, get_config
+
+
+def start_one_scheduler(config: Config) -> None:
+    """Run the scheduler until a signal ends it."""
+    from src.federated.scheduler import run_scheduler
+
+    run_scheduler(str(job_from(config).path), config.scheduler_manage_address)
+
+
+def start_one_server(config: Config) -> None:
+    """Run one server until a signal ends it."""
+    from src.federated.server import run_server
+
+    parse_address(config.http_server_address, "--http_server_address")
+    run_server(
+        config.label or "server",
+        str(job_from(config).path),
+        config.http_server_address,
+        config.tcp_server_ip,
+        config.checkpoint_dir,
+    )
+
+
+def start_one_worker(config: Config) -> None:
+    """Train on this silo's shard until the federation's last iteration is done."""
+    from src.federated.worker import run_worker
+    from src.training import DetectorTask
+
+    run_worker(job_from(config), config, DetectorTask)
+
+
+ROLES = {
+    "MS_SCHED": start_one_scheduler,
+    "MS_SERVER": start_one_server,
+    "MS_WORKER": start_one_worker,
+}
+
+
+def role_parser() -> argparse.ArgumentParser:
+    """The flags of all three roles."""
+    parser = launcher_parser(__doc__)
+    parser.add_argument("--ms_role", choices=sorted(ROLES), default="MS_WORKER")
+    parser.add_argument("--label", default="", help="name in the log (default: role and number)")
+    parser.add_argument("--scheduler_manage_address", default="127.0.0.1:18019")
+    parser.add_argument("--tcp_server_ip", default="127.0.0.1")
+    parser.add_argument("--checkpoint_dir", default="./fl_ckpt")
+    parser.add_argument("--user_id", type=int, default=0, help="number of the worker and its shard")
+    parser.add_argument("--local_worker_num", type=int, default=1, help="workers on this machine")
+    parser.add_argument("--output_dir", type=Path, default=Path(), help="for ckpt/ and loss_0.log")
+    parser.add_argument("--status_file", type=Path, help="JSON file to keep up to date")
+    add_worker_flags(parser)
+    return parser
+
+
+def main() -> None:
+    """Parse, then run the role."""
+    config = get_config(parser=role_parser())
+    ROLES[config.ms_role](config)
+
+
+if __name__ == "__main__":
+    run_command(main)
