@@ -70,3 +70,38 @@ def listens(host: str, port: int, timeout_s: float = 1.0) -> bool:
             return True
     except OSError:
         return False
+
+
+def server_addresses(given: str, server_num: int) -> list[str]:
+    """The servers that a worker may talk to.
+
+    Args:
+        given: "ip:port", or several with commas.
+        server_num: servers on consecutive ports from a single address.
+
+    Raises:
+        UserError: an address that is none, or both several addresses and a number.
+    """
+    addresses = [require_worker_address(part.strip()) for part in given.split(",")]
+    if server_num == 1:
+        return addresses
+    if len(addresses) > 1 or server_num < 1:
+        raise UserError(
+            f"--server_num {server_num} goes with one --http_server_address, found {given!r}; "
+            "give the addresses or their number"
+        )
+    host, _, port = addresses[0].rpartition(":")
+    return [f"{host}:{int(port) + i}" for i in range(server_num)]
+
+
+def require_worker_address(address: str) -> str:
+    """`address`, when a worker can connect to it: an IPv4 address or a DNS name, with a port.
+
+    Raises:
+        UserError: anything else; a name without a dot is refused by the engine.
+    """
+    host, _, port = address.rpartition(":")
+    is_name = "." in host and not host.replace(".", "").isdigit()
+    if not (is_name and port.isdigit() and 0 < int(port) < 65536):
+        parse_address(address, "--http_server_address")
+    return address

@@ -12,7 +12,13 @@ from typing import Any
 from src.errors import StartError, UserError
 from src.federated.job_config import JobConfig
 from src.launch import preflight
-from src.launch.addresses import listens, parse_address, parse_ip, require_free_port
+from src.launch.addresses import (
+    listens,
+    parse_address,
+    parse_ip,
+    require_free_port,
+    server_addresses,
+)
 from src.launch.command_line import WORKER_FLAGS
 from src.launch.job_record import FOLDER, role_folder, update_record
 from src.launch.processes import (
@@ -131,8 +137,7 @@ def launch_workers(job: JobConfig, config: Config) -> None:
             f"pre_trained: {Path(config.pre_trained).absolute()} is not there; give the path of "
             'a .ckpt file, or "" to start from the seed'
         )
-    for address in config.http_server_address.split(","):
-        parse_worker_address(address)
+    server_addresses(config.http_server_address, config.server_num)
     _note_job(base, job)
     # Those of them that are set per worker below.
     given = set(config.given_flags) - {"device_id", "threads"}
@@ -180,14 +185,6 @@ def require_shards(data: Path, numbers: Iterable[int], file_name: str) -> None:
         f"(found: {', '.join(there[:8]) or 'no shard'}); {len(folders)} worker(s) need one shard "
         "each: make them with generate_mindrecord.py or start fewer (--local_worker_num)"
     )
-
-
-def parse_worker_address(address: str) -> None:
-    """Check an address that a worker connects to: an IPv4 address or a DNS name, with a port."""
-    host, _, port = address.strip().rpartition(":")
-    dotted_name = "." in host and not host.replace(".", "").isdigit()
-    if not (dotted_name and port.isdigit() and 0 < int(port) < 65536):
-        parse_address(address, "--http_server_address")
 
 
 def _store(job: JobConfig) -> JobStore:

@@ -1,0 +1,226 @@
+"""A worker: trains its silo's task, iteration by iteration, and keeps each global model."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Protocol
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+from mindspore.train.callback import Callback, RunContext
+
+from src.federated.console import say
+from src.federated.job_config import JobConfig
+from src.federated.manager import SiloManager
+from src.federated.rounds import Deadlines, SyncError, declared_size
+from src.launch.addresses import server_addresses
+from src.launch.preflight import require_disk
+from src.launch.status_file import StatusFile
+
+# The servers' time windows decide an iteration; a silo waits a little longer than they.
+WINDOW_MARGIN_S = 60.0
+
+
+class Task(Protocol):
+    """What a worker trains; `src.training.DetectorTask` is one."""
+
+    dataset: ms.dataset.Dataset
+    steps_per_epoch: int
+    images: int
+    network: nn.Cell
+    origin: str
+    aspects: dict[str, object]
+
+    def rates(self, steps_per_iteration: int, iterations: int) -> np.ndarray:
+        """Learning rate of each step of the run."""
+
+    def training_step(self, rates: np.ndarray, steps_done: int) -> nn.Cell:
+        """The cell that trains on one batch."""
+
+    def callbacks(self, *args: Any) -> list[Callback]:
+        """What the task logs."""
+
+
+def run_worker(job: JobConfig, config: Any, make_task: Callable[[Any, Path], Task]) -> int:
+    """Train until the job's last iteration is done.
+
+    Args:
+        job: the federation's configuration.
+        config: keys of default_config.yaml and the worker's flags.
+        make_task: makes the task of a configuration and the shard's folder.
+
+    Returns:
+        Exit code: 0 when the job is finished, 1 when this silo could not go on (the reason is the
+        last line that starts with "error: ").
+
+    Raises:
+        UserError: something that the user can mend.
+    """
+    label = f"worker_{config.user_id}"
+    status = StatusFile(config.status_file)
+    status.update(label=label, iterations=job.iterations, phase="loading the data")
+    user = f"mindrecord_{config.user_id}"
+    task = make_task(config, Path(config.dataset_path or Path(config.mindrecord_dir).parent) / user)
+    say(label, f"{task.images} images, {task.steps_per_epoch} steps an epoch; {task.origin}")
+    folder = config.output_dir / "ckpt" / user
+    keeper = CheckpointKeeper(label, task.network, folder, user, config)
+    keeper.require_room(job.iterations, config.local_worker_num)
+    steps = steps_per_iteration(config, task.steps_per_epoch)
+    status.update(phase="waiting for the server", steps=steps * job.iterations, images=task.images)
+    manager = make_manager(job, config, task, steps, status)
+    try:
+        manager.join()
+        train(job, config, task, manager, keeper, status, steps)
+    except (SyncError, FloatingPointError) as error:
+        status.update(phase="failed", reason=str(error))
+        print(f"error: {error}", flush=True)
+        return 1
+    finally:
+        manager.close()
+    status.update(phase="finished")
+    say(label, f"finished: {len(manager.rounds)} iterations in this process")
+    return 0
+
+
+def steps_per_iteration(config: Any, steps_per_epoch: int) -> int:
+    """Local steps between two synchronisations.
+
+    `sync_frequency` counts epochs with dataset_sink_mode and steps without; 0 is
+    `client_epoch_num` epochs.
+    """
+    if not config.sync_frequency:
+        return config.client_epoch_num * steps_per_epoch
+    return config.sync_frequency * (steps_per_epoch if config.dataset_sink_mode else 1)
+
+
+def make_manager(
+    job: JobConfig, config: Any, task: Task, steps: int, status: StatusFile
+) -> SiloManager:
+    """The synchronisation of this worker."""
+    label = f"worker_{config.user_id}"
+    addresses = server_addresses(config.http_server_address, config.server_num)
+    first = config.user_id % len(addresses)
+    sinks = sinks_data(config)
+
+    def on_phase(phase: str, iteration: int) -> None:
+        joined = status.fields.get("joined", False) or phase == "train"
+        status.update(phase=phase, iteration=iteration, joined=joined)
+
+    window_s = job["round.global_iteration_time_window"] / 1000
+    return SiloManager(
+        str(job.path),
+        task.network,
+        steps // task.steps_per_epoch if sinks else steps,
+        addresses[first:] + addresses[:first],
+        declared_size(task.images, config.data_size_unit),
+        job.name,
+        silo_id=f"{config.silo_name}_{config.user_id}",
+        silo_number=config.user_id,
+        iterations=job.iterations,
+        threshold=job["round.start_fl_job_threshold"],
+        aspects=task.aspects,
+        deadlines=Deadlines(
+            join=config.join_timeout,
+            request=config.request_timeout,
+            wait=window_s + WINDOW_MARGIN_S,
+        ),
+        log=partial(say, label),
+        on_phase=on_phase,
+        rounds_path=config.output_dir / "rounds.jsonl",
+        sync_type=config.sync_type,
+    )
+
+
+def sinks_data(config: Any) -> bool:
+    """Whether the data set really sinks into the device; a CPU never does."""
+    return config.dataset_sink_mode and config.device_target != "CPU"
+
+
+def train(
+    job: JobConfig,
+    config: Any,
+    task: Task,
+    manager: SiloManager,
+    keeper: CheckpointKeeper,
+    status: StatusFile,
+    steps: int,
+) -> None:
+    """Train the iterations that are left; nothing where the job is finished."""
+    if manager.finished:
+        return
+    steps_done = (manager.iteration - 1) * steps
+    rates = task.rates(steps, job.iterations)
+    model = ms.Model(task.training_step(rates, steps_done))
+    label = f"worker_{config.user_id}"
+    callbacks = task.callbacks(label, config.output_dir, status, rates, steps_done)
+    callbacks += [manager, _KeepAfterRound(manager, keeper)]
+    left = steps * (job.iterations - manager.iteration + 1)
+    epochs = -(-left // task.steps_per_epoch)
+    status.update(phase="compiling")
+    model.train(epochs, task.dataset, callbacks=callbacks, dataset_sink_mode=sinks_data(config))
+
+
+class CheckpointKeeper:
+    """Writes the global model of each iteration into the worker's ckpt folder.
+
+    Args:
+        label: the worker, for messages.
+        network: its parameters are saved, frozen ones included.
+        folder: ckpt/mindrecord_0 of the worker.
+        user: mindrecord_0.
+        config: save_checkpoint and keep_checkpoint_max are read.
+    """
+
+    def __init__(self, label: str, network: nn.Cell, folder: Path, user: str, config: Any):
+        self._label = label
+        self._network = network
+        self._folder = folder
+        self._user = user
+        self._kept = config.keep_checkpoint_max
+        self._on = config.save_checkpoint
+        self._written: list[Path] = []
+
+    def require_room(self, iterations: int, workers: int) -> None:
+        """Raise a UserError when the disk has no room for the checkpoints to come."""
+        if not self._on:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        size = sum(p.size * 4 for p in self._network.get_parameters())
+        files = min(iterations, self._kept or iterations) * workers
+        what = f"{files} checkpoints of {workers} worker(s)"
+        require_disk(self._folder, files * size, what)
+
+    def save(self, iteration: int) -> None:
+        """Write the model after `iteration`; a write that fails leaves earlier files whole."""
+        if not self._on:
+            return
+        target = self._folder / f"{self._user}-fast-rcnn-{iteration - 1}epoch.ckpt"
+        partial_file = self._folder / ".partial.ckpt"
+        try:
+            ms.save_checkpoint(self._network, str(partial_file))
+            partial_file.replace(target)
+        except OSError as error:
+            partial_file.unlink(missing_ok=True)
+            raise SyncError(f"{target} could not be written: {error}") from error
+        say(self._label, f"saved {target}")
+        self._written.append(target)
+        while self._kept and len(self._written) > self._kept:
+            self._written.pop(0).unlink(missing_ok=True)
+
+
+class _KeepAfterRound(Callback):
+    """Saves the global model whenever the manager has taken one; stands behind it in the list."""
+
+    def __init__(self, manager: SiloManager, keeper: CheckpointKeeper):
+        super().__init__()
+        self._manager = manager
+        self._keeper = keeper
+        self._saved = 0
+
+    def step_end(self, run_context: RunContext) -> None:
+        """After each step."""
+        for record in self._manager.rounds[self._saved :]:
+            self._keeper.save(record.iteration)
+            self._saved += 1

@@ -1,0 +1,254 @@
+"""The demo: the tutorial's commands on drawn data, one after the other, with a progress display."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from src.errors import StartError
+from src.launch.addresses import listens
+from src.launch.folders import fresh_folder
+from src.launch.job_record import FOLDER, read_record, record_process
+from src.launch.redis_store import redis_binary
+from src.launch.status_file import read_status, status_path
+from src.model_utils.config import PROJECT_DIR
+
+SILOS, SERVERS = 2, 2
+LOSS = re.compile(r"\]epoch: \d+ step: \d+ total_loss: (\S+)")
+# After the last step: aggregation, checkpoints, and everybody's exit.
+END_TIMEOUT_S = 180.0
+STALL_TIMEOUT_S = 300.0
+
+
+class Demo:
+    """One run of the demo.
+
+    Args:
+        folder: where it runs; an earlier one is renamed.
+        iterations: of the federation.
+        images: drawn for training, for both silos together.
+        config: file of detector and training.
+    """
+
+    def __init__(self, folder: Path, iterations: int, images: int, config: Path):
+        self._folder = folder
+        self._iterations = iterations
+        self._images = images
+        self._config = config.absolute()
+        self._redis_port, self._manage_port, self._http_port = free_ports(2 + SERVERS)[:3]
+        self._begin = time.monotonic()
+
+    def run(self) -> int:
+        """Run it all; exit code 0 when every process ended well and the loss fell."""
+        fresh_folder(self._folder)
+        try:
+            self._make_data()
+            self._start()
+            self._follow()
+            code = self._wait_for_the_end()
+        finally:
+            self._call("finish_cross_silo_fasterrcnn.py", f"--redis_port={self._redis_port}")
+        self._report()
+        return code
+
+    def _make_data(self) -> None:
+        print(f"a federation of {SILOS} silos in {self._folder}", flush=True)
+        self._call(
+            "tools/make_demo_coco.py", "--output=datasets/demo", f"--train_images={self._images}"
+        )
+        self._call(
+            "tools/split_coco.py",
+            "--annotations=datasets/demo/train.json",
+            f"--shards={SILOS}",
+            "--output=datasets/coco_split",
+        )
+        self._call(
+            "generate_mindrecord.py",
+            f"--config_path={self._config}",
+            f"--instance_set={self._shards / 'train_0.json'}",
+            f"--mindrecord_dir={self._shards / 'mindrecord_0'}",
+            f"--shards=0-{SILOS - 1}",
+        )
+
+    @property
+    def _shards(self) -> Path:
+        return Path("datasets") / "coco_split" / f"split_{SILOS}"
+
+    def _start(self) -> None:
+        self._start_redis()
+        yaml = self._write_yaml()
+        self._call(
+            "run_cross_silo_fasterrcnn_sched.py",
+            f"--yaml_config={yaml}",
+            f"--scheduler_manage_address=127.0.0.1:{self._manage_port}",
+        )
+        address = f"--http_server_address=127.0.0.1:{self._http_port}"
+        self._call(
+            "run_cross_silo_fasterrcnn_server.py",
+            f"--yaml_config={yaml}",
+            f"--config_path={self._config}",
+            f"--local_server_num={SERVERS}",
+            address,
+        )
+        self._call(
+            "run_cross_silo_fasterrcnn_worker.py",
+            f"--yaml_config={yaml}",
+            f"--config_path={self._config}",
+            f"--local_worker_num={SILOS}",
+            f"--dataset_path={self._shards}",
+            f"--server_num={SERVERS}",
+            address,
+        )
+
+    def _start_redis(self) -> None:
+        command = [redis_binary(), "--port", str(self._redis_port), "--save", ""]
+        command += ["--bind", "127.0.0.1"]
+        print(f"\n$ {shlex.join(command)} &", flush=True)
+        with (self._folder / "redis.log").open("w") as log:
+            process = subprocess.Popen(
+                command, cwd=self._folder, stdout=log, stderr=log, start_new_session=True
+            )
+        address = f"127.0.0.1:{self._redis_port}"
+        record_process(self._folder, "redis", 0, process.pid, self._folder, address)
+        deadline = time.monotonic() + 10
+        while not listens("127.0.0.1", self._redis_port):
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise StartError(f"Redis did not start: {self._folder / 'redis.log'}", 1)
+            time.sleep(0.05)
+
+    def _write_yaml(self) -> str:
+        """The default federation file with this run's Redis and number of iterations."""
+        text = (PROJECT_DIR / "default_yaml_config.yaml").read_text(encoding="utf-8")
+        text = text.replace("127.0.0.1:2345", f"127.0.0.1:{self._redis_port}")
+        text = re.sub(r"fl_iteration_num: \d+", f"fl_iteration_num: {self._iterations}", text)
+        (self._folder / "default_yaml_config.yaml").write_text(text, encoding="utf-8")
+        return "default_yaml_config.yaml"
+
+    def _call(self, script: str, *flags: str) -> None:
+        """Run one of the suite's scripts in the demo's folder, as a user would."""
+        print(f"\n$ python {shlex.join([script, *flags])}", flush=True)
+        command = [sys.executable, str(PROJECT_DIR / script), *flags]
+        code = subprocess.run(command, cwd=self._folder, check=False).returncode
+        if code:
+            raise StartError(f"{script} ended with exit code {code}", code)
+
+    def _follow(self) -> None:
+        """Show step and loss of each silo until the last step of the last iteration."""
+        print(f"\ntraining: {self._iterations} iterations", flush=True)
+        show = bars if sys.stderr.isatty() else lines
+        labels = [f"worker_{number}" for number in range(SILOS)]
+        show(labels, self._statuses(labels))
+
+    def _statuses(self, labels: list[str]) -> Iterator[list[dict]]:
+        """The workers' status files, twice a second, until all are done or one has ended."""
+        last, changed = [], time.monotonic()
+        while True:
+            statuses = [read_status(status_path(self._folder, label)) for label in labels]
+            yield statuses
+            if all(s.get("phase") in ("finished", "failed") for s in statuses):
+                return
+            if not read_record(self._folder).running("worker"):
+                return
+            seen = [(s.get("phase"), s.get("step")) for s in statuses]
+            if seen != last:
+                last, changed = seen, time.monotonic()
+            if time.monotonic() - changed > STALL_TIMEOUT_S:
+                raise StartError(f"no progress for {STALL_TIMEOUT_S:.0f} s: {seen}", 1)
+            time.sleep(0.5)
+
+    def _wait_for_the_end(self) -> int:
+        """0 when every process ended by itself with exit code 0."""
+        deadline = time.monotonic() + END_TIMEOUT_S
+        roles = ("worker", "server", "scheduler")
+        while any(read_record(self._folder).running(role) for role in roles):
+            if time.monotonic() > deadline:
+                print(f"ERROR: not everything ended within {END_TIMEOUT_S:.0f} s")
+                return 1
+            time.sleep(0.2)
+        codes = {
+            path.name.split(".")[0]: json.loads(path.read_text(encoding="utf-8"))["code"]
+            for path in sorted((self._folder / FOLDER / "status").glob("*.exit.json"))
+        }
+        print("\nended: " + ", ".join(f"{label} {code}" for label, code in codes.items()))
+        return max(codes.values(), default=1)
+
+    def _report(self) -> None:
+        """Mean losses, and where everything lies."""
+        print(f"\n{'silo':10}{'first iteration':>17}{'last iteration':>17}   mean loss")
+        for number in range(SILOS):
+            log = self._folder / f"worker_{number}" / "worker.log"
+            text = log.read_text(encoding="utf-8") if log.exists() else ""
+            losses = [float(value) for value in LOSS.findall(text)]
+            steps = len(losses) // self._iterations or 1
+            first, last = mean(losses[:steps]), mean(losses[-steps:])
+            print(f"worker_{number:<3}{first:17.3f}{last:17.3f}")
+        print(f"\nlogs        {self._folder}/worker_0/worker.log and beside it")
+        print(f"models      {self._folder}/worker_0/ckpt/mindrecord_0/")
+        print(f"rounds      {self._folder}/worker_0/rounds.jsonl")
+        print(f"took        {time.monotonic() - self._begin:.0f} s")
+
+
+def mean(values: list[float]) -> float:
+    """The mean; NaN of nothing."""
+    return sum(values) / len(values) if values else float("nan")
+
+
+def free_ports(count: int) -> list[int]:
+    """`count` ports of the loopback address of which the last ones are consecutive.
+
+    The first two may lie anywhere; the others are those of the servers.
+    """
+    for first in range(6668, 60000, 7):
+        ports = list(range(first, first + count))
+        if all(is_free(port) for port in ports):
+            return ports
+    raise StartError(f"no {count} consecutive free ports on 127.0.0.1", 1)
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on the port of the loopback address."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def bars(labels: list[str], statuses: Iterator[list[dict]]) -> None:
+    """A progress bar for each silo, on a terminal."""
+    shown = [tqdm(desc=label, unit="step", position=i) for i, label in enumerate(labels)]
+    try:
+        for current in statuses:
+            for bar, status in zip(shown, current):
+                bar.total = status.get("steps")
+                bar.n = status.get("step", 0)
+                bar.set_postfix_str(describe(status))
+    finally:
+        for bar in shown:
+            bar.close()
+
+
+def lines(labels: list[str], statuses: Iterator[list[dict]]) -> None:
+    """A line for each silo every ten seconds, in a file."""
+    next_line = 0.0
+    for current in statuses:
+        if time.monotonic() < next_line:
+            continue
+        next_line = time.monotonic() + 10
+        for label, status in zip(labels, current):
+            step, steps = status.get("step", 0), status.get("steps", 0)
+            print(f"{label}: step {step} of {steps}, {describe(status)}", flush=True)
+
+
+def describe(status: dict) -> str:
+    """Iteration, loss and phase of a worker's status."""
+    loss = f"loss {status['loss']:.3f}, " if "loss" in status else ""
+    iteration = min(status.get("iteration", 0), status.get("iterations", 0))
+    return f"iteration {iteration} of {status.get('iterations', 0)}, {loss}{status.get('phase')}"

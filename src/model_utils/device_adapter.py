@@ -1,0 +1,29 @@
+"""Where a worker computes: the device that it was given, or one line why it cannot have it."""
+
+from __future__ import annotations
+
+import mindspore as ms
+
+from src.errors import UserError
+
+
+def use_device(device_target: str, device_id: int) -> None:
+    """Set MindSpore's context: graph mode on the given device.
+
+    Args:
+        device_target: CPU, GPU or Ascend.
+        device_id: number of the GPU or Ascend; a CPU has none.
+
+    Raises:
+        UserError: this MindSpore or this machine has no such device.
+    """
+    try:
+        ms.set_context(mode=ms.GRAPH_MODE, device_target=device_target)
+        if device_target != "CPU":
+            ms.set_context(device_id=device_id)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"device_target: {device_target} is not available here "
+            f"({str(error).strip().splitlines()[0]}); use --device_target=CPU, or install the "
+            "MindSpore package and the driver of that device"
+        ) from error

@@ -1,0 +1,142 @@
+"""A silo's training task: its data, its detector, one training step, what is logged of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+from mindspore.train.callback import Callback, RunContext
+
+from src.dataset import create_fasterrcnn_dataset
+from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
+from src.federated.fingerprint import FEATURE_NAME, digest, fingerprint
+from src.launch.status_file import StatusFile
+from src.lr_schedule import run_lr
+from src.model_utils.config import Config
+from src.model_utils.device_adapter import use_device
+from src.network_define import LossCallBack, mean_loss, train_cell
+from src.pretrained import load_pretrained
+
+# What silos must agree on, besides the frozen weights, for their average to mean anything.
+SHARED_KEYS = ("backbone", "coco_classes", "img_width", "img_height", "anchor_scales")
+
+
+def build_detector(config: Config) -> tuple[nn.Cell, str]:
+    """The detector in training, from the seed and `config.pre_trained`.
+
+    Returns:
+        The network, and a line that says where its weights come from.
+
+    Raises:
+        UserError: the checkpoint is missing, broken or another model's.
+    """
+    net = Faster_Rcnn_Resnet(config)
+    net.set_train()
+    if not config.pre_trained:
+        return net, f"weights drawn from seed {config.seed}"
+    return net, str(load_pretrained(net, config.pre_trained))
+
+
+def shared_aspects(config: Config, net: nn.Cell) -> dict[str, object]:
+    """What must be equal in all silos though it does not travel; see `fingerprint`."""
+    aspects: dict[str, object] = {key: getattr(config, key) for key in SHARED_KEYS}
+    frozen = {p.name: p.asnumpy() for p in net.get_parameters() if not p.requires_grad}
+    aspects["frozen weights (pre_trained, seed)"] = digest(frozen)
+    return aspects
+
+
+def save_models(net: nn.Cell, config: Config, servers: Path, workers: Path) -> int:
+    """Write what the servers start from (what travels) and the whole detector.
+
+    Returns:
+        Number of parameters that travel.
+    """
+    travelling = [{"name": p.name, "data": p} for p in net.trainable_params()]
+    mark = fingerprint(shared_aspects(config, net))
+    features = [*travelling, {"name": FEATURE_NAME, "data": Tensor(mark)}]
+    for target, parameters in ((workers, net), (servers, features)):
+        partial = target.with_name(f".partial.{target.name}")
+        ms.save_checkpoint(parameters, str(partial))
+        partial.replace(target)
+    return len(travelling)
+
+
+class DetectorTask:
+    """What one worker trains.
+
+    Args:
+        config: keys of default_config.yaml.
+        shard: folder of the silo's MindRecord.
+
+    Raises:
+        UserError: no device, no usable shard, no usable checkpoint.
+    """
+
+    def __init__(self, config: Config, shard: Path):
+        use_device(config.device_target, config.device_id)
+        ms.set_seed(config.seed)
+        self._config = config
+        name = config.prefix or "FasterRcnn.mindrecord"
+        self.dataset = create_fasterrcnn_dataset(
+            config,
+            str(shard / name),
+            batch_size=config.batch_size,
+            num_parallel_workers=config.num_parallel_workers,
+            python_multiprocessing=config.python_multiprocessing,
+        )
+        self.steps_per_epoch: int = self.dataset.get_dataset_size()
+        self.images = self.steps_per_epoch * config.batch_size
+        self.network, self.origin = build_detector(config)
+
+    @property
+    def aspects(self) -> dict[str, object]:
+        """See `shared_aspects`."""
+        return shared_aspects(self._config, self.network)
+
+    def rates(self, steps_per_iteration: int, iterations: int) -> np.ndarray:
+        """Learning rate of each step of the whole run, (steps,) float32."""
+        return run_lr(self._config, steps_per_iteration, iterations, self.steps_per_epoch)
+
+    def training_step(self, rates: np.ndarray, steps_done: int) -> nn.Cell:
+        """The cell that trains on one batch and gives the loss.
+
+        Args:
+            rates: see `rates`.
+            steps_done: steps of the run before the first one here, so that a late silo has the
+                learning rate of the iteration that it joins.
+        """
+        cell = train_cell(self.network, self._config, rates)
+        cell.optimizer.global_step.set_data(Tensor([steps_done], ms.int32))
+        return cell
+
+    def callbacks(
+        self, label: str, output_dir: Path, status: StatusFile, rates: np.ndarray, steps_done: int
+    ) -> list[Callback]:
+        """Loss lines in the log, and the loss in the status file."""
+        every = self.steps_per_epoch if self._config.dataset_sink_mode else 1
+        loss = LossCallBack(
+            per_print_times=every,
+            lr=rates,
+            name=label,
+            folder=output_dir,
+            epochs_done=steps_done // self.steps_per_epoch,
+            steps_done=steps_done,
+        )
+        return [loss, _StatusCallBack(status, steps_done)]
+
+
+class _StatusCallBack(Callback):
+    """Keeps step and loss of the status file up to date."""
+
+    def __init__(self, status: StatusFile, steps_done: int):
+        super().__init__()
+        self._status = status
+        self._steps = steps_done
+
+    def step_end(self, run_context: RunContext) -> None:
+        """After each step."""
+        self._steps += 1
+        loss = mean_loss(run_context.original_args().net_outputs)
+        self._status.update(step=self._steps, loss=loss)

@@ -1,0 +1,75 @@
+"""The federation's YAML file: what loads, what a flag changes, what is refused and why."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from src.errors import UserError
+from src.federated.job_config import load_job
+from src.model_utils.config import PROJECT_DIR
+
+
+def changed(tmp_path: Path, **changes) -> Path:
+    values = yaml.safe_load((PROJECT_DIR / "default_yaml_config.yaml").read_text())
+    for dotted, value in changes.items():
+        *parents, last = dotted.split("__")
+        level = values
+        for parent in parents:
+            level = level[parent]
+        if value is ...:
+            del level[last]
+        else:
+            level[last] = value
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_default_file_has_the_tutorials_values():
+    job = load_job("default_yaml_config.yaml")
+    assert (job.name, job.iterations, job.redis_address) == ("FasterRCNN", 30, ("127.0.0.1", 2345))
+    assert job["round.start_fl_job_threshold"] == 2
+
+
+def test_flags_win(tmp_path):
+    job = load_job(changed(tmp_path), {"fl_iteration_num": 5, "fl_name": None})
+    assert (job.iterations, job.name) == (5, "FasterRCNN")
+
+
+def test_written_file_is_the_same_job(tmp_path):
+    job = load_job(changed(tmp_path), {"fl_name": "other"})
+    assert load_job(job.write(tmp_path / "sub" / "written.yaml")).values == job.values
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fl_nam": "x"}, r"unknown key 'fl_nam' \(did you mean fl_name"),
+        ({"round__start_fl_job_treshold": 2}, "did you mean round.start_fl_job_threshold"),
+        ({"round": 3}, "round is 3, expected keys below it"),
+        ({"fl_name": ...}, "fl_name is missing"),
+        ({"enable_ssl": 1}, "enable_ssl is 1, expected True or False"),
+        ({"fl_iteration_num": "30"}, "fl_iteration_num is '30', expected a whole number"),
+        ({"fl_iteration_num": 0}, "fl_iteration_num is 0, expected 1 to"),
+        ({"round__start_fl_job_time_window": 999}, "is 999, expected 1000 to"),
+        ({"round__start_fl_job_time_window": 7200000}, "longer than"),
+        ({"server_mode": "FEDERATED_LEARNING"}, "expected CLOUD_TRAINING"),
+        ({"distributed_cache__address": "localhost:2345"}, "'localhost' is refused by the engine"),
+        ({"distributed_cache__address": "0.0.0.0:2345"}, "0.0.0.0 is refused by the engine"),
+        ({"distributed_cache__address": "127.0.0.1"}, "not an address with a port"),
+        ({"encrypt__encrypt_type": "STABLE_PW_ENCRYPT"}, "no encryption between silos"),
+        ({"compression__upload_compress_type": "DIFF_SPARSE_QUANT"}, "never compress"),
+        ({"client_verify__pki_verify": True}, "verifies phones"),
+        ({"client__http_url_prefix": "/a"}, "no silo asks for"),
+    ],
+)
+def test_refused_with_the_key_and_the_reason(tmp_path, changes, message):
+    path = changed(tmp_path, **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        load_job(path)
+    assert str(path) in str(caught.value)
+
+
+def test_upstreams_newer_key_passes_with_its_neutral_value(tmp_path):
+    load_job(changed(tmp_path, encrypt__encrypt_train_type="NOT_ENCRYPT"))

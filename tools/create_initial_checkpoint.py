@@ -1,0 +1,41 @@
+"""Write the models that a federation starts from: the servers' and the workers'.
+
+  python tools/create_initial_checkpoint.py --checkpoint_dir=./fl_ckpt --pre_trained=resnet50.ckpt
+
+writes fl_ckpt/FasterRCNN_recovery_iteration_0_<date>_<time>.ckpt, the trainable parameters that the
+servers hold, and fl_ckpt/FasterRCNN_initial.ckpt, the whole detector, which a worker takes as
+--pre_trained. Without --pre_trained the weights are drawn from --seed. The server launcher calls
+this by itself when its checkpoint_dir holds no model. Other keys of default_config.yaml are flags.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.errors import run_command
+from src.launch.command_line import job_from, launcher_parser
+from src.launch.recovery_files import recovery_name
+from src.model_utils.config import get_config
+
+
+def main() -> None:
+    """Parse, build, write."""
+    parser = launcher_parser(__doc__)
+    parser.add_argument("--checkpoint_dir", type=Path, default=Path("fl_ckpt"))
+    config = get_config(parser=parser)
+    name = job_from(config).name
+    # Late, so that --help and a wrong flag do not wait for MindSpore.
+    from src.training import build_detector, save_models
+
+    net, origin = build_detector(config)
+    config.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    servers = config.checkpoint_dir / recovery_name(name, 0)
+    workers = config.checkpoint_dir / f"{name}_initial.ckpt"
+    count = save_models(net, config, servers, workers)
+    print(f"{servers}: {count} trainable parameters for the servers; {origin}")
+    print(f"{workers}: the whole detector, for --pre_trained of a worker")
+
+
+if __name__ == "__main__":
+    run_command(main)
