@@ -17,7 +17,8 @@ from tqdm import tqdm
 from src.errors import StartError
 from src.launch.addresses import listens
 from src.launch.folders import fresh_folder
-from src.launch.job_record import FOLDER, read_record, record_process
+from src.launch.job_record import FOLDER, read_record
+from src.launch.processes import record_process
 from src.launch.redis_store import redis_binary
 from src.launch.status_file import read_status, status_path
 from src.model_utils.config import PROJECT_DIR
@@ -63,13 +64,13 @@ class Demo:
     def _make_data(self) -> None:
         print(f"a federation of {SILOS} silos in {self._folder}", flush=True)
         self._call(
-            "tools/make_demo_coco.py", "--output=datasets/demo", f"--train_images={self._images}"
+            "tools/make_demo_coco.py", "--out=datasets/demo_coco", f"--images={self._images}"
         )
         self._call(
             "tools/split_coco.py",
-            "--annotations=datasets/demo/train.json",
-            f"--shards={SILOS}",
-            "--output=datasets/coco_split",
+            "--json=datasets/demo_coco/annotations/instances_train2017.json",
+            f"--num_shards={SILOS}",
+            "--out=datasets/coco_split",
         )
         self._call(
             "generate_mindrecord.py",
