@@ -135,7 +135,7 @@ class _StatusCallBack(Callback):
         self._status = status
         self._steps = steps_done
 
-    def step_end(self, run_context: RunContext) -> None:
+    def on_train_step_end(self, run_context: RunContext) -> None:
         """After each step."""
         self._steps += 1
         loss = mean_loss(run_context.original_args().net_outputs)

@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import nn
 from mindspore.train.callback import Callback, RunContext
 
-from src.federated.console import say
+from src.federated.console import log_to_console, say
 from src.federated.job_config import JobConfig
 from src.federated.manager import SiloManager
 from src.federated.rounds import Deadlines, SyncError, declared_size
@@ -59,6 +59,7 @@ def run_worker(job: JobConfig, config: Any, make_task: Callable[[Any, Path], Tas
         UserError: something that the user can mend.
     """
     label = f"worker_{config.user_id}"
+    log_to_console(label)
     status = StatusFile(config.status_file)
     status.update(label=label, iterations=job.iterations, phase="loading the data")
     user = f"mindrecord_{config.user_id}"
@@ -219,7 +220,7 @@ class _KeepAfterRound(Callback):
         self._keeper = keeper
         self._saved = 0
 
-    def step_end(self, run_context: RunContext) -> None:
+    def on_train_step_end(self, run_context: RunContext) -> None:
         """After each step."""
         for record in self._manager.rounds[self._saved :]:
             self._keeper.save(record.iteration)

@@ -22,6 +22,12 @@ _SHOWN = (
 _HARMLESS = (
     "LoadDynamicLib]",
     "Running status in distributed cache is empty",
+    "instance name is empty",
+    "IntToSize] The int value(-1)",
+    "The cluster is still in safemode",
+    "Send node is not in collective received data",
+    "Not find operator information for Custom operator",
+    "methods may not be supported in later version",
     "Client connected end of file",
     "moving_mean",
     "moving_variance",
@@ -40,7 +46,7 @@ class LogFilter:
         """Whether `line` goes to the log."""
         native = _NATIVE.match(line)
         if not native:
-            return True
+            return bool(line.strip())
         if any(text in line for text in _HARMLESS):
             return False
         if native["level"] != "INFO":
