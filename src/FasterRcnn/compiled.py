@@ -1,0 +1,117 @@
+"""Where the detector's own kernels run: compiled by numba, in graphs for a CPU, on several threads.
+
+A graph for another device, or a machine without numba, takes the library's operators instead.
+`kernels_usable` is the one place that decides it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, Callable
+
+import mindspore as ms
+from mindspore import ops
+from mindspore.ops import CustomRegOp, DataType
+
+try:
+    import numba
+except ImportError:
+    numba = None
+
+logger = logging.getLogger(__name__)
+
+FORMATS = {
+    ms.float32: DataType.F32_Default,
+    ms.int32: DataType.I32_Default,
+    ms.bool_: DataType.BOOL_Default,
+}
+
+
+def kernels_usable() -> bool:
+    """Whether RoI pooling and box assignment run as compiled kernels; says so once per process."""
+    return _decide(ms.get_context("device_target"), numba is not None)
+
+
+@cache
+def _decide(device_target: str, has_numba: bool) -> bool:
+    if device_target == "CPU" and has_numba:
+        logger.info(
+            "RoI pooling and box assignment: compiled kernels (numba %s)", numba.__version__
+        )
+        return True
+    level = logging.INFO if has_numba else logging.WARNING
+    reason = f"device is {device_target}" if has_numba else "numba is not installed"
+    logger.log(level, "RoI pooling and box assignment: library operators (%s)", reason)
+    return False
+
+
+def compiled(function: Callable) -> Callable:
+    """`function` compiled at its first call; without numba it is left as it is.
+
+    The machine code is kept beside the source or in the user's cache folder, for the next
+    process. Where neither can be written, each process compiles for itself.
+    """
+    if numba is None:
+        return function
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:
+        logger.debug("no folder to keep the compiled code of %s", function.__name__)
+        return numba.njit(**options)(function)
+
+
+def graph_operator(
+    function: Callable,
+    out_shape: Callable,
+    inputs: list,
+    outputs: list,
+    bprop: Callable | None = None,
+) -> ops.Custom:
+    """An operator of a CPU graph that calls `function` with arrays and takes its arrays.
+
+    Args:
+        function: of one array per input; gives an array, or a tuple where it has several outputs.
+        out_shape: of the inputs' shapes; gives the shape or a tuple of shapes.
+        inputs: type of each input: float32, int32 or bool_.
+        outputs: type of each output.
+        bprop: the gradient, of the inputs, the output and its gradient; None has none.
+    """
+    # Registered, or the library logs a warning for each operator of each graph.
+    entry = CustomRegOp(function.__name__)
+    for i in range(len(inputs)):
+        entry.input(i, f"input{i}")
+    for i in range(len(outputs)):
+        entry.output(i, f"output{i}")
+    entry.dtype_format(*(FORMATS[kind] for kind in inputs + outputs)).target("CPU")
+    out_dtype = tuple(outputs) if len(outputs) > 1 else outputs[0]
+    info = entry.get_op_info()
+    return ops.Custom(function, out_shape, out_dtype, "pyfunc", bprop=bprop, reg_info=info)
+
+
+def thread_count(requested: int) -> int:
+    """`requested`, or all cores that this process may use where it is 0."""
+    return requested or len(os.sched_getaffinity(0))
+
+
+def run_parallel(kernel: Callable, jobs: list[tuple[Any, ...]], threads: int) -> None:
+    """Call `kernel(*job)` for each job on `threads` threads and wait; a failure is raised here."""
+    if threads == 1 or len(jobs) == 1:
+        for job in jobs:
+            kernel(*job)
+        return
+    for future in [_pool(threads).submit(kernel, *job) for job in jobs]:
+        future.result()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="kernel")
+
+
+def split_range(length: int, step: int) -> list[tuple[int, int]]:
+    """[start, end) pairs that cover `range(length)` in pieces of `step`, the last maybe shorter."""
+    return [(start, min(start + step, length)) for start in range(0, length, step)]
