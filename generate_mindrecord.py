@@ -1,0 +1,89 @@
+"""Turn a COCO json and its images into the MindRecord file that a worker trains on.
+
+  python generate_mindrecord.py                  what default_config.yaml says
+  python generate_mindrecord.py --mindrecord_dir=./datasets/coco_split/split_100/mindrecord_0 \\
+         --instance_set=./datasets/coco_split/split_100/train_0.json
+  python generate_mindrecord.py --shards=0-99    a hundred silos in one call: the numbers in
+                                                 mindrecord_dir and instance_set are replaced
+
+Success: for each silo a line with images, boxes, seconds and the path of FasterRcnn.mindrecord;
+its index FasterRcnn.mindrecord.db stands beside it. A file that is there already is kept.
+
+Where the images are looked up: in image_dir, when that is set; else in coco_root/train_data_type,
+when coco_root is set; else in the first of these that holds one of the json's first ten images:
+the folder that the json records (tools/split_coco.py writes it), the folder beside the json named
+as it without .json, the json's own folder, images/ and train2017/ in that folder, and train2017/
+beside that folder. instance_set is looked up in coco_root, when set, then in the current folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from src.data.coco_json import find_json
+from src.data.conversion import data_to_mindrecord_byte_image
+from src.data.mindrecord_file import BASE_NAME, check_mindrecord, is_whole, shard_number
+from src.data.shards import for_shard, parse_shards
+from src.errors import run_command
+from src.model_utils.config import Config, get_config, parse_bool
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--shards", help="numbers of the silos, like 0-99 or 0,2,5-7")
+    parser.add_argument("--overwrite", action="store_true", help="write existing files anew")
+    parser.add_argument("--verify", action="store_true", help="decode each image, which is slower")
+    parser.add_argument(
+        "--strict",
+        nargs="?",
+        const=True,
+        type=parse_bool,
+        help="the first broken image or unusable box is an error",
+    )
+    return parser
+
+
+def generate_coco_mindrecord(
+    config: Config, overwrite: bool = False, verify: bool = False
+) -> list[str]:
+    """Write the MindRecord of one silo, unless it is there; the lines that say what happened.
+
+    Raises:
+        UserError: mindrecord_dir is not named mindrecord_<number>, or labels or images are bad.
+    """
+    shard_number(config.mindrecord_dir)
+    name = config.prefix or BASE_NAME
+    target = Path(config.mindrecord_dir).expanduser() / name
+    if not overwrite and is_whole(target):
+        return _kept(config, target)
+    return data_to_mindrecord_byte_image(config, config.dataset, True, name, 1, verify).lines()
+
+
+def _kept(config: Config, target: Path) -> list[str]:
+    lines = [f"{target}: {check_mindrecord(target)} images, kept as it is (--overwrite redoes it)"]
+    if config.dataset == "coco":
+        source = find_json(config)
+        if source.stat().st_mtime > target.stat().st_mtime:
+            lines.append(f"  {source} is newer than that; if it changed, give --overwrite")
+    return lines
+
+
+def main() -> None:
+    config = get_config(parser=build_parser())
+    shards = parse_shards(config.shards) if config.shards else []
+    configs = [for_shard(config, number) for number in shards] or [config]
+    if config.dataset == "coco":
+        for one in configs:
+            find_json(one)
+    for one in configs:
+        for line in generate_coco_mindrecord(one, config.overwrite, config.verify):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    run_command(main)

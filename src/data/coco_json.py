@@ -1,0 +1,283 @@
+"""A COCO json as labels: read and checked, images found, boxes clipped and counted.
+
+Format: https://cocodataset.org/#format-data, the lists `images`, `annotations`, `categories`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.errors import UserError
+
+NO_BOX = np.array([[0, 0, 0, 0, 0, 1]], np.int32)  # the row of an image without a usable box
+PROBED_IMAGES = 10
+LISTS = {"images": ("id", "file_name"), "annotations": ("image_id",), "categories": ("id", "name")}
+
+
+@dataclass
+class LabelledImage:
+    """One image and its boxes.
+
+    Attributes:
+        path: the image file.
+        size: (width, height) as the json has it; None where it does not say.
+        boxes: (n, 6) int32 of x1, y1, x2, y2, class, iscrowd; at least one row.
+        box_count: boxes among the rows (0 where the only row stands for "no box").
+    """
+
+    path: Path
+    size: tuple[int, int] | None
+    boxes: np.ndarray
+    box_count: int
+
+
+@dataclass
+class Labels:
+    """What a json holds after the check; `notes` counts what was clipped or dropped."""
+
+    source: Path
+    images: list[LabelledImage]
+    notes: Counter = field(default_factory=Counter)
+
+
+def read_coco(path: Path, with_masks: bool = False) -> dict[str, Any]:
+    """The content of a COCO json, its three lists checked.
+
+    Args:
+        path: the json file.
+        with_masks: keep `segmentation`, which is nine tenths of the memory and no use to a box.
+
+    Raises:
+        UserError: no file, no json, a list missing, or an entry without what it must have.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such COCO json; give the path of one") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text: {error}") from error
+    try:
+        coco = json.loads(text, object_hook=None if with_masks else _without_mask)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a json file: {error}") from error
+    check_coco(coco, path)
+    return coco
+
+
+def _without_mask(entry: dict[str, Any]) -> dict[str, Any]:
+    entry.pop("segmentation", None)
+    return entry
+
+
+def check_coco(coco: Any, path: Path) -> None:
+    """See that `coco`, read from `path`, has COCO's three lists with their keys, ids once each.
+
+    Raises:
+        UserError: names what is missing or doubled.
+    """
+    if not isinstance(coco, dict):
+        raise UserError(
+            f"{path}: not COCO: a {type(coco).__name__} where an object with the lists "
+            f"{', '.join(LISTS)} is expected"
+        )
+    for name, keys in LISTS.items():
+        if not isinstance(coco.get(name), list):
+            found = "no" if name not in coco else f"a {type(coco[name]).__name__} in place of the"
+            raise UserError(f"{path}: not COCO: {found} list '{name}'")
+        for number, entry in enumerate(coco[name]):
+            lacks = keys if not isinstance(entry, dict) else [k for k in keys if k not in entry]
+            if lacks:
+                raise UserError(f"{path}: not COCO: {name}[{number}] has no '{lacks[0]}'")
+            scalar = (*keys, "category_id") if "category_id" in entry else keys
+            odd = [key for key in scalar if not isinstance(entry[key], (int, float, str))]
+            if odd:
+                raise UserError(
+                    f"{path}: not COCO: {odd[0]!r} of {name}[{number}] is {entry[odd[0]]!r:.60}, "
+                    "expected a number or text"
+                )
+    if not coco["images"]:
+        raise UserError(f"{path}: its list 'images' is empty; expected at least one image")
+    for name in ("images", "categories"):
+        for id_, times in Counter(entry["id"] for entry in coco[name]).most_common(1):
+            if times > 1:
+                raise UserError(f"{path}: not COCO: id {id_} occurs {times} times in '{name}'")
+
+
+def find_json(config: Any, is_training: bool = True) -> Path:
+    """The json that the configuration means: train_set or val_set, else instance_set.
+
+    With `coco_root` set it is looked up there first, then in the current folder. `{}` in the name
+    becomes the data type (train2017); any other brace stays as it is.
+
+    Raises:
+        UserError: it is in neither place.
+    """
+    key = "train_set" if is_training else "val_set"
+    key = key if getattr(config, key) else "instance_set"
+    given = getattr(config, key)
+    if not given:
+        raise UserError(f"{key} is empty, expected the path of a COCO json")
+    data_type = config.train_data_type if is_training else config.val_data_type
+    names = [given, given.replace("{}", data_type)]
+    bases = [Path(config.coco_root).expanduser()] if config.coco_root else []
+    places = [base / Path(name).expanduser() for base in [*bases, Path()] for name in names]
+    for place in places:
+        if place.is_file():
+            return place.absolute()
+    tried = " nor ".join(dict.fromkeys(str(p.absolute()) for p in places if "{}" not in p.name))
+    raise UserError(f"{key} {given}: no such file ({tried or given}); give the path of a COCO json")
+
+
+def image_folders(config: Any, json_path: Path, info: Any, is_training: bool = True) -> list[Path]:
+    """Where the images of `json_path` may lie, best first.
+
+    `image_dir`, when set, else `coco_root`/data type, when set: then that one alone. Else the
+    folder that the json itself records (`info.image_dir`, relative to the json), the folder beside
+    the json named as it without .json, the json's own folder, `images` and the data type in that
+    folder, and the data type beside that folder.
+    """
+    data_type = config.train_data_type if is_training else config.val_data_type
+    if config.image_dir:
+        return [Path(config.image_dir).expanduser().absolute()]
+    if config.coco_root:
+        return [Path(config.coco_root).expanduser().absolute() / data_type]
+    here = json_path.parent
+    recorded = info.get("image_dir") if isinstance(info, dict) else None
+    own = [json_path.resolve().parent / recorded] if isinstance(recorded, str) and recorded else []
+    guesses = [here / json_path.stem, here, here / "images", here / data_type]
+    return [*own, *guesses, here.parent / data_type]
+
+
+def image_folder(coco: dict[str, Any], folders: list[Path], json_path: Path) -> Path:
+    """The first of `folders` that holds any of the first few images of `coco`.
+
+    Raises:
+        UserError: none of them does; names them.
+    """
+    probe = [str(entry["file_name"]) for entry in coco["images"][:PROBED_IMAGES]]
+    for folder in folders:
+        if any((folder / name).is_file() for name in probe):
+            return folder
+    raise UserError(
+        f"{json_path}: its images are not found, first {probe[0]} (looked in "
+        f"{', '.join(str(folder) for folder in folders)}); set image_dir to their folder"
+    )
+
+
+def image_files(coco: dict[str, Any], folder: Path, json_path: Path) -> list[Path]:
+    """The file of each image of `coco`, all of them in `folder`.
+
+    Raises:
+        UserError: some are not there; names the first and says how many.
+    """
+    paths = [folder / str(entry["file_name"]) for entry in coco["images"]]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{missing[0]}: no such image ({len(missing)} of the {len(paths)} images of "
+            f"{json_path} are missing in {folder}); set image_dir to the folder that has them all"
+        )
+    return paths
+
+
+def load_labels(config: Any, is_training: bool = True) -> Labels:
+    """The labelled images of the configured json.
+
+    Args:
+        config: instance_set, train_set, val_set, coco_root, image_dir, the data types,
+            coco_classes (class id = index in this list).
+
+    Raises:
+        UserError: no json, not COCO, or images missing.
+    """
+    json_path = find_json(config, is_training)
+    coco = read_coco(json_path)
+    folders = image_folders(config, json_path, coco.get("info"), is_training)
+    paths = image_files(coco, image_folder(coco, folders, json_path), json_path)
+    labels = Labels(json_path, [])
+    sizes = {entry["id"]: _size_of(entry) for entry in coco["images"]}
+    rows = _rows_by_image(coco, sizes, config.coco_classes, labels.notes)
+    for entry, path in zip(coco["images"], paths):
+        boxes = rows[entry["id"]]
+        array = np.array(boxes, np.int32) if boxes else NO_BOX
+        labels.images.append(LabelledImage(path, sizes[entry["id"]], array, len(boxes)))
+    return labels
+
+
+def create_coco_label(is_training: bool, config: Any) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Image files in the json's order, and for each its boxes.
+
+    Returns:
+        Paths, and path -> (n, 6) int32 of x1, y1, x2, y2, class (index in coco_classes), iscrowd;
+        the single row 0, 0, 0, 0, 0, 1 where an image has no usable box.
+
+    Raises:
+        UserError: no json, not COCO, images missing.
+    """
+    images = load_labels(config, is_training).images
+    return [str(i.path) for i in images], {str(i.path): i.boxes for i in images}
+
+
+def _size_of(entry: dict[str, Any]) -> tuple[int, int] | None:
+    size = (entry.get("width"), entry.get("height"))
+    sound = all(isinstance(side, (int, float)) and 1 <= side < 2**31 for side in size)
+    return (int(size[0]), int(size[1])) if sound else None
+
+
+def _rows_by_image(
+    coco: dict[str, Any], sizes: dict[Any, Any], classes: Iterable[str], notes: Counter
+) -> dict[Any, list[list[int]]]:
+    """image id -> rows of x1, y1, x2, y2, class, iscrowd, in the json's order."""
+    index = {name: number for number, name in enumerate(classes)}
+    names = {entry["id"]: entry["name"] for entry in coco["categories"]}
+    rows: dict[Any, list[list[int]]] = {id_: [] for id_ in sizes}
+    for annotation in coco["annotations"]:
+        image_id, category_id = annotation["image_id"], annotation.get("category_id")
+        name = names.get(category_id, f"id {category_id}")
+        if image_id not in rows:
+            notes["of an image that is not in the json, dropped"] += 1
+        elif name not in index:
+            notes[f"of category {name!r}, not in coco_classes, dropped"] += 1
+        else:
+            corners = _corners(annotation.get("bbox"), sizes[image_id], notes)
+            if corners:
+                crowd = int(annotation.get("iscrowd") in (1, True))
+                rows[image_id].append([*corners, index[name], crowd])
+    return rows
+
+
+def _corners(bbox: Any, size: tuple[int, int] | None, notes: Counter) -> list[int] | None:
+    """Corners in whole pixels, clipped to the image; None where no box is left.
+
+    The sums are truncated, not rounded, as the rows of existing MindRecord files are.
+    """
+    try:
+        x, y, w, h = (float(value) for value in bbox)
+    except (TypeError, ValueError, OverflowError):
+        notes["without four numbers as bbox, dropped"] += 1
+        return None
+    corners = [x, y, x + w, y + h]
+    if not all(math.isfinite(value) and abs(value) < 2**31 for value in corners):
+        notes["without four finite numbers as bbox, dropped"] += 1
+        return None
+    if w <= 0 or h <= 0:
+        notes["of zero or negative size, dropped"] += 1
+        return None
+    width, height = size or (math.inf, math.inf)
+    limits = (width, height, width, height)
+    clipped = [min(max(value, 0.0), limit) for value, limit in zip(corners, limits)]
+    if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
+        notes["outside the image, dropped"] += 1
+        return None
+    row = [int(value) for value in clipped]
+    if row != [int(value) for value in corners]:
+        notes["partly outside the image, clipped"] += 1
+    return row

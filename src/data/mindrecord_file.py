@@ -1,0 +1,255 @@
+"""MindRecord files: written so that no half of one ever looks whole, and checked before use."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import sqlite3
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from src.errors import UserError
+
+SCHEMA = {"image": {"type": "bytes"}, "annotation": {"type": "int32", "shape": [-1, 6]}}
+BASE_NAME = "FasterRcnn.mindrecord"
+HOW_TO_WRITE = "write it with python generate_mindrecord.py"
+WRITE_AGAIN = "write it again with python generate_mindrecord.py --overwrite"
+MIN_PAGE, MAX_PAGE = 32 * 2**20, 256 * 2**20  # bytes; the writer's default and upper limit
+HEADER_LIMIT = 128 * 2**20
+
+
+def shard_number(mindrecord_dir: str | Path) -> int:
+    """The number of a folder named mindrecord_<number>.
+
+    Raises:
+        UserError: the folder has another name.
+    """
+    name = Path(mindrecord_dir).name
+    found = re.fullmatch(r"mindrecord_(\d+)", name)
+    if not found:
+        raise UserError(
+            f"mindrecord_dir {mindrecord_dir}: the folder is named '{name}', expected "
+            "mindrecord_<number>, for example mindrecord_0: the number says which worker's it is"
+        )
+    return int(found.group(1))
+
+
+def check_mindrecord(mindrecord_file: str | Path, batch_size: int = 1) -> int:
+    """The number of images in a MindRecord file, at once and without loading MindSpore.
+
+    Args:
+        mindrecord_file: .../FasterRcnn.mindrecord; its index .db stands beside it.
+        batch_size: images that must be there at least.
+
+    Raises:
+        UserError: file or index missing, not a MindRecord, cut off, of other columns, renamed, the
+            two of different writings, empty, or with fewer images than a batch.
+    """
+    path = Path(mindrecord_file)
+    header = _read_header(path)
+    if path.name not in header.files:
+        raise UserError(
+            f"{path}: was written as {header.files[0]} and is read by that name only; "
+            "name it (and its .db) so again"
+        )
+    rows = 0
+    for name in header.files:
+        part = path.with_name(name)
+        rows += _check_part(part, header if part == path else _read_header(part))
+    if rows < max(batch_size, 1):
+        raise UserError(
+            f"{path}: holds {rows} images, fewer than one batch of {batch_size}; "
+            + ("lower batch_size or give this silo more images" if rows else WRITE_AGAIN)
+        )
+    return rows
+
+
+class _Header(NamedTuple):
+    """What a file says of itself: columns, files of the same writing, rows, and its length."""
+
+    columns: list[str]
+    files: list[str]
+    rows: int
+    end: int
+
+
+def _read_header(path: Path) -> _Header:
+    """The description at the start of the file: 8 bytes of length, then json."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such MindRecord file; {HOW_TO_WRITE}")
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            content = json.loads(file.read(length) if length < HEADER_LIMIT else b"")
+        header = _parse_header(content)
+    except (struct.error, ValueError, KeyError, IndexError, TypeError) as error:
+        raise UserError(f"{path}: not a MindRecord file; {WRITE_AGAIN}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if not set(SCHEMA) <= set(header.columns):
+        raise UserError(
+            f"{path}: a MindRecord with the columns {header.columns}, expected {sorted(SCHEMA)}"
+        )
+    return header
+
+
+def _parse_header(content: dict[str, Any]) -> _Header:
+    start, step, pages = content["header_size"], content["page_size"], content["page"] or []
+    return _Header(
+        columns=sorted(content["schema"][0]["schema"]),
+        files=[Path(name).name for name in content["shard_addresses"]],
+        rows=max((p["end_row_id"] for p in pages if p["page_type"] == "BLOB_DATA"), default=0),
+        end=max((start + p["page_id"] * step + p["page_size"] for p in pages), default=0),
+    )
+
+
+def _check_part(path: Path, header: _Header) -> int:
+    """Rows of one file, its index and its length compared with its header."""
+    index = path.with_name(path.name + ".db")
+    if not index.is_file():
+        raise UserError(
+            f"{index}: missing, so {path.name} is the rest of an interrupted writing; {WRITE_AGAIN}"
+        )
+    size = path.stat().st_size
+    if size < header.end:
+        raise UserError(
+            f"{path}: cut off at {size} of {header.end} bytes; copy it, or {WRITE_AGAIN}"
+        )
+    indexed = _indexed_rows(index) if header.rows else 0
+    if indexed != header.rows:
+        raise UserError(
+            f"{index}: lists {indexed} images and {path.name} holds {header.rows}: they are not of "
+            f"the same writing; {WRITE_AGAIN}"
+        )
+    return header.rows
+
+
+def _indexed_rows(index: Path) -> int:
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{index.resolve().as_uri()}?mode=ro", uri=True)
+        ) as db:
+            return db.execute("SELECT COUNT(*) FROM INDEXES").fetchone()[0]
+    except sqlite3.Error as error:
+        raise UserError(f"{index}: not the index of a MindRecord file; {WRITE_AGAIN}") from error
+
+
+def is_whole(mindrecord_file: Path) -> bool:
+    """Whether a readable MindRecord stands there."""
+    try:
+        check_mindrecord(mindrecord_file)
+    except UserError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold `folder` (made if need be) for one writer, and clear what a killed one left.
+
+    Folders that were made here and are empty at the end are removed again.
+
+    Raises:
+        UserError: another process writes there, or the folder cannot be made.
+    """
+    made = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
+    lock = folder / ".writing.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made or written: {error.strerror}") from error
+    with file:
+        _take(lock, file)
+        try:
+            for rest in folder.glob(".*.writing"):
+                shutil.rmtree(rest)
+            yield
+        finally:
+            lock.unlink()
+            for place in made:
+                if any(place.iterdir()):
+                    break
+                place.rmdir()
+
+
+def _take(lock: Path, file: IO[str]) -> None:
+    """Lock `file`, opened from `lock`; the kernel lets go when the process ends.
+
+    The second test is for a holder that removed the file between our opening and our locking.
+    """
+    with contextlib.suppress(BlockingIOError, FileNotFoundError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+            return
+    raise UserError(f"{lock.parent}: another process is writing there; wait for it")
+
+
+def write_rows(
+    target: Path, batches: Iterable[list[dict[str, Any]]], file_num: int = 1, largest: int = 0
+) -> None:
+    """Write batches of rows as MindRecord `target`, in a folder beside it, then move it into place.
+
+    The index goes last and, when an old one is replaced, is removed first: whatever moment this is
+    killed in, an index stands only beside the data that it belongs to. The names inside the files
+    are names without a folder, so that moving them is safe.
+
+    Args:
+        target: the final path of the data file; a folder that `locked_folder` holds.
+        batches: lists of rows {"image": bytes, "annotation": (n, 6) int32}, written one by one.
+        file_num: number of files; more than one are numbered, target0, target1, ...
+        largest: bytes of the largest row, for which a page must be large enough.
+    """
+    from mindspore.mindrecord import FileWriter
+    from mindspore.mindrecord.common.exceptions import MindRecordException
+
+    folder = target.parent / f".{target.name}.writing"
+    folder.mkdir()
+    try:
+        writer = FileWriter(str(folder / target.name), file_num)
+        writer.set_page_size(_page_size(largest))
+        writer.add_schema(SCHEMA, "fasterrcnn_json")
+        for batch in batches:
+            writer.write_raw_data(batch)
+        writer.commit()
+        _move_into_place(folder, target)
+    except (RuntimeError, OSError, MindRecordException) as error:
+        problem = next((line for line in str(error).splitlines() if "[ERROR]" in line), str(error))
+        raise UserError(f"{target}: could not be written: {problem}") from error
+    finally:
+        shutil.rmtree(folder)
+
+
+def _page_size(largest: int) -> int:
+    size = MIN_PAGE
+    while size < largest + 2**16:
+        size *= 2
+    if size > MAX_PAGE:
+        raise UserError(
+            f"an image of {largest} bytes does not fit into a MindRecord page of {MAX_PAGE}; "
+            "store it smaller"
+        )
+    return size
+
+
+def _move_into_place(folder: Path, target: Path) -> None:
+    """Old indexes away, then new data, then new indexes."""
+    written = sorted(folder.iterdir(), key=lambda path: (path.suffix == ".db", path.name))
+    for path in written:
+        if path.suffix == ".db":
+            (target.parent / path.name).unlink(missing_ok=True)
+    for path in written:
+        path.replace(target.parent / path.name)
+
+
+def row(image: bytes, boxes: np.ndarray) -> dict[str, Any]:
+    """A row as `write_rows` takes it."""
+    return {"image": image, "annotation": np.ascontiguousarray(boxes, np.int32)}

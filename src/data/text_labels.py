@@ -1,0 +1,129 @@
+"""Labels from a text file, one image a line: `name x1,y1,x2,y2,class[,iscrowd] ...`.
+
+The corners are pixels, the class an index into `coco_classes` (0 is the background).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from src.data.coco_json import NO_BOX, LabelledImage, Labels
+from src.errors import UserError
+
+NUMBER = r"-?\d+(?:\.\d+)?"
+BOX = re.compile(rf"{NUMBER}(?:,{NUMBER}){{4,5}}")
+
+
+class TextLine(NamedTuple):
+    """One image of the file: its name, and rows of x1, y1, x2, y2, class, iscrowd."""
+
+    name: str
+    rows: list[list[float]]
+
+
+def read_text_annotations(anno_path: str | Path) -> list[TextLine]:
+    """The lines of the file that are not empty; a name may hold spaces.
+
+    Raises:
+        UserError: no such file, no image in it, or a line that does not parse (named by number).
+    """
+    path = Path(anno_path).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"anno_path {path}: cannot be read as text: {error}") from error
+    lines = [
+        _parse_line(line, f"{path}, line {number}")
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.strip()
+    ]
+    if not lines:
+        raise UserError(f"anno_path {path}: no image in it; expected name x1,y1,x2,y2,class ...")
+    return lines
+
+
+def _parse_line(line: str, where: str) -> TextLine:
+    words = line.split()
+    first = next((i for i, word in enumerate(words) if "," in word and BOX.fullmatch(word)), None)
+    boxes = [] if first is None else words[first:]
+    name = " ".join(words if first is None else words[:first])
+    odd = next((word for word in boxes if not BOX.fullmatch(word)), None)
+    if odd is None and first is None and len(words) > 1 and "," in words[-1]:
+        odd = words[-1]
+    if odd is not None or not name:
+        raise UserError(
+            f"{where}: {odd or line.strip()!r}, expected name x1,y1,x2,y2,class[,iscrowd] ..."
+        )
+    rows = [[float(value) for value in word.split(",")] for word in boxes]
+    return TextLine(name, [row if len(row) == 6 else [*row, 0.0] for row in rows])
+
+
+def load_text_labels(image_dir: str | Path, anno_path: str | Path) -> Labels:
+    """The labelled images of a text file; the size of an image is not known from it.
+
+    Raises:
+        UserError: as `read_text_annotations`, or images missing.
+    """
+    folder = Path(image_dir).expanduser().absolute()
+    labels = Labels(Path(anno_path), [])
+    for name, rows in read_text_annotations(anno_path):
+        kept = [row for row in rows if row[0] < row[2] and row[1] < row[3]]
+        if len(kept) < len(rows):
+            labels.notes["of zero or negative size, dropped"] += len(rows) - len(kept)
+        boxes = np.array(kept, np.float64).astype(np.int32) if kept else NO_BOX
+        labels.images.append(LabelledImage(folder / name, None, boxes, len(kept)))
+    missing = [image.path for image in labels.images if not image.path.is_file()]
+    if missing:
+        raise UserError(
+            f"{missing[0]}: no such image ({len(missing)} of the {len(labels.images)} images of "
+            f"{anno_path} are missing in {folder}); set image_dir to the folder that has them all"
+        )
+    return labels
+
+
+def create_train_data_from_txt(
+    image_dir: str | Path, anno_path: str | Path
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Image files, and for each its (n, 6) int32 rows of x1, y1, x2, y2, class, iscrowd.
+
+    Raises:
+        UserError: as `load_text_labels`.
+    """
+    images = load_text_labels(image_dir, anno_path).images
+    return [str(i.path) for i in images], {str(i.path): i.boxes for i in images}
+
+
+def parse_json_annos_from_txt(anno_file: str | Path, config: Any) -> dict[str, list[dict]]:
+    """The text file as the content of a COCO json, for evaluation.
+
+    Category ids are indexes into `config.coco_classes`, the background included; image and
+    annotation ids count from 1.
+
+    Raises:
+        UserError: as `read_text_annotations`, or a class that coco_classes does not have.
+    """
+    coco: dict[str, list[dict]] = {"images": [], "annotations": [], "categories": []}
+    coco["categories"] = [{"id": i, "name": name} for i, name in enumerate(config.coco_classes)]
+    for image_id, (name, rows) in enumerate(read_text_annotations(anno_file), 1):
+        coco["images"].append({"id": image_id, "file_name": name})
+        for x1, y1, x2, y2, category, crowd in rows:
+            if not 0 <= category < len(config.coco_classes):
+                raise UserError(
+                    f"{anno_file}: class {category:g} of {name}, expected an index into "
+                    f"coco_classes, below {len(config.coco_classes)}"
+                )
+            coco["annotations"].append(
+                {
+                    "id": len(coco["annotations"]) + 1,
+                    "image_id": image_id,
+                    "category_id": int(category),
+                    "iscrowd": int(crowd),
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                }
+            )
+    return coco

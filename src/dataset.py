@@ -1,0 +1,131 @@
+"""The data set: COCO json to MindRecord, MindRecord to batches. The parts are in `src.data`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import cv2
+import mindspore.dataset as ds
+import numpy as np
+from mindspore.dataset import vision
+
+from src.data.augmentation import Expand, preprocess_fn, rescale_with_tuple
+from src.data.coco_json import create_coco_label
+from src.data.conversion import data_to_mindrecord_byte_image
+from src.data.mindrecord_file import check_mindrecord, shard_number
+from src.data.text_labels import create_train_data_from_txt, parse_json_annos_from_txt
+
+__all__ = [
+    "Expand",
+    "check_mindrecord",
+    "create_coco_label",
+    "create_fasterrcnn_dataset",
+    "create_train_data_from_txt",
+    "data_to_mindrecord_byte_image",
+    "parse_json_annos_from_txt",
+    "preprocess_fn",
+    "rescale_with_tuple",
+    "shard_number",
+]
+
+COLUMNS = ["image", "image_shape", "box", "label", "valid_num"]
+PREFETCHED = 2  # batches; one of four images at 1280x768 is 47 MB
+
+
+class _Draws:
+    """(epoch, position) of each sample: the key of its random numbers.
+
+    A copy is the same object: every iterator over a data set copies it, and the epochs are to go
+    on counting across iterators.
+    """
+
+    def __init__(self, rows: int):
+        self.rows = rows
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray]]:
+        epoch = self.epoch
+        self.epoch += 1
+        for position in range(self.rows):
+            yield (np.array([epoch, position], np.int64),)
+
+    def __deepcopy__(self, memo: dict) -> _Draws:
+        return self
+
+
+def _preparation(config: Any, is_training: bool, rank_id: int) -> Callable[..., tuple]:
+    """`preprocess_fn` with the sample's own generator."""
+
+    def prepare(image: np.ndarray, annotation: np.ndarray, draw: np.ndarray) -> tuple:
+        rng = np.random.RandomState([config.seed, rank_id, *draw.tolist()])
+        return preprocess_fn(image, annotation, is_training, config, rng)
+
+    return prepare
+
+
+def create_fasterrcnn_dataset(
+    config: Any,
+    mindrecord_file: str | Path,
+    batch_size: int = 2,
+    device_num: int = 1,
+    rank_id: int = 0,
+    is_training: bool = True,
+    num_parallel_workers: int = 8,
+    python_multiprocessing: bool = False,
+    distributed: bool = False,
+) -> ds.Dataset:
+    """Batches of a MindRecord file, as the network takes them.
+
+    Training shuffles, augments and leaves out the last, incomplete batch. Evaluation does none of
+    it: every image comes once, in file order, and the last batch may be smaller.
+
+    A sample's augmentation depends on config.seed, rank_id, the epoch and its position alone, not
+    on the number of threads; the order of the samples on mindspore.set_seed. A second iterator
+    over the same data set repeats the order of the first, with other augmentations.
+
+    Args:
+        config: seed and what `preprocess_fn` takes.
+        mindrecord_file: .../FasterRcnn.mindrecord.
+        batch_size: images in a batch.
+        device_num: ranks that share the file; this one takes every device_num-th row.
+        rank_id: this rank's number.
+        num_parallel_workers: threads, at most one a core.
+        python_multiprocessing: processes in place of threads for the augmentation.
+        distributed: of the original signature; device_num and rank_id alone decide here.
+
+    Returns:
+        Columns image (B, 3, img_height, img_width) float32, image_shape (B, 3) float32 (in
+        evaluation (B, 4)), box (B, num_gts, 4) float32, label (B, num_gts) int32,
+        valid_num (B, num_gts) bool.
+
+    Raises:
+        UserError: no usable MindRecord there, or fewer images than one batch on each rank.
+    """
+    rows = check_mindrecord(mindrecord_file, batch_size * device_num if is_training else 1)
+    cv2.setNumThreads(0)
+    ds.config.set_prefetch_size(PREFETCHED)
+    workers = min(num_parallel_workers, os.cpu_count() or 1)
+    source = ds.MindDataset(
+        str(mindrecord_file),
+        columns_list=["image", "annotation"],
+        num_parallel_workers=workers,
+        shuffle=is_training,
+        num_shards=device_num,
+        shard_id=rank_id,
+    )
+    draws = ds.GeneratorDataset(
+        _Draws(-(-rows // device_num)), ["draw"], shuffle=False, num_parallel_workers=1,
+        python_multiprocessing=False,
+    )  # fmt: skip
+    data = ds.zip((source, draws)).map(vision.Decode(), ["image"], num_parallel_workers=workers)
+    data = data.map(
+        _preparation(config, is_training, rank_id), ["image", "annotation", "draw"], COLUMNS,
+        num_parallel_workers=workers, python_multiprocessing=python_multiprocessing,
+    )  # fmt: skip
+    return data.project(COLUMNS).batch(batch_size, drop_remainder=is_training)

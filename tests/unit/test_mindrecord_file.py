@@ -1,0 +1,176 @@
+"""What is refused as a MindRecord, and that a killed writing never looks whole."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from coco_files import PROJECT, jpeg
+
+from src.data import mindrecord_file
+from src.data.mindrecord_file import check_mindrecord, is_whole, locked_folder, row, write_rows
+from src.errors import UserError
+
+BOXES = np.array([[1, 2, 30, 20, 1, 0]], np.int32)
+NAME = "FasterRcnn.mindrecord"
+
+KILLED_WRITER = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from src.data.mindrecord_file import locked_folder, row, write_rows
+
+def batches():
+    for number in range(3):
+        yield [row(b"x" * 100, np.zeros((1, 6), np.int32))]
+    os.kill(os.getpid(), signal.SIGKILL)
+
+target = Path(sys.argv[1])
+with locked_folder(target.parent):
+    write_rows(target, batches())
+"""
+
+
+def write(target: Path, count: int) -> Path:
+    with locked_folder(target.parent):
+        write_rows(target, [[row(jpeg(number), BOXES)] for number in range(count)])
+    return target
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("whole") / NAME, 3)
+
+
+@pytest.fixture
+def copy(three, tmp_path):
+    for path in three.parent.iterdir():
+        shutil.copy(path, tmp_path / path.name)
+    return tmp_path / NAME
+
+
+def refuse_index(path: Path, data: bytes) -> None:
+    path.with_name(path.name + ".db").write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: p.unlink(), "no such MindRecord"),
+        (lambda p: p.with_name(NAME + ".db").unlink(), "interrupted"),
+        (lambda p: p.write_bytes(b""), "not a MindRecord"),
+        (lambda p: p.write_bytes(b"hello" * 100), "not a MindRecord"),
+        (lambda p: p.write_bytes(b"\x02" + b"\0" * 7 + b"{}"), "not a MindRecord"),
+        (cut, "cut off"),
+        (lambda p: refuse_index(p, b""), "not the index"),
+        (lambda p: refuse_index(p, b"hello" * 1000), "not the index"),
+    ],
+)
+def test_spoilt_files_are_refused_at_once(copy, spoil, message):
+    assert check_mindrecord(copy, 3) == 3
+    spoil(copy)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=message) as error:
+        check_mindrecord(copy)
+    assert time.monotonic() - start < 1
+    assert str(copy.parent) in str(error.value) and "\n" not in str(error.value)
+    assert not is_whole(copy)
+
+
+def test_renamed_files_are_refused(copy):
+    other = copy.with_name("Other.mindrecord")
+    copy.rename(other)
+    copy.with_name(NAME + ".db").rename(other.with_name("Other.mindrecord.db"))
+    with pytest.raises(UserError, match=f"was written as {NAME}"):
+        check_mindrecord(other)
+
+
+def test_fewer_images_than_a_batch_are_refused(three):
+    with pytest.raises(UserError, match="3 images, fewer than one batch of 4"):
+        check_mindrecord(three, 4)
+
+
+def test_no_image_is_refused(tmp_path):
+    with pytest.raises(UserError, match="0 images"):
+        check_mindrecord(write(tmp_path / NAME, 0))
+
+
+def test_pair_of_two_writings_is_refused(copy, tmp_path):
+    other = write(tmp_path / "other" / NAME, 2)
+    shutil.copy(other.with_name(NAME + ".db"), copy.with_name(NAME + ".db"))
+    with pytest.raises(UserError, match="same writing"):
+        check_mindrecord(copy)
+
+
+def test_other_columns_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(mindrecord_file, "SCHEMA", {"data": {"type": "bytes"}})
+    write_rows(tmp_path / NAME, [[{"data": b"1"}]])
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"columns \['data'\]"):
+        check_mindrecord(tmp_path / NAME)
+
+
+def test_killed_writer_leaves_nothing_that_looks_whole(tmp_path):
+    target = tmp_path / "mindrecord_0" / NAME
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED_WRITER, str(target)], cwd=PROJECT, timeout=60
+    )
+    assert ended.returncode == -9
+    assert not is_whole(target) and not target.exists()
+    assert any(target.parent.iterdir())
+    write(target, 2)
+    assert check_mindrecord(target) == 2
+    assert sorted(path.name for path in target.parent.iterdir()) == [NAME, NAME + ".db"]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("moment", range(1, 4))
+def test_killed_while_replacing_leaves_nothing_that_looks_whole(
+    copy, tmp_path, monkeypatch, moment
+):
+    new = write(tmp_path / "new" / NAME, 2)
+    calls = []
+
+    def at_most(operation):
+        def step(*args, **kwargs):
+            calls.append(operation)
+            if len(calls) == moment:
+                raise Killed
+            return operation(*args, **kwargs)
+
+        return step
+
+    monkeypatch.setattr(Path, "replace", at_most(Path.replace))
+    monkeypatch.setattr(Path, "unlink", at_most(Path.unlink))
+    with pytest.raises(Killed):
+        mindrecord_file._move_into_place(new.parent, copy)
+    monkeypatch.undo()
+    assert is_whole(copy) == (moment == 1)
+    assert check_mindrecord(write(copy, 1)) == 1
+
+
+def test_two_writers_do_not_meet(tmp_path):
+    second = locked_folder(tmp_path)
+    with locked_folder(tmp_path), pytest.raises(UserError, match="another process"):
+        second.__enter__()
+
+
+def test_failed_writing_leaves_no_folder(tmp_path):
+    def broken():
+        yield [row(jpeg(), BOXES)]
+        raise UserError("broken on purpose")
+
+    folder = tmp_path / "a" / "mindrecord_0"
+    with pytest.raises(UserError, match="on purpose"), locked_folder(folder):
+        write_rows(folder / NAME, broken())
+    assert list(tmp_path.iterdir()) == []
