@@ -9,6 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore.train.callback import Callback, RunContext
 
+from src.data.mindrecord_file import BASE_NAME
 from src.dataset import create_fasterrcnn_dataset
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.federated.fingerprint import FEATURE_NAME, digest, fingerprint
@@ -78,7 +79,7 @@ class DetectorTask:
         use_device(config.device_target, config.device_id)
         ms.set_seed(config.seed)
         self._config = config
-        name = config.prefix or "FasterRcnn.mindrecord"
+        name = config.prefix or BASE_NAME
         self.dataset = create_fasterrcnn_dataset(
             config,
             str(shard / name),
@@ -139,4 +140,4 @@ class _StatusCallBack(Callback):
         """After each step."""
         self._steps += 1
         loss = mean_loss(run_context.original_args().net_outputs)
-        self._status.update(step=self._steps, loss=loss)
+        self._status.update(phase="train", step=self._steps, loss=loss)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from src.data.mindrecord_file import BASE_NAME, check_mindrecord
 from src.errors import StartError, UserError
 from src.federated.job_config import JobConfig
 from src.launch import preflight
@@ -39,7 +40,7 @@ from src.launch.status_file import read_status, status_path
 from src.model_utils.config import PROJECT_DIR, Config, find_config_file
 
 ROLE_SCRIPT = PROJECT_DIR / "test_fl_fasterrcnn.py"
-MINDRECORD = "FasterRcnn.mindrecord"
+
 # Three recovery files and the one being written, beside the initial model.
 SERVER_FILES = 5
 
@@ -127,17 +128,19 @@ def launch_workers(job: JobConfig, config: Config) -> None:
         config: keys of default_config.yaml, and the worker launcher's own flags.
     """
     base = Path.cwd()
+    if config.local_worker_num < 1:
+        raise UserError(f"--local_worker_num is {config.local_worker_num}, expected 1 or more")
+    server_addresses(config.http_server_address, config.server_num)
     numbers = range(config.first_worker_id, config.first_worker_id + config.local_worker_num)
     preflight.require_packages()
     require_not_running(base, [role_folder("worker", i) for i in numbers])
     data = Path(config.dataset_path or Path(config.mindrecord_dir).parent).absolute()
-    require_shards(data, numbers, config.prefix or MINDRECORD)
+    require_shards(data, numbers, config.prefix or BASE_NAME, config.batch_size)
     if config.pre_trained and not Path(config.pre_trained).is_file():
         raise UserError(
             f"pre_trained: {Path(config.pre_trained).absolute()} is not there; give the path of "
             'a .ckpt file, or "" to start from the seed'
         )
-    server_addresses(config.http_server_address, config.server_num)
     _note_job(base, job)
     # Those of them that are set per worker below.
     given = set(config.given_flags) - {"device_id", "threads"}
@@ -172,11 +175,13 @@ def launch_workers(job: JobConfig, config: Config) -> None:
     print("      finish_cross_silo_fasterrcnn.py   stops it; it ends by itself when it is done")
 
 
-def require_shards(data: Path, numbers: Iterable[int], file_name: str) -> None:
-    """Raise a UserError that names the shards that are missing for workers `numbers`."""
+def require_shards(data: Path, numbers: Iterable[int], file_name: str, batch_size: int) -> None:
+    """Raise a UserError where workers `numbers` lack a shard, or one is not whole or too small."""
     folders = [data / f"mindrecord_{number}" for number in numbers]
     missing = [f for f in folders for end in ("", ".db") if not (f / f"{file_name}{end}").is_file()]
     if not missing:
+        for folder in folders:
+            check_mindrecord(folder / file_name, batch_size)
         return
     names = ", ".join(dict.fromkeys(folder.name for folder in missing))
     there = sorted(p.parent.name for p in data.glob(f"mindrecord_*/{file_name}"))

@@ -209,9 +209,10 @@ def test_missing_shards_are_named(tmp_path):
     shard = tmp_path / "mindrecord_0"
     shard.mkdir()
     make(shard, "f", "f.db")
-    require_shards(tmp_path, [0], "f")
     with pytest.raises(UserError, match="in mindrecord_1, mindrecord_2 .*found: mindrecord_0"):
-        require_shards(tmp_path, [0, 1, 2], "f")
+        require_shards(tmp_path, [0, 1, 2], "f", 2)
+    with pytest.raises(UserError, match="mindrecord_0"):
+        require_shards(tmp_path, [0], "f", 2)
 
 
 def test_too_little_disk_says_how_much(tmp_path):
