@@ -14,13 +14,13 @@ from mindspore.train.callback import Callback, RunContext
 from src.federated.console import log_to_console, say
 from src.federated.job_config import JobConfig
 from src.federated.manager import SiloManager
-from src.federated.rounds import Deadlines, SyncError, declared_size
+from src.federated.rounds import Deadlines, SyncError
 from src.launch.addresses import server_addresses
 from src.launch.preflight import require_disk
 from src.launch.status_file import StatusFile
 
-# The servers' time windows decide an iteration; a silo waits a little longer than they.
-WINDOW_MARGIN_S = 60.0
+# The servers' time windows decide an iteration; a silo gives up only when they fail to.
+WINDOW_MARGIN_S = 600.0
 
 
 class Task(Protocol):
@@ -115,12 +115,13 @@ def make_manager(
         task.network,
         steps // task.steps_per_epoch if sinks else steps,
         addresses[first:] + addresses[:first],
-        declared_size(task.images, config.data_size_unit),
+        task.images,
         job.name,
         silo_id=f"{config.silo_name}_{config.user_id}",
         silo_number=config.user_id,
         iterations=job.iterations,
         threshold=job["round.start_fl_job_threshold"],
+        data_size_unit=config.data_size_unit,
         aspects=task.aspects,
         deadlines=Deadlines(
             join=config.join_timeout,

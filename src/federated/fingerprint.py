@@ -1,0 +1,65 @@
+"""A few numbers that tell whether two silos train the same thing.
+
+Not everything that must agree travels: frozen tensors, the class list, the image size. Each such
+aspect becomes one whole number; together they are a small float32 feature that the servers hold
+beside the weights and that every silo sends unchanged. A mean of equal numbers is that number up
+to rounding, so a silo that pulls the model and rounds can name what differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+FEATURE_NAME = "suite.fingerprint"
+
+# The weighted mean of S equal values v is off by about S * v * 2**-24: with v below 2**16 and a
+# hundred silos less than half, so rounding gives v back.
+_VALUES = 65521
+
+
+def fingerprint(aspects: Mapping[str, object]) -> np.ndarray:
+    """One whole number in 1 to 65521 for the aspects' names, then one for each of them in order.
+
+    Args:
+        aspects: name -> anything whose `repr` is the same exactly when the aspect is: a string,
+            a number, a list of them; `digest` of arrays.
+
+    Returns:
+        float32, 1-D, one longer than `aspects`.
+    """
+    numbers = [_number(repr(list(aspects))), *(_number(repr(value)) for value in aspects.values())]
+    return np.array(numbers, np.float32)
+
+
+def differing(names: Sequence[str], mine: np.ndarray, theirs: np.ndarray) -> list[str]:
+    """The aspects whose numbers differ, by name; [] where the fingerprints agree.
+
+    Args:
+        names: the aspects' names, as given to `fingerprint`.
+        theirs: as the servers returned it.
+    """
+    theirs = np.asarray(theirs, np.float64).reshape(-1)
+    if theirs.size != mine.size or not np.isfinite(theirs).all():
+        return ["version of this software"]
+    different = np.abs(theirs - mine.astype(np.float64)) > 0.5
+    if different[0]:
+        return ["version of this software"]
+    return [name for name, differs in zip(names, different[1:]) if differs]
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """A hexadecimal digest of names, shapes, types and values, in the order of the names."""
+    state = hashlib.blake2b(digest_size=16)
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        state.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        state.update(memoryview(array.reshape(-1)).cast("B"))
+    return state.hexdigest()
+
+
+def _number(text: str) -> int:
+    value = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(value, "little") % _VALUES + 1

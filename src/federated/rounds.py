@@ -1,0 +1,197 @@
+"""What a silo's rounds are made of: errors, deadlines, waiting, checks, the record of a round."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+
+from src.errors import UserError
+
+LARGEST_DATA_SIZE = 65535  # the engine keeps it in 16 bits
+
+Features = Mapping[str, np.ndarray]
+
+
+class SyncError(Exception):
+    """The silo cannot go on; the message says why in one line."""
+
+
+class GaveUpError(SyncError):
+    """A wait has reached its deadline."""
+
+
+class UploadRefusedError(SyncError):
+    """The servers will not take this silo's weights."""
+
+
+class NotFiniteError(SyncError):
+    """A weight or the loss is NaN or infinite; nothing was sent."""
+
+
+class JobRestartedError(SyncError):
+    """The servers work on an earlier iteration than this silo has seen."""
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds.
+
+    Attributes:
+        join: for servers that are not up, in safemode or disabled.
+        request: one request, the transfer of the whole model included.
+        wait: for an iteration to end. Longer than the servers' own time windows, so that it is
+            they who decide.
+    """
+
+    join: float = 600.0
+    request: float = 300.0
+    wait: float = 4200.0
+
+
+@dataclass
+class Round:
+    """What one iteration took; a line of rounds.jsonl.
+
+    Attributes:
+        result: "aggregated"; "missed": aggregated without this silo; "lost": failed at the servers.
+        client_s: this process's own work: checking, scaling, decoding, loading.
+        round_s: from the request to join to the loaded model.
+        peak_rss_mb: largest resident memory of this process so far, 10**6 bytes.
+    """
+
+    iteration: int
+    result: str = "aggregated"
+    bytes_up: int = 0
+    bytes_down: int = 0
+    upload_s: float = 0.0
+    wait_s: float = 0.0
+    download_s: float = 0.0
+    client_s: float = 0.0
+    round_s: float = 0.0
+    peak_rss_mb: float = 0.0
+
+    def close(self, began: float) -> None:
+        """Fill in what is known at the end; `began` is a time of time.monotonic()."""
+        self.round_s = time.monotonic() - began
+        self.peak_rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+    def line(self) -> str:
+        """The round as the log tells it."""
+        outcome = {
+            "aggregated": f"iteration {self.iteration} aggregated",
+            "missed": f"iteration {self.iteration} ended without this silo's weights",
+            "lost": f"iteration {self.iteration} failed at the servers, this silo's training in "
+            "it is lost; going on from the global model",
+        }[self.result]
+        return (
+            f"{outcome}: received {traffic(self.bytes_down, self.download_s)}; "
+            f"round {self.round_s:.1f} s, of it waiting {self.wait_s:.1f} s; "
+            f"sent {traffic(self.bytes_up, self.upload_s)}; "
+            f"peak memory {self.peak_rss_mb / 1000:.2f} GB"
+        )
+
+    def append_to(self, path: Path) -> None:
+        """Add the round as one JSON line; seconds and MB to three decimals."""
+        values = {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self).items()}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+
+class Patience:
+    """A wait that ends: each `pause` sleeps, and now and then says what for and until when.
+
+    Args:
+        seconds: from now on; then `pause` raises GaveUpError.
+    """
+
+    def __init__(self, seconds: float, log: Callable[[str], None]):
+        self._seconds = seconds
+        self._log = log
+        self.renew()
+
+    def renew(self) -> None:
+        """Start to count anew."""
+        self._begin = time.monotonic()
+        self._next_report = 5.0
+
+    def pause(self, what: str, seconds: float, report_at_once: bool = False) -> None:
+        """Sleep.
+
+        Args:
+            what: what is waited for, to come after "waiting for".
+            report_at_once: for a wait that should not happen; others are told of after 5 s.
+        """
+        waited = time.monotonic() - self._begin
+        if waited >= self._seconds:
+            raise GaveUpError(f"gave up after {waited:.0f} s of waiting for {what}")
+        if waited >= self._next_report or (report_at_once and self._next_report == 5.0):
+            left = self._seconds - waited
+            self._log(f"waiting for {what}, {waited:.0f} s, gives up in {left:.0f} s")
+            self._next_report = min(2 * max(waited, 5.0), waited + 60.0)
+        time.sleep(min(seconds, self._seconds - waited))
+
+
+def declared_size(images: int, unit: int = 1) -> int:
+    """What a silo with so many images declares: its weight in the mean, in units of `unit` images.
+
+    Raises:
+        UserError: more than the engine takes.
+    """
+    size = max(1, round(images / unit))
+    if size > LARGEST_DATA_SIZE:
+        raise UserError(
+            f"data_size_unit: {images} images in units of {unit} are {size}, and the engine takes "
+            f"{LARGEST_DATA_SIZE} at most; set it to {-(-images // LARGEST_DATA_SIZE)} or more, "
+            "the same for all silos"
+        )
+    return size
+
+
+def check_finite(features: Features, step: int, factor: int) -> None:
+    """Raise NotFiniteError for the first array that float32 cannot hold `factor` times.
+
+    Args:
+        step: the silo's training step, for the message.
+    """
+    limit = float(np.finfo(np.float32).max) / factor
+    for name, array in features.items():
+        if array.min() >= -limit and array.max() <= limit:
+            continue
+        bad = array.size - int((np.abs(array) <= limit).sum())
+        raise NotFiniteError(
+            f"{name}: {bad} of {array.size} values are NaN, infinite or beyond {limit:.1e} after "
+            f"step {step}; nothing was sent"
+        )
+
+
+def sample(features: Features, names: Iterable[str], each: int = 64) -> np.ndarray:
+    """About `each` values of every array, evenly spread: enough to see that nothing has changed."""
+    parts = []
+    for name in names:
+        flat = features[name].reshape(-1)
+        parts.append(flat[:: max(1, flat.size // each)])
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+
+def difference(expected: Mapping[str, int], received: Mapping[str, int]) -> str:
+    """How two models differ, by the names and sizes of their weights, in a few words."""
+    missing = [name for name in expected if name not in received]
+    unknown = [name for name in received if name not in expected]
+    if missing:
+        return f"{len(missing)} weights are not in it, first {missing[0]}"
+    if unknown:
+        return f"{len(unknown)} of its weights are unknown here, first {unknown[0]}"
+    name = next(name for name in expected if expected[name] != received[name])
+    return f"{name} has {received[name]} values there and {expected[name]} here"
+
+
+def traffic(size: int, seconds: float) -> str:
+    """An amount and its time, as in: 166.1 MB in 0.9 s."""
+    return f"{size / 1e6:.1f} MB in {seconds:.1f} s"

@@ -1,0 +1,343 @@
+"""One silo's part in the federation, iteration by iteration, on plain numpy arrays.
+
+An iteration is: join it, train, send the weights, wait for the other silos, take the global
+model. `Silo` does all but the training. Every wait has an end and says when that is; what ends a
+silo's part is a `SyncError` whose message is one line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+
+from src.errors import UserError
+from src.federated import fingerprint as fp
+from src.federated.rounds import (
+    Deadlines,
+    Features,
+    JobRestartedError,
+    Patience,
+    Round,
+    SyncError,
+    UploadRefusedError,
+    check_finite,
+    declared_size,
+    difference,
+    sample,
+    traffic,
+)
+from src.federated.transport import Client, Outcome, Reply
+
+POLL_SECONDS = 0.05
+RETRY_SECONDS = 0.5
+
+# A request to join that a server has not decided on; it is made again.
+UNDECIDED = (Outcome.SAFEMODE, Outcome.UNREACHABLE)
+
+
+class Silo:
+    """A silo in a job. Call `join`, train, `exchange`, and so on until `finished`.
+
+    Args:
+        client: knows the servers and this silo's identity.
+        load: takes a global model, name -> 1-D float32 array, valid during the call only.
+        sizes: name -> number of values of every weight that travels.
+        images: of this silo; its weight in the mean.
+        iterations: of the whole job.
+        threshold: silos in an iteration; only named in log lines.
+        number: this silo's number; only named in log lines.
+        aspects: what must agree between silos, see `fingerprint`; {} sends no fingerprint.
+        log: takes a line.
+        data_size_unit: images that count as one, see `declared_size`; the same for all silos.
+        on_phase: called as on_phase(phase, iteration) with "join", "train", "push", "wait",
+            "pull" or "done".
+        rounds_path: file that gets a JSON line for each iteration.
+
+    Attributes:
+        iteration: the servers' current one, from 1; 0 before the first `join`.
+        joined: this silo takes part in `iteration`.
+        finished: no iteration is left.
+        rounds: the iterations that this process went through.
+        data_size: this silo's weight in the mean, 1 to 65535.
+        controls: the control variates that came with the last `join` (Scaffold only).
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        load: Callable[[dict[str, np.ndarray]], None],
+        sizes: Mapping[str, int],
+        images: int,
+        iterations: int,
+        threshold: int,
+        number: int = 0,
+        data_size_unit: int = 1,
+        aspects: Mapping[str, object] | None = None,
+        deadlines: Deadlines | None = None,
+        log: Callable[[str], None] = print,
+        on_phase: Callable[[str, int], None] = lambda phase, iteration: None,
+        rounds_path: Path | None = None,
+    ):
+        self.client = client
+        self.data_size = declared_size(images, data_size_unit)
+        self.iteration = 0
+        self.finished = False
+        self.joined = False
+        self.rounds: list[Round] = []
+        self.controls: dict[str, np.ndarray] = {}
+        self._load = load
+        self._images = images
+        self._sizes = dict(sizes)
+        self._iterations = iterations
+        self._threshold = threshold
+        self._number = number
+        self._aspects = dict(aspects or {})
+        self._extra = {fp.FEATURE_NAME: fp.fingerprint(self._aspects)} if self._aspects else {}
+        self._deadlines = deadlines or Deadlines()
+        self._log = log
+        self._on_phase = on_phase
+        self._rounds_path = rounds_path
+        self._held = -1  # the iteration whose starting weights were loaded last
+        self._sample = np.empty(0, np.float32)
+        self._began = 0.0
+
+    def join(self) -> None:
+        """Join the servers' current iteration, with its weights; done already, nothing happens.
+
+        Sets `iteration` and `joined`, or `finished`.
+
+        Raises:
+            UserError: this silo's model or settings are not those of the servers.
+            SyncError: a deadline has passed, or the servers refuse.
+        """
+        if self.joined or self.finished:
+            return
+        self._began = time.monotonic()
+        self._on_phase("join", self.iteration)
+        patience = Patience(self._deadlines.join, self._log)
+        while not (self.joined or self.finished):
+            if self._held != self.iteration:
+                self._pull_latest(patience)
+            self._ask_to_join(patience)
+        if self.joined:
+            self._on_phase("train", self.iteration)
+
+    def exchange(self, features: Features, step: int = 0) -> Round:
+        """Send this silo's weights, wait for the others, load the model that the servers made.
+
+        Where the iteration fails, or ends without this silo, the servers' latest model is loaded
+        all the same; the log and the result say so.
+
+        Args:
+            features: name -> float32 array of any shape.
+            step: the silo's training step, for messages.
+
+        Raises:
+            NotFiniteError: a value is NaN or infinite.
+            UploadRefusedError: the servers refuse the weights.
+            SyncError: a deadline has passed, or the job was started anew.
+        """
+        if not self.joined:
+            raise SyncError("weights can be sent only in an iteration that this silo has joined")
+        record = Round(self.iteration)
+        begin = time.perf_counter()
+        check_finite(features, step, self.data_size)
+        sent = sample(features, self._sizes)
+        record.client_s = time.perf_counter() - begin
+        self._on_phase("push", self.iteration)
+        self._push(features, record)
+        self._on_phase("wait", self.iteration)
+        self._await_end(record, sent)
+        return record
+
+    def reload(self) -> None:
+        """Load the servers' latest global model."""
+        self._pull_latest(Patience(self._deadlines.join, self._log))
+
+    def _ask_to_join(self, patience: Patience) -> None:
+        """One request to join, and what its answer asks for."""
+        reply = self.client.start(self.data_size, self._deadlines.request)
+        if reply.iteration and reply.iteration != self.iteration:
+            self._see(reply.iteration)
+        elif reply.outcome is Outcome.ACCEPTED:
+            self.controls = reply.features
+            self._enter("joined")
+        elif reply.outcome is Outcome.DUPLICATE:
+            self._enter("kept the place in")
+        elif reply.outcome is Outcome.FULL:
+            self._when_full(patience)
+        elif reply.outcome is Outcome.FINISHED and self.iteration > self._iterations:
+            self._finish()
+        elif reply.outcome is Outcome.REFUSED:
+            raise SyncError(f"{reply.address} does not let this silo join: {reply.reason}")
+        else:
+            patience.pause(f"the servers ({reply})", RETRY_SECONDS, report_at_once=True)
+
+    def _when_full(self, patience: Patience) -> None:
+        """Keep the place that an earlier process of this silo took, or wait for the next one."""
+        reply = self.client.has_joined(self.iteration, self._deadlines.request)
+        if reply.outcome is Outcome.REFUSED:
+            self._enter("kept the place in")
+        elif reply.outcome in UNDECIDED:
+            patience.pause(f"the servers ({reply})", RETRY_SECONDS, report_at_once=True)
+        else:
+            self._log(f"iteration {self.iteration} has its silos already; taking the next one")
+            self._on_phase("wait", self.iteration)
+            self._take(self._poll(Round(self.iteration)))
+            patience.renew()
+
+    def _enter(self, how: str) -> None:
+        self.joined = True
+        self._log(
+            f"{how} iteration {self.iteration} of {self._iterations} as silo {self._number} "
+            f"with {self._images} images"
+        )
+
+    def _finish(self) -> None:
+        self.finished = True
+        self._log(f"the job is finished: all {self._iterations} iterations are done")
+        self._on_phase("done", self.iteration)
+
+    def _see(self, iteration: int) -> None:
+        """Note the servers' current iteration; JobRestartedError where it is lower than before."""
+        if iteration < self.iteration:
+            raise JobRestartedError(
+                f"the servers are at iteration {iteration} and this silo has seen "
+                f"{self.iteration}: the job was started anew; start this silo anew too"
+            )
+        self.iteration = iteration
+
+    def _pull_latest(self, patience: Patience) -> None:
+        while True:
+            reply = self.client.get_model(-1, self._deadlines.request)
+            if reply.outcome is Outcome.ACCEPTED:
+                self._take(reply)
+                amount = traffic(reply.received, reply.seconds)
+                self._log(
+                    f"received the weights that iteration {self.iteration} starts from: {amount}"
+                )
+                return
+            if reply.outcome is Outcome.REFUSED:
+                raise SyncError(f"{reply.address} does not give the model: {reply.reason}")
+            patience.pause(f"the servers ({reply})", RETRY_SECONDS, report_at_once=True)
+
+    def _take(self, reply: Reply) -> None:
+        """Check the model in a reply and load it."""
+        values = sample(reply.features, reply.features)
+        if not (np.isfinite(values).all() and values.any()):
+            raise SyncError(
+                f"the servers at {reply.address} hold a model that is zero or not finite; start "
+                "them anew from an earlier checkpoint"
+            )
+        self._check(reply)
+        self._see(reply.iteration)
+        self._sample = sample(reply.features, self._sizes)
+        self._load({name: reply.features[name] for name in self._sizes})
+        self._held = self.iteration
+
+    def _check(self, reply: Reply) -> None:
+        """Whether the servers' model is this silo's, by fingerprint, names and sizes."""
+        if self._extra and fp.FEATURE_NAME in reply.features:
+            theirs = reply.features[fp.FEATURE_NAME]
+            aspects = fp.differing(list(self._aspects), self._extra[fp.FEATURE_NAME], theirs)
+            if aspects:
+                raise UserError(
+                    f"the servers at {reply.address} and this silo do not agree on: "
+                    f"{', '.join(aspects)}; give all of them the same configuration and the same "
+                    "pre_trained"
+                )
+        elif self._extra:
+            self._log(
+                "WARNING: the servers' model carries no fingerprint, so nobody checks that the "
+                "silos' settings agree; tools/create_initial_checkpoint.py makes one with it"
+            )
+            self._extra = {}
+        expected = {**self._sizes, **{name: array.size for name, array in self._extra.items()}}
+        received = {name: array.size for name, array in reply.features.items()}
+        if expected != received:
+            raise UserError(
+                f"the servers at {reply.address} hold another model than this silo: "
+                f"{difference(expected, received)}; give both the same configuration"
+            )
+
+    def _push(self, features: Features, record: Round) -> None:
+        """Upload until a server has counted it, or the iteration is over."""
+        everything = {**features, **self._extra}
+        patience = Patience(self._deadlines.join, self._log)
+        while True:
+            reply = self.client.update(
+                record.iteration, everything, self.data_size, self._deadlines.request
+            )
+            record.upload_s += reply.seconds
+            record.client_s += reply.own_seconds
+            outcome = reply.outcome
+            if outcome is Outcome.NOT_JOINED:
+                outcome = self._join_again(record.iteration)
+            if outcome in (Outcome.ACCEPTED, Outcome.DUPLICATE):
+                record.bytes_up = reply.sent
+                again = " again; the first upload counts" * (outcome is Outcome.DUPLICATE)
+                self._log(f"sent {traffic(reply.sent, reply.seconds)}{again}")
+                return
+            if outcome in (Outcome.FULL, Outcome.OVER, Outcome.FINISHED):
+                record.result = "missed"
+                return
+            if outcome is Outcome.REFUSED:
+                raise UploadRefusedError(
+                    f"{reply.address} refused the weights of iteration {record.iteration}: "
+                    f"{reply.reason}"
+                )
+            patience.pause(f"the servers ({reply})", RETRY_SECONDS, report_at_once=True)
+
+    def _join_again(self, iteration: int) -> Outcome:
+        """For servers that have forgotten this silo: OVER, FULL, or NOT_READY to send once more."""
+        if self.client.get_model(iteration, self._deadlines.request).outcome is Outcome.ACCEPTED:
+            return Outcome.OVER
+        reply = self.client.start(self.data_size, self._deadlines.request)
+        if reply.outcome is Outcome.FULL:
+            return Outcome.FULL
+        self._log(f"the servers have forgotten this silo; joining again: {reply}")
+        return Outcome.NOT_READY
+
+    def _await_end(self, record: Round, sent: np.ndarray) -> None:
+        """Wait for the iteration's end, load the model, tell and record what became of it."""
+        reply = self._poll(record)
+        self._on_phase("pull", record.iteration)
+        before = self._sample
+        begin = time.perf_counter()
+        self._take(reply)
+        record.client_s += reply.own_seconds + time.perf_counter() - begin
+        record.bytes_down, record.download_s = reply.received, reply.seconds
+        trained = not np.array_equal(sent, before)
+        if trained and np.array_equal(before, self._sample):
+            record.result = "lost"
+        record.close(self._began)
+        self._log(record.line())
+        self.rounds.append(record)
+        if self._rounds_path is not None:
+            record.append_to(self._rounds_path)
+        self.joined = False
+        if self.iteration > self._iterations:
+            self._finish()
+
+    def _poll(self, record: Round) -> Reply:
+        """The model of the record's iteration, once the servers have decided on it."""
+        begin = time.monotonic()
+        for_others = Patience(self._deadlines.wait, self._log)
+        for_servers = Patience(self._deadlines.join, self._log)
+        while True:
+            reply = self.client.get_model(record.iteration, self._deadlines.request)
+            if reply.outcome is Outcome.ACCEPTED:
+                record.wait_s = time.monotonic() - begin - reply.seconds
+                return reply
+            if reply.outcome is Outcome.REFUSED:
+                raise SyncError(f"{reply.address} does not give the model: {reply.reason}")
+            if reply.outcome is Outcome.NOT_READY:
+                for_servers.renew()
+                what = f"the others of {self._threshold} silos in iteration {record.iteration}"
+                for_others.pause(what, POLL_SECONDS)
+            else:
+                for_servers.pause(f"the servers ({reply})", POLL_SECONDS)

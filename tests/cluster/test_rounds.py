@@ -1,0 +1,327 @@
+"""Rounds of silos on real servers and a real Redis, with weights of a few values."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+from engine import Engine
+
+from src.errors import UserError
+from src.federated.fingerprint import FEATURE_NAME, fingerprint
+from src.federated.rounds import (
+    Deadlines,
+    GaveUpError,
+    JobRestartedError,
+    NotFiniteError,
+    UploadRefusedError,
+)
+from src.federated.silo import Silo
+from src.federated.transport import Client, Outcome
+
+ASPECTS = {"backbone": "resnet", "class list": ["cat", "dog"], "image size": (192, 320)}
+DEADLINES = Deadlines(join=30, request=10, wait=30)
+NAMES = itertools.count()
+
+
+def weights() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    return {
+        "conv.weight": random.normal(size=(6, 3)).astype(np.float32),
+        "conv.bias": random.normal(size=7).astype(np.float32),
+    }
+
+
+def initial() -> dict[str, np.ndarray]:
+    return {**weights(), FEATURE_NAME: fingerprint(ASPECTS)}
+
+
+class Member(Silo):
+    """A silo whose model is `model` and whose log is `lines`."""
+
+    def __init__(self, engine: Engine, name: str, images: int = 10, **options):
+        self.model: dict[str, np.ndarray] = {}
+        self.lines: list[str] = []
+        options = {"iterations": 30, "aspects": ASPECTS, "deadlines": DEADLINES, **options}
+        sizes = options.pop("sizes", {key: value.size for key, value in weights().items()})
+        super().__init__(
+            Client(options.pop("addresses", engine.addresses), engine.fl_name, name),
+            self.model.update,
+            sizes,
+            images,
+            threshold=2,
+            log=self.lines.append,
+            **options,
+        )
+
+    def train(self, change: float) -> dict[str, np.ndarray]:
+        return {key: value + np.float32(change) for key, value in self.model.items()}
+
+    def said(self, words: str) -> bool:
+        return any(words in line for line in self.lines)
+
+
+class Exchange(threading.Thread):
+    """A silo's exchange beside the test's own; `join` raises what it raised."""
+
+    def __init__(self, silo: Member, change: float):
+        super().__init__(daemon=True)
+        self.silo, self.sent, self.error = silo, silo.train(change), None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.silo.exchange(self.sent)
+        except Exception as error:
+            self.error = error
+
+    def end(self, seconds: float = 40) -> None:
+        self.join(seconds)
+        assert not self.is_alive(), "the exchange hangs"
+        if self.error is not None:
+            raise self.error
+
+
+def together(first: Member, second: Member, changes=(1.0, 2.0)) -> list[dict]:
+    """Both silos join, train and exchange; returns what they sent."""
+    first.join()
+    second.join()
+    other = Exchange(second, changes[1])
+    sent = first.train(changes[0])
+    first.exchange(sent)
+    other.end()
+    return [sent, other.sent]
+
+
+def assert_mean(silos: list[Member], sent: list[dict]) -> None:
+    sizes = np.array([silo.data_size for silo in silos], np.float64)
+    for key in sent[0]:
+        stacked = np.stack([one[key].reshape(-1) for one in sent]).astype(np.float64)
+        mean = (stacked * sizes[:, None]).sum(0) / sizes.sum()
+        for silo in silos:
+            np.testing.assert_allclose(silo.model[key], mean, rtol=3e-7, atol=3e-7)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """One server with long windows; each test leaves it between two iterations."""
+    with Engine(initial(), tmp_path_factory.mktemp("engine"), silos=2) as running:
+        yield running
+
+
+@pytest.fixture
+def pair(engine) -> tuple[Member, Member]:
+    number = next(NAMES)
+    return Member(engine, f"silo_{number}_a", 30), Member(engine, f"silo_{number}_b", 10)
+
+
+def test_the_global_model_is_the_weighted_mean_and_the_job_ends(tmp_path):
+    path = tmp_path / "rounds.jsonl"
+    with Engine(initial(), tmp_path, silos=2, servers=2, iterations=2) as engine:
+        first = Member(engine, "a", 1180, iterations=2, rounds_path=path)
+        second = Member(engine, "b", 37, iterations=2, addresses=engine.addresses[::-1])
+        for iteration in (1, 2):
+            sent = together(first, second, (0.5, -3.0))
+            assert first.rounds[-1].iteration == iteration
+            assert_mean([first, second], sent)
+        assert first.finished and second.finished
+        first.join()
+
+        late = Member(engine, "late", iterations=2)
+        late.join()
+        assert late.finished and not late.joined
+        np.testing.assert_array_equal(late.model["conv.bias"], first.model["conv.bias"])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [1, 2]
+    assert lines[0]["result"] == "aggregated"
+    assert lines[0]["bytes_up"] > 100 and lines[0]["bytes_down"] > 100
+
+
+def test_a_restarted_silo_keeps_its_place_and_is_counted_once(engine, pair):
+    first, second = pair
+    first.join()
+    early = Member(engine, first.client.fl_id, 30)
+    early.join()
+    assert early.joined and early.said("kept the place in iteration")
+    second.join()
+    restarted = Member(engine, first.client.fl_id, 30)
+    restarted.join()
+    assert restarted.joined and restarted.iteration == second.iteration
+
+    other = Exchange(restarted, 1.0)
+    time.sleep(0.3)
+    again = Exchange(early, 100.0)
+    sent = second.train(2.0)
+    second.exchange(sent)
+    other.end()
+    again.end()
+    assert_mean([restarted, second], [other.sent, sent])
+
+
+def test_a_silo_too_late_for_an_iteration_takes_the_next(engine, pair):
+    first, second = pair
+    first.join()
+    second.join()
+    late = Member(engine, "late")
+    waiting = threading.Thread(target=late.join, daemon=True)
+    waiting.start()
+    time.sleep(0.5)
+    assert not late.joined and late.said("has its silos already")
+    sent = together(first, second)
+    waiting.join(20)
+    assert late.joined and late.iteration == first.iteration
+    np.testing.assert_array_equal(late.model["conv.bias"], first.model["conv.bias"])
+    assert_mean([first, second], sent)
+    together(late, first)
+
+
+def test_not_finite_weights_stay_here(engine, pair):
+    first, second = pair
+    first.join()
+    bad = first.train(1.0)
+    bad["conv.bias"][3] = np.nan
+    with pytest.raises(NotFiniteError, match=r"conv.bias: 1 of 7 values .* step 12"):
+        first.exchange(bad, step=12)
+    bad["conv.bias"][3] = 3e38
+    with pytest.raises(NotFiniteError, match="conv.bias"):
+        first.exchange(bad)
+    assert_mean([first, second], together(first, second))
+
+
+def test_a_refused_upload_says_why(engine, pair):
+    first, second = pair
+    first.join()
+    with pytest.raises(UploadRefusedError, match="Verify model feature map failed"):
+        first.exchange({**first.train(1.0), "unknown": np.ones(3, np.float32)})
+    assert_mean([first, second], together(first, second))
+
+
+def test_another_model_or_setting_is_named_before_training(engine):
+    cases = [
+        ({"aspects": {**ASPECTS, "class list": ["cat"]}}, "do not agree on: class list"),
+        ({"aspects": {**ASPECTS, "more": 1}}, "version of this software"),
+        ({"aspects": {}}, "unknown here, first suite.fingerprint"),
+        ({"sizes": {"conv.weight": 18, "conv.bias": 8}}, "conv.bias has 7 values there and 8"),
+        ({"sizes": {"conv.weight": 18, "x": 7}}, "1 weights are not in it, first x"),
+    ]
+    for options, words in cases:
+        silo = Member(engine, "other", **options)
+        with pytest.raises(UserError, match=words):
+            silo.join()
+        assert not silo.joined and not silo.model
+
+
+def test_a_wait_for_another_silo_ends(engine, pair):
+    first, second = pair
+    hurried = Member(engine, first.client.fl_id, 30, deadlines=Deadlines(30, 10, 6))
+    hurried.join()
+    with pytest.raises(GaveUpError, match="waiting for the others of 2 silos"):
+        hurried.exchange(hurried.train(1.0))
+    assert hurried.said("gives up in 1 s")
+    first.join()
+    second.join()
+    second.exchange(second.train(2.0))
+
+
+def test_a_lost_iteration_is_told_and_the_global_model_stays(tmp_path):
+    with Engine(initial(), tmp_path, silos=2, windows=(20, 2, 30)) as engine:
+        first, absent = Member(engine, "a"), Member(engine, "b")
+        first.join()
+        absent.join()
+        before = {key: value.copy() for key, value in first.model.items()}
+        assert first.exchange(first.train(1.0)).result == "lost"
+        assert first.said("iteration 1 failed at the servers") and first.iteration == 2
+        np.testing.assert_array_equal(first.model["conv.bias"], before["conv.bias"])
+        assert absent.exchange(absent.train(1.0)).result == "lost"
+        assert_mean([first, absent], together(first, absent))
+
+
+def test_fewer_uploads_than_silos_end_an_iteration(tmp_path):
+    with Engine(initial(), tmp_path, silos=2, ratio=0.5) as engine:
+        first, slow = Member(engine, "a"), Member(engine, "b")
+        first.join()
+        slow.join()
+        sent = first.train(1.0)
+        assert first.exchange(sent).result == "aggregated"
+        assert slow.exchange(slow.train(5.0)).result == "missed"
+        assert_mean([first], [sent])
+        assert slow.iteration == first.iteration == 2
+
+
+def test_a_killed_server_comes_back_and_training_goes_on(tmp_path):
+    with Engine(initial(), tmp_path, silos=2) as engine:
+        first, second = Member(engine, "a", 30), Member(engine, "b", 10)
+        together(first, second)
+        first.join()
+        second.join()
+        waiting = Exchange(first, 1.0)
+        time.sleep(0.5)
+        engine.kill("server_0")
+        engine.start_server(0)
+        sent = second.train(2.0)
+        second.exchange(sent)
+        waiting.end()
+        assert first.iteration == second.iteration >= 3
+        assert_mean([first, second], together(first, second))
+
+
+def test_redis_that_comes_back_empty_costs_one_iteration(tmp_path):
+    with Engine(initial(), tmp_path, silos=2) as engine:
+        first, second = Member(engine, "a", 30), Member(engine, "b", 10)
+        first.join()
+        second.join()
+        waiting = Exchange(first, 1.0)
+        time.sleep(0.3)
+        engine.kill("redis")
+        time.sleep(1)
+        engine.start_redis()
+        assert second.exchange(second.train(2.0)).result == "lost"
+        waiting.end()
+        assert first.rounds[-1].result == "lost" and first.iteration == second.iteration == 2
+        np.testing.assert_array_equal(first.model["conv.bias"], weights()["conv.bias"])
+        assert_mean([first, second], together(first, second))
+
+
+@pytest.mark.slow  # the engine waits 20 s for the dead server's statistics
+def test_the_next_server_serves_where_one_is_gone(tmp_path):
+    with Engine(initial(), tmp_path, silos=2, servers=2) as engine:
+        first = Member(engine, "a", addresses=engine.addresses)
+        second = Member(engine, "b", addresses=engine.addresses[::-1])
+        sent = together(first, second)
+        assert_mean([first, second], sent)
+        engine.kill("server_0")
+        sent = together(first, second)
+        assert first.client.address == second.client.address == engine.addresses[1]
+        assert_mean([first, second], sent)
+
+
+def test_servers_that_come_late_are_waited_for(tmp_path):
+    engine = Engine(initial(), tmp_path, silos=2)
+    silo = Member(engine, "a")
+    waiting = threading.Thread(target=silo.join, daemon=True)
+    waiting.start()
+    time.sleep(0.3)
+    assert silo.said("connection refused")
+    with engine:
+        waiting.join(20)
+        assert silo.joined and silo.iteration == 1
+
+
+def test_a_job_that_starts_anew_stops_a_silo_of_the_old_one(engine, pair):
+    first, _ = pair
+    first.iteration = 1000
+    with pytest.raises(JobRestartedError, match="this silo has seen 1000"):
+        first.join()
+    assert not first.model
+
+
+def test_data_sizes_that_the_engine_does_not_take(engine):
+    client = Client(engine.addresses, engine.fl_name, "big")
+    assert client.start(70000, 5).outcome is Outcome.REFUSED
+    with pytest.raises(UserError, match="set it to 2 or more"):
+        Member(engine, "big", 118287)
+    assert Member(engine, "big", 118287, data_size_unit=2).data_size == 59144

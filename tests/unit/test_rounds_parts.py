@@ -1,0 +1,114 @@
+"""Fingerprints, declared sizes, deadlines and the other parts of a round."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from src.errors import UserError
+from src.federated.fingerprint import differing, digest, fingerprint
+from src.federated.rounds import (
+    GaveUpError,
+    NotFiniteError,
+    Patience,
+    Round,
+    check_finite,
+    declared_size,
+    difference,
+    sample,
+)
+
+ASPECTS = {"backbone": "resnet", "class list": ["cat", "dog"], "image size": (192, 320)}
+
+
+def test_a_fingerprint_is_whole_numbers_that_follow_their_aspects():
+    numbers = fingerprint(ASPECTS)
+    assert numbers.dtype == np.float32 and len(numbers) == 4
+    np.testing.assert_array_equal(numbers, fingerprint(dict(ASPECTS)))
+    np.testing.assert_array_equal(numbers, np.round(numbers))
+    changed = fingerprint({**ASPECTS, "image size": (320, 192)})
+    np.testing.assert_array_equal(numbers != changed, [False, False, False, True])
+
+
+def test_differing_names_the_aspects():
+    mine = fingerprint(ASPECTS)
+    theirs = fingerprint({**ASPECTS, "backbone": "other", "image size": (1, 1)})
+    assert differing(list(ASPECTS), mine, mine) == []
+    assert differing(list(ASPECTS), mine, theirs) == ["backbone", "image size"]
+    for other in (fingerprint({"backbone": "resnet"}), mine * np.nan, mine + [1, 0, 0, 0]):
+        assert differing(list(ASPECTS), mine, other) == ["version of this software"]
+
+
+@pytest.mark.parametrize("silos", [2, 7, 100])
+def test_a_weighted_mean_of_equal_fingerprints_is_still_equal(silos):
+    random = np.random.default_rng(silos)
+    mine = fingerprint({f"aspect {number}": number for number in range(200)})
+    sizes = random.integers(1, 65536, silos)
+    total = np.zeros_like(mine)
+    for size in sizes:
+        total += mine * np.float32(size)
+    mean = total / np.float32(sizes.sum())
+    assert differing([f"aspect {number}" for number in range(200)], mine, mean) == []
+
+
+def test_a_digest_covers_names_shapes_and_values():
+    arrays = {"a": np.arange(6, dtype=np.float32), "b": np.ones(2, np.float32)}
+    assert digest(arrays) == digest(dict(reversed(arrays.items())))
+    others = [
+        {**arrays, "a": arrays["a"].reshape(2, 3)},
+        {**arrays, "a": arrays["a"] + 1},
+        {"x": arrays["a"], "b": arrays["b"]},
+    ]
+    assert len({digest(arrays), *(digest(other) for other in others)}) == 4
+
+
+def test_declared_size_counts_in_units():
+    assert declared_size(1180) == 1180
+    assert declared_size(118287, 10) == 11829
+    assert declared_size(3, 10) == 1
+    with pytest.raises(UserError, match="data_size_unit: 118287 images .* set it to 2 or more"):
+        declared_size(118287)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38])
+def test_check_finite_names_the_first_bad_array(value):
+    features = {"good": np.ones(3, np.float32), "bad": np.float32([1, value, 2])}
+    with pytest.raises(NotFiniteError, match=r"bad: 1 of 3 values .* after step 5"):
+        check_finite(features, 5, 1180)
+    check_finite({"good": features["good"]}, 5, 65535)
+
+
+def test_sample_and_difference():
+    features = {"a": np.arange(1000, dtype=np.float32).reshape(10, 100), "b": np.ones(2)}
+    assert 60 <= len(sample(features, ["a"])) <= 70
+    assert len(sample(features, ["b"])) == 2
+    assert difference({"a": 1}, {}) == "1 weights are not in it, first a"
+    assert difference({"a": 1}, {"a": 1, "b": 2}) == "1 of its weights are unknown here, first b"
+    assert difference({"a": 1}, {"a": 2}) == "a has 2 values there and 1 here"
+
+
+def test_patience_reports_and_ends():
+    lines: list[str] = []
+    patience = Patience(0.3, lines.append)
+    begin = time.monotonic()
+    with pytest.raises(GaveUpError, match="waiting for the servers"):
+        while True:
+            patience.pause("the servers", 0.05, report_at_once=True)
+    assert 0.3 <= time.monotonic() - begin < 0.6
+    assert lines == ["waiting for the servers, 0 s, gives up in 0 s"]
+    patience.renew()
+    patience.pause("the servers", 0.01)
+    assert len(lines) == 1
+
+
+def test_a_round_as_a_line_and_as_json(tmp_path):
+    record = Round(3, bytes_up=166_100_000, bytes_down=166_100_000, upload_s=0.9, download_s=0.4)
+    record.wait_s = 14.2
+    record.close(time.monotonic() - 81.3)
+    assert record.line().startswith(
+        "iteration 3 aggregated: received 166.1 MB in 0.4 s; round 81.3 s, of it waiting 14.2 s"
+    )
+    record.append_to(tmp_path / "rounds.jsonl")
+    values = json.loads((tmp_path / "rounds.jsonl").read_text())
+    assert values["iteration"] == 3 and values["round_s"] == pytest.approx(81.3, abs=0.1)

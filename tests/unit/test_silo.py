@@ -1,0 +1,248 @@
+"""What a silo does with each answer of a server, the rare ones above all."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import pytest
+
+from src.federated import silo as silo_module
+from src.federated.rounds import (
+    Deadlines,
+    GaveUpError,
+    JobRestartedError,
+    SyncError,
+    UploadRefusedError,
+)
+from src.federated.silo import Silo
+from src.federated.transport import Outcome, Reply
+
+START = np.float32([1, 2, 3])
+TRAINED = {"w": START + 1}
+
+
+def model(iteration: int, values=START) -> Reply:
+    return Reply(Outcome.ACCEPTED, iteration=iteration, features={"w": np.float32(values)})
+
+
+def said(outcome: Outcome, iteration: int = 0, reason: str = "") -> Reply:
+    return Reply(outcome, reason, iteration, address="127.0.0.1:6668")
+
+
+class Script:
+    """A client whose answers to each call are written down; the last one is repeated."""
+
+    def __init__(self, **answers):
+        self.answers = {name: deque(replies) for name, replies in answers.items()}
+        self.calls: list[str] = []
+
+    def _next(self, name: str) -> Reply:
+        self.calls.append(name)
+        replies = self.answers[name]
+        return replies.popleft() if len(replies) > 1 else replies[0]
+
+    def start(self, data_size, seconds):
+        return self._next("start")
+
+    def update(self, iteration, features, data_size, seconds):
+        return self._next("update")
+
+    def has_joined(self, iteration, seconds):
+        return self._next("has_joined")
+
+    def get_model(self, iteration, seconds):
+        return self._next("latest" if iteration == -1 else "get")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(silo_module, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(silo_module, "POLL_SECONDS", 0.01)
+
+
+def make(client: Script, seconds: float = 5.0, iterations: int = 3) -> tuple[Silo, dict, list]:
+    loaded: dict[str, np.ndarray] = {}
+    lines: list[str] = []
+    deadlines = Deadlines(seconds, seconds, seconds)
+    silo = Silo(
+        client,
+        loaded.update,
+        {"w": 3},
+        10,
+        iterations,
+        threshold=2,
+        deadlines=deadlines,
+        log=lines.append,
+    )
+    return silo, loaded, lines
+
+
+def joined(**answers) -> tuple[Silo, Script, dict, list]:
+    client = Script(latest=[model(1)], start=[said(Outcome.ACCEPTED, 1)], **answers)
+    silo, loaded, lines = make(client)
+    silo.join()
+    return silo, client, loaded, lines
+
+
+def test_a_server_in_safemode_or_away_is_asked_again():
+    away = [said(Outcome.UNREACHABLE, reason="connection refused"), said(Outcome.SAFEMODE)]
+    client = Script(latest=[*away, model(2)], start=[*away, said(Outcome.ACCEPTED, 2)])
+    silo, loaded, lines = make(client)
+    silo.join()
+    assert silo.joined and silo.iteration == 2 and client.calls.count("start") == 3
+    np.testing.assert_array_equal(loaded["w"], START)
+    assert lines[0].startswith("waiting for the servers (unreachable: connection refused), 0 s")
+    assert lines[-1] == "joined iteration 2 of 3 as silo 0 with 10 images"
+    silo.join()
+    assert client.calls.count("start") == 3
+
+
+def test_a_server_that_never_comes_is_given_up():
+    silo, loaded, _ = make(Script(latest=[said(Outcome.UNREACHABLE)]), seconds=0.1)
+    with pytest.raises(GaveUpError, match="waiting for the servers"):
+        silo.join()
+    assert not loaded
+
+
+def test_an_iteration_that_ends_between_model_and_join_is_pulled_anew():
+    client = Script(
+        latest=[model(1), model(2, [7, 7, 7])],
+        start=[said(Outcome.ACCEPTED, 2), said(Outcome.DUPLICATE, 2)],
+    )
+    silo, loaded, _ = make(client)
+    silo.join()
+    assert silo.iteration == 2 and loaded["w"][0] == 7
+
+
+def test_a_full_iteration_with_our_place_in_it_is_kept():
+    client = Script(
+        latest=[model(2)],
+        start=[said(Outcome.FULL, 2)],
+        has_joined=[said(Outcome.SAFEMODE), said(Outcome.REFUSED)],
+    )
+    silo, _, lines = make(client)
+    silo.join()
+    assert silo.joined and lines[-1].startswith("kept the place in iteration 2")
+
+
+def test_a_full_iteration_without_us_is_waited_out():
+    client = Script(
+        latest=[model(2)],
+        start=[said(Outcome.FULL, 2), said(Outcome.ACCEPTED, 3)],
+        has_joined=[said(Outcome.NOT_JOINED)],
+        get=[said(Outcome.NOT_READY), said(Outcome.SAFEMODE), model(3, [5, 5, 5])],
+    )
+    silo, loaded, _ = make(client)
+    silo.join()
+    assert silo.iteration == 3 and loaded["w"][0] == 5 and client.calls.count("latest") == 1
+
+
+def test_a_finished_job_has_nothing_to_join():
+    silo, loaded, lines = make(Script(latest=[model(4)], start=[said(Outcome.FINISHED)]))
+    silo.join()
+    assert silo.finished and not silo.joined and "w" in loaded
+    assert lines[-1] == "the job is finished: all 3 iterations are done"
+
+
+def test_a_disabled_job_is_waited_for():
+    client = Script(latest=[model(2)], start=[said(Outcome.FINISHED), said(Outcome.ACCEPTED, 2)])
+    silo, _, _ = make(client)
+    silo.join()
+    assert silo.joined and not silo.finished
+
+
+def test_a_refusal_to_join_is_told():
+    reply = said(Outcome.REFUSED, 1, "FL job data size is too large.")
+    silo, _, _ = make(Script(latest=[model(1)], start=[reply]))
+    with pytest.raises(SyncError, match="127.0.0.1:6668 .* FL job data size is too large"):
+        silo.join()
+
+
+def test_nothing_is_sent_without_a_join():
+    client = Script(update=[said(Outcome.ACCEPTED)])
+    silo, _, _ = make(client)
+    with pytest.raises(SyncError, match="has joined"):
+        silo.exchange(TRAINED)
+    assert client.calls == []
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ACCEPTED, Outcome.DUPLICATE])
+def test_a_round(outcome):
+    silo, client, loaded, _ = joined(
+        update=[said(Outcome.SAFEMODE), said(Outcome.UNREACHABLE), said(outcome)],
+        get=[said(Outcome.NOT_READY), model(2, [9, 9, 9])],
+    )
+    record = silo.exchange(TRAINED)
+    assert record.result == "aggregated" and loaded["w"][0] == 9
+    assert (silo.iteration, silo.joined, silo.finished) == (2, False, False)
+    assert client.calls.count("update") == 3
+
+
+def test_the_last_round_finishes_the_job():
+    silo, _, _, _ = joined(update=[said(Outcome.ACCEPTED)], get=[model(4, [9, 9, 9])])
+    silo.exchange(TRAINED)
+    assert silo.finished
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FULL, Outcome.OVER, Outcome.FINISHED])
+def test_an_upload_that_comes_too_late_is_missed(outcome):
+    silo, _, loaded, lines = joined(update=[said(outcome)], get=[model(2, [9, 9, 9])])
+    assert silo.exchange(TRAINED).result == "missed" and loaded["w"][0] == 9
+    assert lines[-1].startswith("iteration 1 ended without this silo's weights: received")
+
+
+def test_an_iteration_that_changes_nothing_was_lost():
+    silo, _, loaded, lines = joined(update=[said(Outcome.ACCEPTED)], get=[model(2)])
+    assert silo.exchange(TRAINED).result == "lost"
+    np.testing.assert_array_equal(loaded["w"], START)
+    assert lines[-1].startswith("iteration 1 failed at the servers")
+
+
+def test_a_training_that_changes_nothing_loses_nothing():
+    silo, _, _, _ = joined(update=[said(Outcome.ACCEPTED)], get=[model(2)])
+    assert silo.exchange({"w": START}).result == "aggregated"
+
+
+def test_servers_that_have_forgotten_the_silo_are_joined_again():
+    silo, client, _, _ = joined(
+        update=[said(Outcome.NOT_JOINED), said(Outcome.ACCEPTED)],
+        get=[said(Outcome.NOT_READY), model(2, [9, 9, 9])],
+    )
+    assert silo.exchange(TRAINED).result == "aggregated"
+    assert client.calls == ["latest", "start", "update", "get", "start", "update", "get"]
+
+
+def test_an_iteration_that_is_over_is_not_joined_again():
+    silo, client, _, _ = joined(update=[said(Outcome.NOT_JOINED)], get=[model(2, [9, 9, 9])])
+    assert silo.exchange(TRAINED).result == "missed"
+    assert client.calls.count("start") == 1
+
+
+def test_a_refused_upload_says_why():
+    silo, _, _, _ = joined(update=[said(Outcome.REFUSED, reason="Verify failed")])
+    with pytest.raises(UploadRefusedError, match="the weights of iteration 1: Verify failed"):
+        silo.exchange(TRAINED)
+
+
+def test_a_job_started_anew_is_told():
+    client = Script(
+        latest=[model(3)],
+        start=[said(Outcome.ACCEPTED, 3)],
+        update=[said(Outcome.ACCEPTED)],
+        get=[model(1)],
+    )
+    silo, loaded, _ = make(client)
+    silo.join()
+    loaded.clear()
+    with pytest.raises(JobRestartedError, match="at iteration 1 and this silo has seen 3"):
+        silo.exchange(TRAINED)
+    assert not loaded
+
+
+@pytest.mark.parametrize("values", [[0, 0, 0], [1, np.nan, 1]])
+def test_a_ruined_global_model_is_not_loaded(values):
+    silo, _, loaded, _ = joined(update=[said(Outcome.ACCEPTED)], get=[model(2, values)])
+    with pytest.raises(SyncError, match="zero or not finite"):
+        silo.exchange(TRAINED)
+    np.testing.assert_array_equal(loaded["w"], START)

@@ -1,0 +1,241 @@
+"""The client against small stand-ins for a server: half answers, silence, garbage, dead ones."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from src.federated.messages import PIECE, WeightsBody, encode
+from src.federated.transport import Client, Outcome
+
+WEIGHTS = {"w": np.arange(6, dtype=np.float32)}
+SUCCESS = encode({0: 200, 1: "success", 2: 3})
+
+
+def model_reply(iteration: int = 4) -> bytes:
+    return b"".join(bytes(piece) for piece in WeightsBody({0: 200, 2: iteration}, WEIGHTS, 1))
+
+
+def read_request(connection: socket.socket) -> bytes:
+    """Head and body of one request."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        part = connection.recv(65536)
+        if not part:
+            return b""
+        data += part
+    head, rest = data.split(b"\r\n\r\n", 1)
+    body = bytearray(rest)
+    length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    while len(body) < length:
+        body += connection.recv(1 << 20)
+    return bytes(body)
+
+
+def send(connection: socket.socket, body: bytes, announced: int | None = None) -> None:
+    length = len(body) if announced is None else announced
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length + body)
+
+
+def answer(body: bytes, times: int = 100) -> Callable[[socket.socket], None]:
+    def handle(connection: socket.socket) -> None:
+        for _ in range(times):
+            if not read_request(connection):
+                return
+            send(connection, body)
+
+    return handle
+
+
+class StandIn:
+    """Listens; the n-th connection is handled by the n-th handler, later ones by the last."""
+
+    def __init__(self, *handlers: Callable[[socket.socket], None]):
+        self.handlers = handlers
+        self.connections = 0
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.socket.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            handler = self.handlers[min(self.connections, len(self.handlers) - 1)]
+            self.connections += 1
+            threading.Thread(target=self._handle, args=(handler, connection), daemon=True).start()
+
+    @staticmethod
+    def _handle(handler, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            handler(connection)
+
+    def __enter__(self) -> StandIn:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.socket.close()
+
+
+def client(*servers: StandIn) -> Client:
+    return Client([server.address for server in servers], "job", "silo")
+
+
+def dead_address() -> str:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return "127.0.0.1:%d" % sock.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("The cluster is in safemode.", Outcome.SAFEMODE),
+        ("The server's training job is disabled or finished.", Outcome.FINISHED),
+        ("An inner error occurred", Outcome.UNREACHABLE),
+    ],
+)
+def test_sentences_of_the_engine(text, outcome):
+    with StandIn(answer(text.encode())) as server:
+        reply = client(server).start(1, 5)
+    assert reply.outcome is outcome and text in str(reply)
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [
+        ("Current amount for startFLJob has reached the threshold.", Outcome.FULL),
+        ("Current amount for updateModel is enough. Please retry later.", Outcome.FULL),
+        ("Updating device metadata failed for fl id silo", Outcome.DUPLICATE),
+        ("devices_meta for silo is not set. Please retry later.", Outcome.NOT_JOINED),
+        ("UpdateModel iteration number is invalid:9, current iteration:1", Outcome.OVER),
+        ("Verify model feature map failed", Outcome.REFUSED),
+    ],
+)
+def test_refusals_of_the_engine(reason, outcome):
+    with StandIn(answer(encode({0: 300, 1: reason, 2: 5}))) as server:
+        reply = client(server).start(1, 5)
+    assert (reply.outcome, reply.iteration) == (outcome, 5)
+
+
+def test_one_connection_serves_many_calls():
+    with StandIn(answer(model_reply())) as server:
+        asking = client(server)
+        for _ in range(3):
+            reply = asking.get_model(3, 5)
+            assert reply.outcome is Outcome.ACCEPTED and reply.iteration == 4
+            np.testing.assert_array_equal(reply.features["w"], WEIGHTS["w"])
+        assert server.connections == 1
+    assert reply.received == len(model_reply())
+
+
+def test_a_connection_closed_while_idle_is_opened_again():
+    with StandIn(answer(SUCCESS, times=1)) as server:
+        asking = client(server)
+        for _ in range(3):
+            assert asking.start(1, 5).outcome is Outcome.ACCEPTED
+            time.sleep(0.05)
+        assert server.connections == 3
+
+
+def test_a_body_cut_off_in_the_middle_is_sent_again_whole():
+    received = []
+
+    def answer_then_cut(connection: socket.socket) -> None:
+        answer(SUCCESS, times=1)(connection)
+        for _ in range(10):
+            connection.recv(65536)
+
+    def take(connection: socket.socket) -> None:
+        received.append(read_request(connection))
+        send(connection, SUCCESS)
+
+    big = {"w": np.ones(8 * PIECE, np.float32)}
+    with StandIn(answer_then_cut, take) as server:
+        asking = client(server)
+        assert asking.start(1, 5).outcome is Outcome.ACCEPTED
+        reply = asking.update(1, big, 3, 5)
+    assert reply.outcome is Outcome.ACCEPTED and server.connections == 2
+    assert len(received) == 1 and len(received[0]) == reply.sent > 32 * PIECE
+    np.testing.assert_array_equal(np.frombuffer(received[0], np.float32)[-8 * PIECE :], 3)
+
+
+def test_the_next_address_serves_where_the_first_stays_away():
+    with StandIn(answer(SUCCESS)) as server:
+        asking = Client([dead_address(), server.address], "job", "silo")
+        assert asking.start(1, 5).outcome is Outcome.ACCEPTED
+        assert asking.address == server.address
+
+
+def test_nobody_there_is_told_for_each_address():
+    addresses = [dead_address(), dead_address()]
+    reply = Client(addresses, "job", "silo").start(1, 5)
+    assert reply.outcome is Outcome.UNREACHABLE
+    for address in addresses:
+        assert f"{address}: connection refused" in reply.reason
+
+
+def silence(connection: socket.socket) -> None:
+    read_request(connection)
+    time.sleep(3)
+
+
+def drip(connection: socket.socket) -> None:
+    read_request(connection)
+    for _ in range(30):
+        connection.sendall(b"H")
+        time.sleep(0.1)
+
+
+def half(connection: socket.socket) -> None:
+    read_request(connection)
+    send(connection, model_reply()[:-8], announced=len(model_reply()))
+    time.sleep(3)
+
+
+def unread(connection: socket.socket) -> None:
+    time.sleep(3)
+
+
+@pytest.mark.parametrize("handler", [silence, drip, half, unread])
+def test_a_call_ends_at_its_deadline(handler):
+    big = {"w": np.ones(8 * PIECE, np.float32)}
+    with StandIn(handler) as server:
+        begin = time.monotonic()
+        reply = client(server).update(1, big, 1, 0.5)
+        assert time.monotonic() - begin < 1.5
+    assert reply.outcome is Outcome.UNREACHABLE and "no answer within" in reply.reason
+
+
+@pytest.mark.parametrize("body", [b"", b"\0\1\2\3" * 40, b"<html>404</html>", model_reply()[:-8]])
+def test_garbage_is_unreachable(body):
+    with StandIn(answer(body)) as server:
+        assert client(server).get_model(1, 5).outcome is Outcome.UNREACHABLE
+
+
+def test_half_an_answer_and_gone_is_unreachable():
+    def cut(connection: socket.socket) -> None:
+        read_request(connection)
+        send(connection, model_reply()[:20], announced=len(model_reply()))
+
+    with StandIn(cut) as server:
+        reply = client(server).get_model(1, 5)
+    assert reply.outcome is Outcome.UNREACHABLE and "IncompleteRead" in reply.reason
+
+
+@given(st.binary(max_size=300))
+@settings(deadline=None, max_examples=100)
+def test_any_answer_is_an_outcome_or_unreachable(data):
+    asking = Client(["127.0.0.1:1"], "job", "silo")
+    asking._post = lambda *_: np.frombuffer(data, np.uint8)
+    assert asking.get_model(1, 5).outcome in Outcome
