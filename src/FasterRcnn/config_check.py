@@ -1,0 +1,57 @@
+"""Keys of the configuration that the detector needs to agree, or to have one certain value."""
+
+from __future__ import annotations
+
+from src.errors import UserError
+from src.model_utils.config import Config
+
+EQUAL = (
+    ("rpn_in_channels", "fpn_out_channels"),
+    ("roi_align_out_channels", "fpn_out_channels"),
+    ("rcnn_in_channels", "roi_align_out_channels"),
+    ("fpn_in_channels", "resnet_out_channels"),
+    ("num_bboxes_stage2", "rpn_proposal_max_num"),
+)
+# Variants that exist as keys only; elsewhere they have a meaning, here they would be ignored.
+FIXED = {
+    "use_sigmoid_cls": True,
+    "rpn_head_use_sigmoid": True,
+    "rpn_cls_out_channels": 1,
+    "rpn_proposal_nms_across_levels": False,
+    "rpn_nms_across_levels": False,
+    "rpn_proposal_min_bbox_size": 0,
+    "rpn_min_bbox_min_size": 0,
+    "rcnn_num_layers": 2,
+}
+
+
+def check_config(config: Config) -> None:
+    """Refuse a configuration that no detector can be built from, or not the one it says.
+
+    Raises:
+        UserError: names the keys and their values.
+    """
+    for first, second in EQUAL:
+        if getattr(config, first) != getattr(config, second):
+            raise UserError(
+                f"configuration: {first} is {getattr(config, first)} and {second} is "
+                f"{getattr(config, second)}; they must be equal"
+            )
+    for key, value in FIXED.items():
+        if getattr(config, key) != value:
+            raise UserError(
+                f"configuration: {key} is {getattr(config, key)}, but this detector is built "
+                f"for {value} alone; set it so"
+            )
+    per_position = len(config.anchor_scales) * len(config.anchor_ratios)
+    if config.num_anchors != per_position:
+        raise UserError(
+            f"configuration: num_anchors is {config.num_anchors}, but anchor_scales times "
+            f"anchor_ratios gives {per_position}; make them agree"
+        )
+    levels = len(config.feature_shapes)
+    if config.fpn_num_outs != levels or len(config.anchor_strides) != levels:
+        raise UserError(
+            f"configuration: fpn_num_outs is {config.fpn_num_outs} and anchor_strides has "
+            f"{len(config.anchor_strides)} values, expected {levels} for both, one a level"
+        )

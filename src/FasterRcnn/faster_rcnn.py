@@ -1,0 +1,310 @@
+"""Faster R-CNN (Ren et al., 2015) with a feature pyramid: the network that both backbones share."""
+
+from __future__ import annotations
+
+import mindspore
+from mindspore import Tensor, nn, ops
+
+from src.FasterRcnn import resnet, resnet50v1
+from src.FasterRcnn.anchor_generator import AnchorGenerator
+from src.FasterRcnn.bbox_assign_sample_stage2 import BboxAssignSampleForRcnn
+from src.FasterRcnn.config_check import check_config
+from src.FasterRcnn.fpn_neck import FeatPyramidNeck
+from src.FasterRcnn.initialization import init_parameters
+from src.FasterRcnn.proposal_generator import Proposal
+from src.FasterRcnn.rcnn import Rcnn
+from src.FasterRcnn.roi_align import SingleRoIExtractor
+from src.FasterRcnn.rpn import RPN
+from src.model_utils.config import Config
+
+BACKBONES = {
+    "resnet_v1.5_50": resnet.ResidualBlockUsing,
+    "resnet_v1_50": resnet50v1.ResidualBlockUsing_V1,
+}
+
+
+class Faster_Rcnn(nn.Cell):
+    """The whole detector; `set_train()` gives losses, `set_train(False)` detections.
+
+    Weights are initialised from `config.seed`.
+
+    Args:
+        config: the detector's configuration.
+        backbone: a key of `BACKBONES`; None is `config.backbone`.
+
+    Raises:
+        UserError: keys of `config` that do not fit together.
+    """
+
+    def __init__(self, config: Config, backbone: str | None = None):
+        super().__init__()
+        check_config(config)
+        self.num_classes = config.num_classes
+        self.box_classes = config.num_classes - 1 if config.without_bg_loss else config.num_classes
+        self.backbone = resnet.ResNetFea(
+            BACKBONES[backbone or config.backbone],
+            config.resnet_block,
+            config.resnet_in_channels,
+            config.resnet_out_channels,
+        )
+        # The misspelt name is part of the parameter names that checkpoints carry.
+        self.fpn_ncek = FeatPyramidNeck(
+            config.fpn_in_channels, config.fpn_out_channels, config.fpn_num_outs
+        )
+        self.rpn_with_loss = RPN(
+            config,
+            config.batch_size,
+            config.rpn_in_channels,
+            config.rpn_feat_channels,
+            config.num_anchors,
+            config.rpn_cls_out_channels,
+        )
+        self.anchor_generators = [
+            AnchorGenerator(stride, config.anchor_scales, config.anchor_ratios)
+            for stride in config.anchor_strides
+        ]
+        self.anchor_list = self.get_anchors(config.feature_shapes)
+        self.proposal_generator = _proposals(config, config.batch_size)
+        self.bbox_assigner_sampler_for_rcnn = BboxAssignSampleForRcnn(
+            config, config.batch_size, config.rpn_proposal_max_num, True
+        )
+        self.roi_init(config)
+        self.rcnn = Rcnn(
+            config,
+            config.rcnn_in_channels * config.roi_layer.out_size**2,
+            config.batch_size,
+            config.num_classes,
+            config.rcnn_target_means,
+            config.rcnn_target_stds,
+        )
+        self.test_mode_init(config)
+        init_parameters(self, config.seed)
+
+    def roi_init(self, config: Config) -> None:
+        """Pooling of regions from the pyramid."""
+        self.roi_align = SingleRoIExtractor(
+            config,
+            config.roi_align_out_channels,
+            config.roi_align_featmap_strides,
+            config.batch_size,
+            config.roi_align_finest_scale,
+        )
+
+    def test_mode_init(self, config: Config) -> None:
+        """What evaluation has in place of training's parts."""
+        self.proposal_generator_test = _proposals(config, config.test_batch_size)
+        self.proposal_generator_test.set_train_local(config, training=False)
+        self.decode = ops.BoundingBoxDecode(
+            max_shape=(config.img_height, config.img_width),
+            means=tuple(config.rcnn_target_means),
+            stds=tuple(config.rcnn_target_stds),
+        )
+        self.softmax = ops.Softmax(axis=-1)
+        self.nms_test = ops.NMSWithMask(config.test_iou_thr)
+        self.score_threshold = float(config.test_score_thr)
+
+    def get_anchors(self, featmap_sizes: list[list[int]]) -> tuple[Tensor, ...]:
+        """Anchors of each level, (h * w * A, 4) float32, for maps of the given (h, w)."""
+        return tuple(
+            Tensor(generator.grid_anchors(size, generator.base_size))
+            for generator, size in zip(self.anchor_generators, featmap_sizes)
+        )
+
+    def construct(
+        self,
+        img_data: Tensor,
+        img_metas: Tensor,
+        gt_bboxes: Tensor | None = None,
+        gt_labels: Tensor | None = None,
+        gt_valids: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Losses of a batch in training, its detections in evaluation.
+
+        Args:
+            img_data: (B, 3, H, W) float32, normalised RGB.
+            img_metas: in training (B, 3) height, width, scale of the network's input; in
+                evaluation (B, 4) height and width of the original, and the factors by which
+                height and width were scaled.
+            gt_bboxes: (B, G, 4) float32 x1, y1, x2, y2 in pixels of the input; training only.
+            gt_labels: (B, G) int32.
+            gt_valids: (B, G) bool; False for padding and crowds.
+
+        Returns:
+            In training rpn_loss, rcnn_loss, rpn_cls_loss, rpn_reg_loss, rcnn_cls_loss,
+            rcnn_reg_loss, each (1,). In evaluation boxes (B, D, 5) x1, y1, x2, y2 in pixels of
+            the original and score, labels (B, D, 1) int32 counted from 0 without the background,
+            mask (B, D, 1) bool of the rows that are detections; D is classes times rpn_max_num.
+        """
+        levels = self.fpn_ncek(self.backbone(img_data))
+        rpn_loss, scores, offsets, rpn_cls_loss, rpn_reg_loss, _ = self.rpn_with_loss(
+            levels, img_metas, self.anchor_list, gt_bboxes, gt_labels, gt_valids
+        )
+        scores, offsets = _detached(scores), _detached(offsets)
+        if not self.training:
+            proposals, masks = self.proposal_generator_test(scores, offsets, self.anchor_list)
+            return self.detections(levels, proposals, masks, img_metas)
+        proposals, masks = self.proposal_generator(scores, offsets, self.anchor_list)
+        rois, deltas, labels, mask = self.sampled_rois(
+            proposals, masks, gt_bboxes, gt_labels, gt_valids
+        )
+        features = self.roi_align(rois, levels[0], levels[1], levels[2], levels[3])
+        rcnn_loss, rcnn_cls_loss, rcnn_reg_loss, _ = self.rcnn(features, deltas, labels, mask)
+        return rpn_loss, rcnn_loss, rpn_cls_loss, rpn_reg_loss, rcnn_cls_loss, rcnn_reg_loss
+
+    def sampled_rois(
+        self,
+        proposals: tuple[Tensor, ...],
+        masks: tuple[Tensor, ...],
+        gt_bboxes: Tensor,
+        gt_labels: Tensor,
+        gt_valids: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Regions (R, 5) image index and box, offsets (R, 4), labels (R,), mask (R, 1)."""
+        rois, deltas, labels, used = (), (), (), ()
+        truths = ops.Unstack()(ops.cast(gt_bboxes, mindspore.float32))
+        classes, valids = ops.Unstack()(gt_labels), ops.Unstack()(gt_valids)
+        for i in range(len(proposals)):
+            found = self.bbox_assigner_sampler_for_rcnn(
+                truths[i], classes[i], masks[i], _corners(proposals[i]), valids[i]
+            )
+            rois += (_with_index(found[0], i),)
+            deltas += (found[1],)
+            labels += (found[2],)
+            used += (found[3],)
+        return (
+            ops.stop_gradient(ops.concat(rois, 0)),
+            ops.stop_gradient(ops.concat(deltas, 0)),
+            ops.stop_gradient(ops.concat(labels, 0)),
+            ops.stop_gradient(ops.concat(used, 0)),
+        )
+
+    def detections(
+        self,
+        levels: tuple[Tensor, ...],
+        proposals: tuple[Tensor, ...],
+        masks: tuple[Tensor, ...],
+        img_metas: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, labels and mask of a batch, from its proposals."""
+        rois, boxes = (), ()
+        for i in range(len(proposals)):
+            boxes += (_corners(proposals[i]),)
+            rois += (_with_index(boxes[i], i),)
+        features = self.roi_align(ops.concat(rois, 0), levels[0], levels[1], levels[2], levels[3])
+        _, cls_logits, reg_logits, _ = self.rcnn(features, (), (), ())
+        return self.get_det_bboxes(
+            cls_logits, reg_logits, ops.concat(masks, 0), ops.concat(boxes, 0), img_metas
+        )
+
+    def get_det_bboxes(
+        self,
+        cls_logits: Tensor,
+        reg_logits: Tensor,
+        mask_logits: Tensor,
+        rois: Tensor,
+        img_metas: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Detections of a batch of B images with P proposals each.
+
+        Args:
+            cls_logits: (B * P, num_classes).
+            reg_logits: (B * P, 4 * classes), without columns for the background where
+                `without_bg_loss` is set.
+            mask_logits: (B * P,) bool of the proposals that count.
+            rois: (B * P, 4) boxes of the proposals in pixels of the input.
+            img_metas: (B, 4) height and width of the original, height and width factors.
+        """
+        batch = ops.shape(img_metas)[0]
+        objects = self.num_classes - 1
+        scores = ops.reshape(self.softmax(cls_logits)[:, 1:], (batch, -1, objects))
+        offsets = ops.reshape(reg_logits, (-1, self.box_classes, 4))
+        offsets = ops.reshape(offsets[:, self.box_classes - objects :], (-1, 4))
+        anchors = ops.tile(ops.expand_dims(rois, 1), (1, objects, 1))
+        boxes = self.decode(ops.reshape(anchors, (-1, 4)), offsets)
+        boxes = ops.reshape(boxes, (batch, -1, objects, 4))
+        height_factor, width_factor = img_metas[:, 2:3], img_metas[:, 3:4]
+        factors = ops.concat((width_factor, height_factor, width_factor, height_factor), 1)
+        boxes = boxes / ops.reshape(factors, (batch, 1, 1, 4))
+        return self.multiclass_nms(
+            ops.transpose(boxes, (0, 2, 1, 3)),
+            ops.transpose(scores, (0, 2, 1)),
+            ops.reshape(mask_logits, (batch, 1, -1)),
+        )
+
+    def multiclass_nms(
+        self, boxes_all: Tensor, scores_all: Tensor, mask_all: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Suppression within each class, of the boxes that score above the threshold.
+
+        Args:
+            boxes_all: (B, C, P, 4) of the C classes without the background.
+            scores_all: (B, C, P).
+            mask_all: (B, 1, P) bool of the proposals that count.
+
+        Returns:
+            Boxes (B, C * P, 5), labels (B, C * P, 1), mask (B, C * P, 1).
+        """
+        batch, classes, count = ops.shape(scores_all)
+        counts = ops.cast(
+            ops.logical_and(scores_all > self.score_threshold, mask_all), mindspore.float32
+        )
+        candidates = ops.concat((boxes_all, ops.expand_dims(scores_all * counts, -1)), -1)
+        found, kept = (), ()
+        for one_class in ops.Unstack()(ops.reshape(candidates, (batch * classes, count, 5))):
+            boxes, _, mask = self.nms_test(one_class)
+            found += (boxes,)
+            kept += (mask,)
+        boxes = ops.reshape(ops.stack(found), (batch, classes * count, 5))
+        mask = ops.reshape(ops.stack(kept), (batch, classes * count, 1))
+        mask = ops.logical_and(mask, boxes[:, :, 4:] > self.score_threshold)
+        labels = ops.reshape(ops.arange(classes), (1, classes, 1))
+        labels = ops.tile(ops.cast(labels, mindspore.int32), (batch, 1, count))
+        return boxes, ops.reshape(labels, (batch, classes * count, 1)), mask
+
+
+class FasterRcnn_Infer(nn.Cell):
+    """Detections alone: `Faster_Rcnn` in evaluation.
+
+    Args:
+        config: the detector's configuration.
+        network: the detector; None makes one from `config`.
+    """
+
+    def __init__(self, config: Config, network: Faster_Rcnn | None = None):
+        super().__init__(auto_prefix=False)
+        self.network = network or Faster_Rcnn(config)
+        self.network.set_train(False)
+
+    def construct(self, img_data: Tensor, img_metas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, labels and mask, as `Faster_Rcnn` in evaluation."""
+        return self.network(img_data, img_metas)
+
+
+def _proposals(config: Config, batch_size: int) -> Proposal:
+    return Proposal(
+        config,
+        batch_size,
+        config.activate_num_classes,
+        config.use_sigmoid_cls,
+        config.rpn_target_means,
+        config.rpn_target_stds,
+    )
+
+
+def _with_index(boxes: Tensor, index: int) -> Tensor:
+    """(N, 5): the image's place in the batch before each box (N, 4)."""
+    places = ops.ones((ops.shape(boxes)[0], 1), mindspore.float32) * index
+    return ops.concat((places, boxes), 1)
+
+
+def _corners(proposals: Tensor) -> Tensor:
+    """(N, 4) boxes of (N, 5) proposals."""
+    return ops.slice(proposals, (0, 0), (-1, 4))
+
+
+def _detached(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The same values, through which no gradient flows."""
+    result = ()
+    for tensor in tensors:
+        result += (ops.stop_gradient(tensor),)
+    return result

@@ -1,0 +1,77 @@
+"""Feature pyramid (Lin et al., "Feature Pyramid Networks for Object Detection", section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+
+def bias_init_zeros(shape: Sequence[int]) -> Tensor:
+    """Zeros of the given shape, float32."""
+    return Tensor(np.zeros(shape, dtype=np.float32))
+
+
+def _conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    stride: int = 1,
+    padding: int = 0,
+    pad_mode: str = "pad",
+) -> nn.Conv2d:
+    """A convolution with bias."""
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride,
+        pad_mode=pad_mode,
+        padding=padding,
+        weight_init="xavier_uniform",
+        has_bias=True,
+        bias_init=bias_init_zeros((out_channels,)),
+    )
+
+
+class FeatPyramidNeck(nn.Cell):
+    """Levels of equal width from the stages of a backbone, coarse levels added to finer ones.
+
+    Args:
+        in_channels: channels of the backbone's outputs, finest first.
+        out_channels: channels of every level.
+        num_outs: levels; those beyond the inputs take every second pixel of the one before.
+    """
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int, num_outs: int):
+        super().__init__()
+        self.num_ins = len(in_channels)
+        self.num_outs = num_outs
+        self.lateral_convs_list = nn.CellList(
+            [
+                _conv(channels, out_channels, kernel_size=1, pad_mode="valid")
+                for channels in in_channels
+            ]
+        )
+        self.fpn_convs_list = nn.CellList(
+            [_conv(out_channels, out_channels, pad_mode="same") for _ in in_channels]
+        )
+        self.subsample = ops.MaxPool(kernel_size=1, strides=2, pad_mode="same")
+
+    def construct(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Backbone outputs (B, in_channels[i], h, w) to `num_outs` levels (B, out_channels, ., .).
+
+        Each map is upsampled to the size of the next finer one by repeating the nearest pixel.
+        """
+        levels = (self.lateral_convs_list[self.num_ins - 1](inputs[self.num_ins - 1]),)
+        for i in range(self.num_ins - 2, -1, -1):
+            lateral = self.lateral_convs_list[i](inputs[i])
+            above = ops.ResizeNearestNeighbor(ops.shape(lateral)[2:])(levels[0])
+            levels = (lateral + above,) + levels
+        outs = ()
+        for i in range(self.num_ins):
+            outs += (self.fpn_convs_list[i](levels[i]),)
+        for _ in range(self.num_outs - self.num_ins):
+            outs += (self.subsample(outs[-1]),)
+        return outs

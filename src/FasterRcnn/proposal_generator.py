@@ -1,0 +1,132 @@
+"""Proposals: the best anchors of each level, decoded, and suppressed where they overlap."""
+
+from __future__ import annotations
+
+import mindspore
+from mindspore import Tensor, nn, ops
+
+from src.model_utils.config import Config
+
+# Below every score: sorts suppressed boxes behind all others.
+SUPPRESSED = -65500.0
+
+
+class Proposal(nn.Cell):
+    """Regions of interest from the maps of the region proposal network.
+
+    Args:
+        config: the detector's configuration.
+        batch_size: images of a batch, as configured; the maps decide.
+        num_classes: 2, object and background.
+        use_sigmoid_cls: one logit an anchor; the only form there is.
+        target_means, target_stds: of the offsets.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        batch_size: int,
+        num_classes: int,
+        use_sigmoid_cls: bool,
+        target_means: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),
+        target_stds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
+    ):
+        super().__init__()
+        self.batch_size = batch_size
+        self.num_classes = num_classes
+        self.use_sigmoid_cls = use_sigmoid_cls
+        self.sort = ops.TopK(sorted=True)
+        self.gather = ops.Gather()
+        self.join = ops.Concat(1)
+        self.column = ops.ExpandDims()
+        self.decode = ops.BoundingBoxDecode(
+            max_shape=(config.img_height, config.img_width),
+            means=tuple(target_means),
+            stds=tuple(target_stds),
+        )
+        self.set_train_local(config, training=True)
+
+    def set_train_local(self, config: Config, training: bool = True) -> None:
+        """Take the sizes and the threshold of training, or those of evaluation."""
+        if training:
+            self.nms_pre = config.rpn_proposal_nms_pre
+            self.max_num = config.rpn_proposal_max_num
+            threshold = config.rpn_proposal_nms_thr
+        else:
+            self.nms_pre = config.rpn_nms_pre
+            self.max_num = config.rpn_max_num
+            threshold = config.rpn_nms_thr
+        self.nms = ops.NMSWithMask(threshold)
+
+    def construct(
+        self,
+        rpn_cls_score_total: tuple[Tensor, ...],
+        rpn_bbox_pred_total: tuple[Tensor, ...],
+        anchor_list: tuple[Tensor, ...],
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Proposals of each image of a batch.
+
+        Args:
+            rpn_cls_score_total: logits of each level, (B, A, h, w).
+            rpn_bbox_pred_total: offsets of each level, (B, 4 A, h, w).
+            anchor_list: anchors of each level, (h * w * A, 4).
+
+        Returns:
+            For each image (max_num, 5) x1, y1, x2, y2 in pixels and score, best first; and for
+            each image (max_num,) bool, False for rows that only fill up.
+        """
+        scores, offsets = (), ()
+        for level in range(len(anchor_list)):
+            scores += (ops.Unstack()(rpn_cls_score_total[level]),)
+            offsets += (ops.Unstack()(rpn_bbox_pred_total[level]),)
+        proposals, masks = (), ()
+        for i in range(ops.shape(rpn_cls_score_total[0])[0]):
+            cls_scores, bbox_preds = (), ()
+            for level in range(len(anchor_list)):
+                cls_scores += (scores[level][i],)
+                bbox_preds += (offsets[level][i],)
+            boxes, mask = self.get_bboxes_single(cls_scores, bbox_preds, anchor_list)
+            proposals += (boxes,)
+            masks += (mask,)
+        return proposals, masks
+
+    def get_bboxes_single(
+        self,
+        cls_scores: tuple[Tensor, ...],
+        bbox_preds: tuple[Tensor, ...],
+        mlvl_anchors: tuple[Tensor, ...],
+    ) -> tuple[Tensor, Tensor]:
+        """Proposals of one image.
+
+        Args:
+            cls_scores: logits of each level, (A, h, w).
+            bbox_preds: offsets of each level, (4 A, h, w).
+            mlvl_anchors: anchors of each level, (h * w * A, 4).
+
+        Returns:
+            (max_num, 5) boxes with scores and (max_num,) mask.
+        """
+        boxes, kept = (), ()
+        for level in range(len(mlvl_anchors)):
+            scores = ops.reshape(ops.transpose(cls_scores[level], (1, 2, 0)), (-1,))
+            offsets = ops.reshape(ops.transpose(bbox_preds[level], (1, 2, 0)), (-1, 4))
+            count = min(self.nms_pre, ops.shape(scores)[0])
+            best, index = self.sort(ops.sigmoid(scores), count)
+            decoded = self.decode(
+                self.gather(mlvl_anchors[level], index, 0), self.gather(offsets, index, 0)
+            )
+            survivors, _, mask = self.nms(self.join((decoded, self.column(best, -1))))
+            boxes += (survivors,)
+            kept += (mask,)
+        return self.best(ops.concat(boxes, 0), ops.concat(kept, 0))
+
+    def best(self, boxes: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """The `max_num` best of the kept boxes, filled up with masked ones where they are fewer."""
+        missing = self.max_num - ops.shape(boxes)[0]
+        if missing > 0:
+            boxes = ops.concat((boxes, ops.zeros((missing, 5), mindspore.float32)), 0)
+            kept = ops.concat((kept, ops.zeros((missing,), mindspore.bool_)), 0)
+        scores = ops.squeeze(ops.slice(boxes, (0, 4), (-1, 1)), -1)
+        scores = ops.select(kept, scores, ops.ones_like(scores) * SUPPRESSED)
+        _, index = self.sort(scores, self.max_num)
+        return self.gather(boxes, index, 0), self.gather(kept, index, 0)

@@ -1,0 +1,122 @@
+"""Learning rates: linear warm-up, then cosine decay or drops by 10."""
+
+from __future__ import annotations
+
+import math
+
+import mindspore
+import numpy as np
+from mindspore import Tensor, ops
+from mindspore.nn.learning_rate_schedule import LearningRateSchedule
+
+from src.model_utils.config import Config
+
+DROP = 0.1
+LONGEST_WARMUP = 1 / 3
+
+
+def linear_warmup_learning_rate(
+    current_step: int, warmup_steps: int, base_lr: float, init_lr: float
+) -> float:
+    """Rate at `current_step` of a straight line from `init_lr` to `base_lr` at `warmup_steps`."""
+    return float(init_lr) + (float(base_lr) - float(init_lr)) / warmup_steps * current_step
+
+
+def a_cosine_learning_rate(
+    current_step: int, base_lr: float, warmup_steps: int, decay_steps: int
+) -> float:
+    """Rate of half a cosine that starts at `warmup_steps` and reaches 0 `decay_steps` later.
+
+    Loshchilov and Hutter, "SGDR", 2017, equation 5, without restarts.
+    """
+    part = (current_step - warmup_steps) / decay_steps
+    return (1 + math.cos(math.pi * part)) / 2 * float(base_lr)
+
+
+def dynamic_lr(config: Config, steps_per_epoch: int) -> list[float]:
+    """Warm-up and cosine over `config.epoch_size + 1` epochs, one rate a step.
+
+    The cosine's length is that of the whole list, so the last rates stay above 0.
+    """
+    total = steps_per_epoch * (config.epoch_size + 1)
+    return _warmed_up(config, total, config.warmup_step, _cosine(config, config.warmup_step, total))
+
+
+def multistep_lr(config: Config, dataset_size: int) -> list[float]:
+    """Warm-up, then a drop by 10 at each epoch of `config.sgd_step`; `config.epoch_size` epochs.
+
+    Args:
+        config: base_lr, warmup_step, warmup_ratio, sgd_step and epoch_size are read.
+        dataset_size: steps of an epoch.
+    """
+    total = dataset_size * config.epoch_size
+    return _warmed_up(config, total, config.warmup_step, _drops(config, dataset_size))
+
+
+def run_lr(
+    config: Config, steps_per_iteration: int, iterations: int, steps_per_epoch: int
+) -> np.ndarray:
+    """The rates of a whole federated run: exactly as many as it has steps.
+
+    The warm-up takes `config.warmup_step` steps, but at most a third of the run, so that a short
+    run leaves it. Then `config.lr_type` decides: "dynamic" is a cosine that ends at the run's
+    end, "step" drops by 10 at the epochs of `config.sgd_step`.
+
+    Args:
+        config: base_lr, lr_type, warmup_step, warmup_ratio and sgd_step are read.
+        steps_per_iteration: local steps between two synchronisations.
+        iterations: synchronisations of the run.
+        steps_per_epoch: steps of one pass over the silo's images.
+
+    Returns:
+        (steps_per_iteration * iterations,) float32.
+    """
+    total = steps_per_iteration * iterations
+    warmup = min(config.warmup_step, int(total * LONGEST_WARMUP))
+    if config.lr_type == "step":
+        after_warmup = _drops(config, steps_per_epoch)
+    else:
+        after_warmup = _cosine(config, warmup, total - warmup)
+    return np.array(_warmed_up(config, total, warmup, after_warmup), dtype=np.float32)
+
+
+def _cosine(config, warmup, decay_steps):
+    return lambda step: a_cosine_learning_rate(step, config.base_lr, warmup, decay_steps)
+
+
+def _drops(config, steps_per_epoch):
+    def rate(step):
+        drops = sum(step >= epoch * steps_per_epoch for epoch in config.sgd_step)
+        return config.base_lr * DROP**drops
+
+    return rate
+
+
+def _warmed_up(config, total, warmup, after_warmup):
+    """`total` rates: the warm-up's, then those of the function `after_warmup` of the step."""
+    base = config.base_lr
+    return [
+        linear_warmup_learning_rate(step, warmup, base, base * config.warmup_ratio)
+        if step < warmup
+        else after_warmup(step)
+        for step in range(total)
+    ]
+
+
+class RunSchedule(LearningRateSchedule):
+    """Rates for an optimiser, one a step; past the end the last one holds.
+
+    An optimiser that is given the bare array looks up 0 there, and training stops in silence.
+
+    Args:
+        rates: (steps,) float32, not empty.
+    """
+
+    def __init__(self, rates: np.ndarray):
+        super().__init__()
+        self.rates = Tensor(np.asarray(rates, dtype=np.float32))
+        self.last = Tensor(len(rates) - 1, mindspore.int32)
+
+    def construct(self, global_step: Tensor) -> Tensor:
+        """The rate of step `global_step`, counted from 0."""
+        return ops.gather(self.rates, ops.minimum(global_step, self.last), 0)

@@ -1,0 +1,202 @@
+"""What training wraps around the detector: loss, one training step, the line that is logged."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import mindspore
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore.train.callback import Callback, RunContext
+
+from src.FasterRcnn.precision import head_dtype
+from src.lr_schedule import RunSchedule
+from src.model_utils.config import Config
+
+
+class LossCallBack(Callback):
+    """Log the loss, as one line on standard output and in `loss_{rank_id}.log`.
+
+    The line is `[time][name]epoch: E step: S total_loss: L`, the file's has the learning rate
+    too. Epochs count on when the same callback serves several calls of `Model.train`.
+
+    Args:
+        per_print_times: log every so many steps; the number of steps in an epoch logs its last.
+        rank_id: part of the file's name.
+        lr: learning rates of all steps.
+        name: who trains, `worker_0`.
+        folder: where the file goes; None is the current folder.
+        epochs_done, steps_done: what earlier runs of this silo have trained.
+
+    Raises:
+        FloatingPointError: at the end of a step whose loss is not finite.
+    """
+
+    def __init__(
+        self,
+        per_print_times: int = 1,
+        rank_id: int = 0,
+        lr: np.ndarray | list[float] | None = None,
+        name: str = "worker_0",
+        folder: str | Path | None = None,
+        epochs_done: int = 0,
+        steps_done: int = 0,
+    ):
+        super().__init__()
+        self.per_print_times = per_print_times
+        self.lr = lr
+        self.name = name
+        self.path = Path(folder or ".") / f"loss_{rank_id}.log"
+        self.epochs_done = epochs_done
+        self.steps_done = steps_done
+
+    def step_end(self, run_context: RunContext) -> None:
+        """Log the step that has just ended."""
+        params = run_context.original_args()
+        step = (params.cur_step_num - 1) % params.batch_num + 1
+        loss = mean_loss(params.net_outputs)
+        self.steps_done += 1
+        where = f"epoch: {self.epochs_done + 1} step: {step}"
+        if step % self.per_print_times == 0:
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+            line = f"[{stamp}][{self.name}]{where} total_loss: {loss:.7f}"
+            print(line, flush=True)
+            with self.path.open("a", encoding="utf-8") as log:
+                log.write(f"{line}{self._rate()}\n")
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"{self.name}: the loss is {loss} at {where}; lower base_lr or set grad_clip: True"
+            )
+
+    def epoch_end(self, run_context: RunContext) -> None:
+        """Count the epoch."""
+        self.epochs_done += 1
+
+    def _rate(self) -> str:
+        if self.lr is None:
+            return ""
+        return f" lr: {float(self.lr[min(self.steps_done, len(self.lr)) - 1]):.8f}"
+
+
+def mean_loss(net_outputs: Tensor | tuple | list) -> float:
+    """The loss in what a training step gave: a tensor, or a tuple that starts with one."""
+    while isinstance(net_outputs, (tuple, list)):
+        net_outputs = net_outputs[0]
+    return float(np.mean(net_outputs.asnumpy()))
+
+
+class LossNet(nn.Cell):
+    """The total loss from the six that the detector gives."""
+
+    def construct(
+        self, x1: Tensor, x2: Tensor, x3: Tensor, x4: Tensor, x5: Tensor, x6: Tensor
+    ) -> Tensor:
+        """Sum of the first two, rpn_loss and rcnn_loss, (1,); the others are their parts."""
+        return x1 + x2
+
+
+class WithLossCell(nn.Cell):
+    """Detector and loss as one cell.
+
+    Args:
+        backbone: the detector.
+        loss_fn: a cell of its six losses.
+    """
+
+    def __init__(self, backbone: nn.Cell, loss_fn: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self._backbone = backbone
+        self._loss_fn = loss_fn
+
+    def construct(
+        self, x: Tensor, img_shape: Tensor, gt_bboxe: Tensor, gt_label: Tensor, gt_num: Tensor
+    ) -> Tensor:
+        """Total loss (1,) of images, their shapes, boxes, labels and valid flags."""
+        losses = self._backbone(x, img_shape, gt_bboxe, gt_label, gt_num)
+        return self._loss_fn(*losses)
+
+    @property
+    def backbone_network(self) -> nn.Cell:
+        """The detector."""
+        return self._backbone
+
+
+grad_scale = ops.MultitypeFuncGraph("grad_scale")
+
+
+@grad_scale.register("Number", "Tensor")
+def tensor_grad_scale(scale: float, grad: Tensor) -> Tensor:
+    """The gradient without the factor `scale` that the loss carried."""
+    return grad * (1.0 / scale)
+
+
+class TrainOneStepCell(nn.TrainOneStepCell):
+    """One step of training; gives the loss.
+
+    The loss is multiplied by `scale_sense` before differentiation and the gradient divided by it
+    once; the optimiser must not divide again.
+
+    Args:
+        network: detector with loss.
+        optimizer: of its trainable parameters.
+        scale_sense: loss scale, a number or a tensor of one; matters in half precision only.
+        grad_clip: limit the global norm of the gradient to `clip_norm`.
+        clip_norm: see there.
+    """
+
+    def __init__(
+        self,
+        network: nn.Cell,
+        optimizer: nn.Optimizer,
+        scale_sense: float | Tensor = 1,
+        grad_clip: bool = False,
+        clip_norm: float = 10.0,
+    ):
+        if isinstance(scale_sense, Tensor):
+            scale_sense = scale_sense.asnumpy().item()
+        super().__init__(network, optimizer, sens=float(scale_sense))
+        self.grad_clip = grad_clip
+        self.clip_norm = float(clip_norm)
+        self.hyper_map = ops.HyperMap()
+
+    def construct(
+        self, x: Tensor, img_shape: Tensor, gt_bboxe: Tensor, gt_label: Tensor, gt_num: Tensor
+    ) -> Tensor:
+        """Train on one batch; its loss (1,) before the update."""
+        inputs = (x, img_shape, gt_bboxe, gt_label, gt_num)
+        loss = self.network(*inputs)
+        sens = ops.ones_like(loss) * self.sens
+        grads = self.grad(self.network, self.weights)(*inputs, sens)
+        if self.sens != 1.0:
+            grads = self.hyper_map(ops.partial(grad_scale, self.sens), grads)
+        grads = self.grad_reducer(grads)
+        if self.grad_clip:
+            grads = ops.clip_by_global_norm(grads, self.clip_norm)
+        return ops.depend(loss, self.optimizer(grads))
+
+
+def train_cell(net: nn.Cell, config: Config, rates: np.ndarray) -> TrainOneStepCell:
+    """The training step of `net` by SGD with momentum, as `config` says.
+
+    Args:
+        net: the detector, in training.
+        config: momentum, weight_decay, loss_scale, grad_clip and grad_clip_norm are read.
+        rates: learning rate of every step of the run; the last one holds beyond it.
+    """
+    optimizer = nn.SGD(
+        net.trainable_params(),
+        learning_rate=RunSchedule(rates),
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+    # A scale keeps small gradients from vanishing in half precision; in single it is idle work.
+    half = head_dtype() == mindspore.float16
+    return TrainOneStepCell(
+        WithLossCell(net, LossNet()),
+        optimizer,
+        scale_sense=config.loss_scale if half else 1,
+        grad_clip=config.grad_clip,
+        clip_norm=config.grad_clip_norm,
+    )
