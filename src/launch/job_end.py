@@ -86,11 +86,26 @@ class JobEnd:
 
     def _missing(self, peers: list[str]) -> str:
         iteration = int(self._store.status().get("iterationNum", "1")) - 1
-        silos = ", ".join(self._store.joined(iteration)) or "unknown"
+        uploaded = ", ".join(self._store.uploaded(iteration)) or "no longer known"
         return (
-            f"WARNING: no fetch of the last model within {self._fetch_timeout_s:.0f} s by the silo "
-            f"at {', '.join(peers)} (silos of iteration {iteration}: {silos})"
+            "WARNING: not every silo has fetched the last model within "
+            f"{self._fetch_timeout_s:.0f} s: {', '.join(map(silo_at, peers))} (silos of iteration "
+            f"{iteration}: {uploaded})"
         )
+
+
+def silo_at(peer: str) -> str:
+    """The identity of the silo at "ip:port" when it is a worker on this machine, and the address.
+
+    The engine keeps no track of who fetches; a worker's own command line says who it is.
+    """
+    for connection in psutil.net_connections(kind="tcp"):
+        if connection.pid and connection.laddr and peer == "{}:{}".format(*connection.laddr):
+            flags = psutil.Process(connection.pid).cmdline()
+            values = dict(flag.lstrip("-").split("=", 1) for flag in flags if "=" in flag)
+            if "silo_name" in values:
+                return f"{values['silo_name']}_{values.get('user_id', '0')} at {peer}"
+    return peer
 
 
 def job_end_from(values: dict[str, Any]) -> JobEnd:

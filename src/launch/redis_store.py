@@ -78,10 +78,10 @@ class JobStore:
         beats = {k: self._redis.pttl(k) for k in self.keys() if ":server:heartbeat:" in k}
         return {key: ttl for key, ttl in beats.items() if ttl > 0}
 
-    def joined(self, iteration: int) -> list[str]:
-        """Identity of each silo that joined `iteration`, while Redis still has it."""
-        key = f"ms_fl:{self.fl_name}:{self.instance()}:{iteration}:client:DeviceMetas:Hash"
-        return sorted(self._redis.hkeys(key))
+    def uploaded(self, iteration: int) -> list[str]:
+        """Identity of each silo whose weights `iteration` counted, while Redis still has it."""
+        key = f"ms_fl:{self.fl_name}:{self.instance()}:{iteration}:client:cipher:updateModel:flSet"
+        return sorted(self._redis.smembers(key))
 
     def purge(self) -> int:
         """Delete this job's keys and return how many there were."""

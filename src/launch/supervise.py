@@ -97,7 +97,7 @@ class Supervisor:
             text=True,
             errors="replace",
             env={**os.environ, **self._spec.env},
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
 
     def _copy(self, output: IO[str]) -> None:
@@ -140,8 +140,8 @@ class Supervisor:
         return returncode, "ended"
 
 
-def _die_with_parent() -> None:
-    """In the child: be killed when the supervisor dies (prctl(2), PR_SET_PDEATHSIG)."""
+def die_with_parent() -> None:
+    """In the child: be killed when its parent dies (prctl(2), PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

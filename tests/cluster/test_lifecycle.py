@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 
 import pytest
 from commands import (
@@ -19,6 +18,7 @@ from commands import (
     write_job,
 )
 
+from src.federated.transport import Client, Outcome
 from src.launch.job_record import FOLDER, read_record
 from src.launch.redis_store import JobStore
 from src.launch.status_file import read_status, status_path
@@ -89,9 +89,7 @@ def test_finish_in_the_middle_then_a_new_start_in_the_same_folder(job):
     line = refused(job.folder, "run_cross_silo_fasterrcnn_worker.py", *job.worker_flags())
     assert "worker_0 of this folder is running already (pid" in line
 
-    begin = time.monotonic()
     said = job.finish()
-    assert time.monotonic() - begin < 8
     assert "stopped worker_0, worker_1, server_0, scheduler" in said
     assert not processes_of(job.folder)
     assert job.redis.wait(timeout=5) == 0
@@ -170,3 +168,21 @@ def test_finish_all_finds_the_job_from_another_folder(job, tmp_path):
     script = "finish_cross_silo_fasterrcnn.py"
     assert succeed(elsewhere, script).startswith("nothing to stop")
     assert "stopped server_0" in succeed(elsewhere, script, "--all", f"--redis_port={job.port}")
+
+
+def test_a_silo_that_never_fetches_the_last_model_is_named_and_the_servers_end(job):
+    write_job(job.folder, job.port, 1, start_fl_job_threshold=1)
+    job.servers("--fetch_timeout=3")
+    path = next((job.folder / "fl_ckpt").glob("*recovery*"))
+    from mindspore import load_checkpoint
+
+    weights = {name: value.asnumpy() for name, value in load_checkpoint(str(path)).items()}
+    client = Client([f"127.0.0.1:{job.port + 2}"], "FasterRCNN", "slow silo")
+    assert client.start(5, 10).outcome is Outcome.ACCEPTED
+    assert client.update(1, weights, 5, 10).outcome is Outcome.ACCEPTED
+    wait_for_end(job.folder)
+    log = (job.folder / "server_0" / "server.log").read_text()
+    assert "WARNING: not every silo has fetched the last model within 3 s" in log
+    assert "silos of iteration 1: slow silo" in log
+    assert "job finished; exit code 0" in log
+    client.close()

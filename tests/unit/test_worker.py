@@ -1,0 +1,83 @@
+"""The worker's own parts: the length of an iteration, and the checkpoints it keeps."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from mindspore import load_checkpoint, nn
+
+from src.errors import UserError
+from src.federated.rounds import SyncError
+from src.federated.worker import CheckpointKeeper, steps_per_iteration
+
+
+@pytest.mark.parametrize(
+    ("sync_frequency", "epochs", "sinks", "steps"),
+    [(0, 1, False, 25), (0, 2, True, 50), (1, 1, False, 1), (3, 1, True, 75), (40, 2, False, 40)],
+)
+def test_steps_between_two_synchronisations(sync_frequency, epochs, sinks, steps):
+    config = SimpleNamespace(
+        sync_frequency=sync_frequency, client_epoch_num=epochs, dataset_sink_mode=sinks
+    )
+    assert steps_per_iteration(config, 25) == steps
+
+
+def keeper(folder, kept=0, on=True):
+    config = SimpleNamespace(keep_checkpoint_max=kept, save_checkpoint=on)
+    return CheckpointKeeper(
+        "worker_0", nn.Dense(2, 3), folder / "ckpt" / "mindrecord_0", "mindrecord_0", config
+    )
+
+
+def names(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_checkpoint_k_belongs_to_iteration_k_plus_1(tmp_path):
+    one = keeper(tmp_path)
+    one.require_room(iterations=2, workers=1)
+    one.save(1)
+    one.save(2)
+    expected = [f"mindrecord_0-fast-rcnn-{k}epoch.ckpt" for k in range(2)]
+    assert names(tmp_path) == expected
+    assert load_checkpoint(str(next(tmp_path.rglob(expected[0]))))["weight"].shape == (3, 2)
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    one = keeper(tmp_path, kept=2)
+    one.require_room(iterations=5, workers=1)
+    for iteration in range(1, 6):
+        one.save(iteration)
+    assert names(tmp_path) == [f"mindrecord_0-fast-rcnn-{k}epoch.ckpt" for k in (3, 4)]
+
+
+def test_none_is_written_when_switched_off(tmp_path):
+    one = keeper(tmp_path, on=False)
+    one.require_room(iterations=5, workers=1)
+    one.save(1)
+    assert names(tmp_path) == []
+
+
+def test_no_room_is_said_before_training(tmp_path):
+    with pytest.raises(UserError, match="--keep_checkpoint_max"):
+        keeper(tmp_path).require_room(iterations=10**15, workers=2)
+
+
+def test_a_write_that_fails_leaves_the_earlier_file_whole(tmp_path, monkeypatch):
+    one = keeper(tmp_path)
+    one.require_room(iterations=2, workers=1)
+    one.save(1)
+    before = next(tmp_path.rglob("*-0epoch.ckpt")).read_bytes()
+
+    def full_disk(net, path):
+        with Path(path).open("wb") as file:
+            file.write(before[: len(before) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("src.federated.worker.ms.save_checkpoint", full_disk)
+    with pytest.raises(SyncError, match="No space left on device"):
+        one.save(1)
+    assert next(tmp_path.rglob("*-0epoch.ckpt")).read_bytes() == before
+    assert len(names(tmp_path)) == 1
+    assert np.isfinite(load_checkpoint(str(next(tmp_path.rglob("*.ckpt"))))["bias"].asnumpy()).all()
