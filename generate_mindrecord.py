@@ -25,7 +25,7 @@ from src.data.coco_json import find_json
 from src.data.conversion import data_to_mindrecord_byte_image
 from src.data.mindrecord_file import BASE_NAME, check_mindrecord, is_whole, shard_number
 from src.data.shards import for_shard, parse_shards
-from src.errors import run_command
+from src.errors import UserError, run_command
 from src.model_utils.config import Config, get_config, parse_bool
 
 
@@ -49,15 +49,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def generate_coco_mindrecord(
-    config: Config, overwrite: bool = False, verify: bool = False
+    config: Config | None = None, overwrite: bool = False, verify: bool = False
 ) -> list[str]:
     """Write the MindRecord of one silo, unless it is there; the lines that say what happened.
+
+    Args:
+        config: of the silo; None reads the command line.
+        overwrite: write it even if it is there.
+        verify: decode each image.
 
     Raises:
         UserError: mindrecord_dir is not named mindrecord_<number>, or labels or images are bad.
     """
+    config = config or get_config(parser=build_parser())
     shard_number(config.mindrecord_dir)
     name = config.prefix or BASE_NAME
+    if Path(name).name != name:
+        raise UserError(f"prefix {name}: expected the name of a file, without a folder")
     target = Path(config.mindrecord_dir).expanduser() / name
     if not overwrite and is_whole(target):
         return _kept(config, target)

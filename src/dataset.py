@@ -17,6 +17,7 @@ from src.data.coco_json import create_coco_label
 from src.data.conversion import data_to_mindrecord_byte_image
 from src.data.mindrecord_file import check_mindrecord, shard_number
 from src.data.text_labels import create_train_data_from_txt, parse_json_annos_from_txt
+from src.model_utils.config import setting
 
 __all__ = [
     "Expand",
@@ -62,8 +63,10 @@ class _Draws:
 def _preparation(config: Any, is_training: bool, rank_id: int) -> Callable[..., tuple]:
     """`preprocess_fn` with the sample's own generator."""
 
+    seed = setting(config, "seed")
+
     def prepare(image: np.ndarray, annotation: np.ndarray, draw: np.ndarray) -> tuple:
-        rng = np.random.RandomState([config.seed, rank_id, *draw.tolist()])
+        rng = np.random.RandomState([seed, rank_id, *draw.tolist()])
         return preprocess_fn(image, annotation, is_training, config, rng)
 
     return prepare

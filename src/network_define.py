@@ -13,7 +13,7 @@ from mindspore.train.callback import Callback, RunContext
 
 from src.FasterRcnn.precision import head_dtype
 from src.lr_schedule import RunSchedule
-from src.model_utils.config import Config
+from src.model_utils.config import Config, setting
 
 
 class LossCallBack(Callback):
@@ -23,7 +23,8 @@ class LossCallBack(Callback):
     too. Epochs count on when the same callback serves several calls of `Model.train`.
 
     Args:
-        per_print_times: log every so many steps; the number of steps in an epoch logs its last.
+        per_print_times: log every so many steps; the number of steps in an epoch logs its last,
+            0 none.
         rank_id: part of the file's name.
         lr: learning rates of all steps.
         name: who trains, `worker_0`.
@@ -59,7 +60,7 @@ class LossCallBack(Callback):
         loss = mean_loss(params.net_outputs)
         self.steps_done += 1
         where = f"epoch: {self.epochs_done + 1} step: {step}"
-        if step % self.per_print_times == 0:
+        if self.per_print_times and step % self.per_print_times == 0:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
             line = f"[{stamp}][{self.name}]{where} total_loss: {loss:.7f}"
             print(line, flush=True)
@@ -198,5 +199,5 @@ def train_cell(net: nn.Cell, config: Config, rates: np.ndarray) -> TrainOneStepC
         optimizer,
         scale_sense=config.loss_scale if half else 1,
         grad_clip=config.grad_clip,
-        clip_norm=config.grad_clip_norm,
+        clip_norm=setting(config, "grad_clip_norm"),
     )

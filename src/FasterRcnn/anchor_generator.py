@@ -39,7 +39,8 @@ class AnchorGenerator:
 
         A box of width w reaches from `centre - (w - 1) / 2` to `centre + (w - 1) / 2`.
         """
-        x_ctr, y_ctr = self.ctr or (0.5 * (self.base_size - 1),) * 2
+        middle = 0.5 * (self.base_size - 1)
+        x_ctr, y_ctr = (middle, middle) if self.ctr is None else self.ctr
         h_ratios = np.sqrt(self.ratios)
         w_ratios = 1 / h_ratios
         if self.scale_major:

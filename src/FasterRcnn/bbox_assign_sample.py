@@ -38,7 +38,7 @@ class BboxAssignSample(nn.Cell):
         bboxes: Tensor,
         gt_valids: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Targets and weights of all anchors of one image.
+        """Targets of all anchors of one image, and which of them count.
 
         Args:
             gt_bboxes_i: (G, 4) float32, x1, y1, x2, y2 in pixels.
@@ -48,9 +48,9 @@ class BboxAssignSample(nn.Cell):
             gt_valids: (G,) bool.
 
         Returns:
-            Box deltas (num_bboxes, 4) float32, zero where not positive; their weights
-            (num_bboxes,) float32; labels (num_bboxes,) int32, 1 for positives; their weights
-            (num_bboxes,) float32, 1 for sampled anchors.
+            Box deltas (num_bboxes, 4) float32, zero where not positive; whether they count
+            (num_bboxes,) bool; labels (num_bboxes,) int32, 1 for positives; whether they count
+            (num_bboxes,) bool, True for sampled anchors.
         """
         valid_mask, gt_valids = ops.cast(valid_mask, ms.bool_), ops.cast(gt_valids, ms.bool_)
         assigned = self.assigner(gt_bboxes_i, gt_valids, bboxes, valid_mask)
@@ -61,7 +61,12 @@ class BboxAssignSample(nn.Cell):
         deltas = self.encode(bboxes[pos_index], gt_bboxes_i[truth])
         deltas = replace_rows(deltas, pos_used, 0.0)
         targets = ops.scatter_nd(pos_index.reshape((-1, 1)), deltas, (self.num_bboxes, 4))
-        return targets, pos_weight, ops.cast(pos_weight, ms.int32), pos_weight + neg_weight
+        return (
+            targets,
+            pos_weight > 0,
+            ops.cast(pos_weight, ms.int32),
+            pos_weight + neg_weight > 0,
+        )
 
     def mark(self, index: Tensor, used: Tensor) -> Tensor:
         """(num_bboxes,) float32 with a 1 at each used index; the indices used are distinct."""

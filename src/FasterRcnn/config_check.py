@@ -38,9 +38,10 @@ def check_config(config: Config) -> None:
                 f"{getattr(config, second)}; they must be equal"
             )
     for key, value in FIXED.items():
-        if getattr(config, key) != value:
+        found = getattr(config, key, value)
+        if found != value:
             raise UserError(
-                f"configuration: {key} is {getattr(config, key)}, but this detector is built "
+                f"configuration: {key} is {found}, but this detector is built "
                 f"for {value} alone; set it so"
             )
     per_position = len(config.anchor_scales) * len(config.anchor_ratios)

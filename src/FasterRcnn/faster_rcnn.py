@@ -15,7 +15,7 @@ from src.FasterRcnn.proposal_generator import Proposal
 from src.FasterRcnn.rcnn import Rcnn
 from src.FasterRcnn.roi_align import SingleRoIExtractor
 from src.FasterRcnn.rpn import RPN
-from src.model_utils.config import Config
+from src.model_utils.config import Config, setting
 
 BACKBONES = {
     "resnet_v1.5_50": resnet.ResidualBlockUsing,
@@ -78,7 +78,7 @@ class Faster_Rcnn(nn.Cell):
             config.rcnn_target_stds,
         )
         self.test_mode_init(config)
-        init_parameters(self, config.seed)
+        init_parameters(self, setting(config, "seed"))
 
     def roi_init(self, config: Config) -> None:
         """Pooling of regions from the pyramid."""

@@ -9,6 +9,8 @@ from src.model_utils.config import Config
 
 # Below every score: sorts suppressed boxes behind all others.
 SUPPRESSED = -65500.0
+# Existing models were trained with so many, however many anchors a position has.
+CANDIDATES_PER_POSITION = 3
 
 
 class Proposal(nn.Cell):
@@ -16,9 +18,8 @@ class Proposal(nn.Cell):
 
     Args:
         config: the detector's configuration.
-        batch_size: images of a batch, as configured; the maps decide.
-        num_classes: 2, object and background.
-        use_sigmoid_cls: one logit an anchor; the only form there is.
+        batch_size: kept for callers of the usual signature; the maps decide.
+        num_classes, use_sigmoid_cls: kept likewise; one logit an anchor is the only form.
         target_means, target_stds: of the offsets.
     """
 
@@ -32,9 +33,6 @@ class Proposal(nn.Cell):
         target_stds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
     ):
         super().__init__()
-        self.batch_size = batch_size
-        self.num_classes = num_classes
-        self.use_sigmoid_cls = use_sigmoid_cls
         self.sort = ops.TopK(sorted=True)
         self.gather = ops.Gather()
         self.join = ops.Concat(1)
@@ -108,9 +106,10 @@ class Proposal(nn.Cell):
         """
         boxes, kept = (), ()
         for level in range(len(mlvl_anchors)):
+            anchors, height, width = ops.shape(cls_scores[level])
             scores = ops.reshape(ops.transpose(cls_scores[level], (1, 2, 0)), (-1,))
             offsets = ops.reshape(ops.transpose(bbox_preds[level], (1, 2, 0)), (-1, 4))
-            count = min(self.nms_pre, ops.shape(scores)[0])
+            count = min(self.nms_pre, height * width * min(anchors, CANDIDATES_PER_POSITION))
             best, index = self.sort(ops.sigmoid(scores), count)
             decoded = self.decode(
                 self.gather(mlvl_anchors[level], index, 0), self.gather(offsets, index, 0)

@@ -41,9 +41,9 @@ class Rcnn(nn.Cell):
     Args:
         config: the detector's configuration.
         representation_size: features of one pooled region, channels times height times width.
-        batch_size: images of a batch, as configured; the number of regions decides.
+        batch_size: kept for callers of the usual signature; the number of regions decides.
         num_classes: with the background.
-        target_means, target_stds: of the offsets.
+        target_means, target_stds: kept likewise; the targets come encoded.
     """
 
     def __init__(
@@ -56,9 +56,6 @@ class Rcnn(nn.Cell):
         target_stds: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2),
     ):
         super().__init__()
-        self.batch_size = batch_size
-        self.target_means = tuple(target_means)
-        self.target_stds = tuple(target_stds)
         self.representation_size = representation_size
         self.num_classes = num_classes
         self.without_bg_loss = config.without_bg_loss

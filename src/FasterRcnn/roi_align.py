@@ -11,6 +11,7 @@ from mindspore import Tensor, nn, ops
 from src.errors import UserError
 from src.FasterRcnn import roi_kernels
 from src.FasterRcnn.compiled import graph_operator, kernels_usable, thread_count
+from src.model_utils.config import setting
 
 NARROWEST = 0.002
 
@@ -78,12 +79,19 @@ class SingleRoIExtractor(nn.Cell):
         self.limits = [(finest_scale * 2.0**i) ** 2 for i in range(1, len(featmap_strides))]
         self.compiled = kernels_usable()
         if self.compiled:
-            threads = thread_count(config.threads)
+            threads = thread_count(setting(config, "threads"))
             self.pool = pooling_operator(
                 featmap_strides, self.out_size, self.sample_num, finest_scale, threads
             )
         else:
             self.roi_layers = self.build_roi_layers(featmap_strides)
+
+    def set_train_local(self, config: Any, training: bool = True) -> None:
+        """For callers that announce training or evaluation; the inputs tell all that differs."""
+
+    def num_inputs(self) -> int:
+        """Levels of the pyramid."""
+        return len(self.limits) + 1
 
     def build_roi_layers(self, featmap_strides: list[int]) -> nn.CellList:
         """One library operator per level."""

@@ -90,7 +90,8 @@ class RPN(nn.Cell):
         block = _block(in_channels, feat_channels, num_anchors, cls_out_channels)
         # A list of one: every level uses it, and its parameters are named as in a list.
         self.rpn_convs_list = nn.CellList([block])
-        self.get_targets = BboxAssignSample(config, batch_size, config.num_bboxes, False)
+        anchors = num_anchors * sum(height * width for height, width in config.feature_shapes)
+        self.get_targets = BboxAssignSample(config, batch_size, anchors, False)
         self.cls_loss = ops.SigmoidCrossEntropyWithLogits()
         self.reg_loss = ops.SmoothL1Loss(beta=SMOOTH_L1_BETA)
         self.divisor = float(config.num_expected_neg * batch_size)
@@ -151,9 +152,9 @@ class RPN(nn.Cell):
         for i in range(ops.shape(img_metas)[0]):
             found = self.get_targets(boxes[i], classes[i], inside[i], anchors, valids[i])
             offsets += (found[0],)
-            offset_weights += (found[1],)
+            offset_weights += (ops.cast(found[1], mindspore.float32),)
             labels += (found[2],)
-            label_weights += (found[3],)
+            label_weights += (ops.cast(found[3], mindspore.float32),)
         return (
             ops.stop_gradient(ops.stack(offsets)),
             ops.stop_gradient(ops.stack(offset_weights)),

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
+from src.model_utils.config import setting
 
 NO_BOX = np.array([[0, 0, 0, 0, 0, 1]], np.int32)  # the row of an image without a usable box
 PROBED_IMAGES = 10
@@ -59,7 +60,7 @@ def read_coco(path: Path, with_masks: bool = False) -> dict[str, Any]:
         UserError: no file, no json, a list missing, or an entry without what it must have.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such COCO json; give the path of one") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -121,7 +122,7 @@ def find_json(config: Any, is_training: bool = True) -> Path:
         UserError: it is in neither place.
     """
     key = "train_set" if is_training else "val_set"
-    key = key if getattr(config, key) else "instance_set"
+    key = key if setting(config, key) else "instance_set"
     given = getattr(config, key)
     if not given:
         raise UserError(f"{key} is empty, expected the path of a COCO json")
@@ -164,7 +165,7 @@ def image_folder(coco: dict[str, Any], folders: list[Path], json_path: Path) -> 
     """
     probe = [str(entry["file_name"]) for entry in coco["images"][:PROBED_IMAGES]]
     for folder in folders:
-        if any((folder / name).is_file() for name in probe):
+        if any(is_image_file(folder / name) for name in probe):
             return folder
     raise UserError(
         f"{json_path}: its images are not found, first {probe[0]} (looked in "
@@ -179,13 +180,21 @@ def image_files(coco: dict[str, Any], folder: Path, json_path: Path) -> list[Pat
         UserError: some are not there; names the first and says how many.
     """
     paths = [folder / str(entry["file_name"]) for entry in coco["images"]]
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not is_image_file(path)]
     if missing:
         raise UserError(
             f"{missing[0]}: no such image ({len(missing)} of the {len(paths)} images of "
             f"{json_path} are missing in {folder}); set image_dir to the folder that has them all"
         )
     return paths
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a file is there; a name that the file system refuses is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def load_labels(config: Any, is_training: bool = True) -> Labels:

@@ -19,6 +19,7 @@ from src.data.image_check import BrokenImageError, decode_fully, image_size
 from src.data.mindrecord_file import locked_folder, row, write_rows
 from src.data.text_labels import load_text_labels
 from src.errors import UserError
+from src.model_utils.config import setting
 
 BATCH_BYTES = 4 * 2**20
 SECONDS_BETWEEN_LINES = 10.0
@@ -75,7 +76,7 @@ def data_to_mindrecord_byte_image(
     labels = load_dataset_labels(config, dataset, is_training)
     folder = Path(config.mindrecord_dir).expanduser()
     with locked_folder(folder):
-        return convert(labels, folder / prefix, config.strict, verify, file_num)
+        return convert(labels, folder / prefix, setting(config, "strict"), verify, file_num)
 
 
 def load_dataset_labels(config: Any, dataset: str, is_training: bool) -> Labels:
@@ -87,7 +88,7 @@ def load_dataset_labels(config: Any, dataset: str, is_training: bool) -> Labels:
     if dataset == "coco":
         return load_labels(config, is_training)
     if dataset == "other":
-        return load_text_labels(config.image_dir, config.anno_path)
+        return load_text_labels(config.image_dir, config.anno_path, len(config.coco_classes))
     raise UserError(f"dataset {dataset!r}, expected 'coco' or 'other'")
 
 

@@ -6,12 +6,13 @@ The corners are pixels, the class an index into `coco_classes` (0 is the backgro
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.data.coco_json import NO_BOX, LabelledImage, Labels
+from src.data.coco_json import NO_BOX, LabelledImage, Labels, is_image_file
 from src.errors import UserError
 
 NUMBER = r"-?\d+(?:\.\d+)?"
@@ -31,9 +32,11 @@ def read_text_annotations(anno_path: str | Path) -> list[TextLine]:
     Raises:
         UserError: no such file, no image in it, or a line that does not parse (named by number).
     """
+    if not str(anno_path):
+        raise UserError("anno_path is empty, expected the path of a text file")
     path = Path(anno_path).expanduser()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"anno_path {path}: cannot be read as text: {error}") from error
     lines = [
@@ -62,8 +65,16 @@ def _parse_line(line: str, where: str) -> TextLine:
     return TextLine(name, [row if len(row) == 6 else [*row, 0.0] for row in rows])
 
 
-def load_text_labels(image_dir: str | Path, anno_path: str | Path) -> Labels:
+def load_text_labels(
+    image_dir: str | Path, anno_path: str | Path, num_classes: int | None = None
+) -> Labels:
     """The labelled images of a text file; the size of an image is not known from it.
+
+    Args:
+        image_dir: where the images lie.
+        anno_path: the text file.
+        num_classes: with the background; boxes of other classes are dropped and counted. None
+            takes all.
 
     Raises:
         UserError: as `read_text_annotations`, or images missing.
@@ -71,18 +82,30 @@ def load_text_labels(image_dir: str | Path, anno_path: str | Path) -> Labels:
     folder = Path(image_dir).expanduser().absolute()
     labels = Labels(Path(anno_path), [])
     for name, rows in read_text_annotations(anno_path):
-        kept = [row for row in rows if row[0] < row[2] and row[1] < row[3]]
-        if len(kept) < len(rows):
-            labels.notes["of zero or negative size, dropped"] += len(rows) - len(kept)
+        kept = [row for row in rows if _is_usable(row, num_classes, labels.notes)]
         boxes = np.array(kept, np.float64).astype(np.int32) if kept else NO_BOX
         labels.images.append(LabelledImage(folder / name, None, boxes, len(kept)))
-    missing = [image.path for image in labels.images if not image.path.is_file()]
+    missing = [image.path for image in labels.images if not is_image_file(image.path)]
     if missing:
         raise UserError(
             f"{missing[0]}: no such image ({len(missing)} of the {len(labels.images)} images of "
             f"{anno_path} are missing in {folder}); set image_dir to the folder that has them all"
         )
     return labels
+
+
+def _is_usable(row: list[float], num_classes: int | None, notes: Counter) -> bool:
+    """Whether x1, y1, x2, y2, class, iscrowd is a box to train on; `notes` counts the others."""
+    x1, y1, x2, y2, category, _ = row
+    if num_classes is not None and category not in range(1, num_classes):
+        notes[f"of class {category:g}, not that of an object in coco_classes, dropped"] += 1
+    elif x1 >= x2 or y1 >= y2:
+        notes["of zero or negative size, dropped"] += 1
+    elif max(abs(x1), abs(y1), abs(x2), abs(y2)) >= 2**31:
+        notes["outside the image, dropped"] += 1
+    else:
+        return True
+    return False
 
 
 def create_train_data_from_txt(

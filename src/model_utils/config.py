@@ -65,6 +65,15 @@ def _wrap(value: Any) -> Any:
     return value
 
 
+def setting(config: Any, key: str) -> Any:
+    """`config.key`, or the default file's value where `config` has no such key.
+
+    For the keys that this suite adds to upstream's: a configuration made from upstream's keys
+    alone, as `Config(dict)`, serves wherever the loaded one does.
+    """
+    return getattr(config, key) if hasattr(config, key) else default_values()[key]
+
+
 def find_config_file(path: str | Path, flag: str = "--config_path") -> Path:
     """Absolute path of a configuration file: as given, in the current folder, or by the scripts.
 
@@ -333,7 +342,16 @@ def get_config(
 def parse_known(
     parser: argparse.ArgumentParser, argv: list[str] | None = None
 ) -> argparse.Namespace:
-    """`parser.parse_args`, except that an unknown flag is a UserError with the nearest one."""
+    """`parser.parse_args`, except that a wrong flag is one line, without a page of usage.
+
+    Raises:
+        UserError: an unknown flag (names the nearest), one of a wrong type, or one that is missing.
+    """
+
+    def refuse(message: str) -> None:
+        raise UserError(f"{message}; --help lists the flags")
+
+    parser.error = refuse
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         flag = unknown[0].split("=")[0]

@@ -7,12 +7,14 @@ import mindspore as ms
 from src.errors import UserError
 
 
-def use_device(device_target: str, device_id: int) -> None:
+def use_device(device_target: str, device_id: int, threads: int = 0) -> None:
     """Set MindSpore's context: graph mode on the given device.
 
     Args:
         device_target: CPU, GPU or Ascend.
         device_id: number of the GPU or Ascend; a CPU has none.
+        threads: of MindSpore's own pool; 0 leaves its default of 30, which workers that share a
+            machine spend waiting for each other.
 
     Raises:
         UserError: this MindSpore or this machine has no such device.
@@ -21,6 +23,8 @@ def use_device(device_target: str, device_id: int) -> None:
         ms.set_context(mode=ms.GRAPH_MODE, device_target=device_target)
         if device_target != "CPU":
             ms.set_context(device_id=device_id)
+        if threads:
+            ms.set_context(runtime_num_threads=threads)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"device_target: {device_target} is not available here "

@@ -24,5 +24,6 @@ def test_ratio_major_order_and_given_centre():
     by_scale = AnchorGenerator(8, [1, 2], [0.5, 2.0]).base_anchors
     by_ratio = AnchorGenerator(8, [1, 2], [0.5, 2.0], scale_major=False).base_anchors
     np.testing.assert_array_equal(by_ratio, by_scale[[0, 2, 1, 3]])
-    centred = AnchorGenerator(8, [1], [1.0], ctr=(0.5, 10.5)).base_anchors
-    np.testing.assert_array_equal(centred, [[-3, 7, 4, 14]])
+    for centre in ((0.5, 10.5), np.array([0.5, 10.5])):
+        centred = AnchorGenerator(8, [1], [1.0], ctr=centre).base_anchors
+        np.testing.assert_array_equal(centred, [[-3, 7, 4, 14]])

@@ -19,8 +19,7 @@ TINY = "configs/tiny/default_config.yaml"
 def test_map_name(golden, kind):
     recorded = json.loads((golden.folder / "pretrained_mapping.json").read_text())[kind]
     for row in recorded["kept"]:
-        if row["in_network"]:
-            assert map_name(row["old"]) == row["new"]
+        assert map_name(row["old"]) == row["new"]
     assert [map_name(name) for name in recorded["dropped"]] == [None] * len(recorded["dropped"])
 
 

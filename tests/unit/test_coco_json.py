@@ -109,6 +109,21 @@ def test_what_is_not_coco_is_refused_in_one_line(tmp_path, content, message):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    path = tmp_path / "train_0.json"
+    path.write_text(json.dumps(coco_of(2)), encoding="utf-8-sig")
+    assert len(read_coco(path)["images"]) == 2
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_image(tmp_path):
+    coco = coco_of(2)
+    path = write_coco(tmp_path, coco)
+    coco["images"][1]["file_name"] = "long" * 100
+    path.write_text(json.dumps(coco))
+    with pytest.raises(UserError, match=r"no such image \(1 of the 2 images"):
+        load_labels(load_config(instance_set=str(path)))
+
+
 def test_unreadable_json_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such COCO json"):
         read_coco(tmp_path / "none.json")

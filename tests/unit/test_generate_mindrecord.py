@@ -189,7 +189,10 @@ def test_progress_lines_where_there_is_no_terminal(monkeypatch, capsys):
         (["--dataset=voc"], "expected one of coco, other"),
         (["--shards=1-0"], "--shards"),
         (["--mindrecord_di=x"], "did you mean --mindrecord_dir"),
-        (["--strict=perhaps"], "--strict"),
+        (["--dataset=other"], "anno_path is empty"),
+        (["--prefix=a/b"], "prefix a/b: expected the name of a file"),
+        (["--strict=perhaps"], "argument --strict: 'perhaps' is not True or False"),
+        (["--batch_size=two"], "argument --batch_size: invalid int value: 'two'"),
         (["--mindrecord_dir=file/mindrecord_0"], "cannot be made"),
     ],
 )
@@ -201,9 +204,8 @@ def test_bad_input_ends_with_2_in_one_line_and_leaves_nothing(tmp_path, words, m
     given = ["--mindrecord_dir=mindrecord_0", "--instance_set=train_0.json", *words]
     ended = run_script("generate_mindrecord.py", *given, cwd=tmp_path)
     assert ended.returncode == 2
-    assert message in ended.stderr and "Traceback" not in ended.stderr
-    assert sum(line.startswith("error:") or "error: " in line for line in
-               ended.stderr.splitlines()) == 1  # fmt: skip
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ") and message in line
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -235,6 +237,13 @@ def test_text_labels_with_spaces_clipping_and_the_json_of_them(generate, tmp_pat
     assert [category["id"] for category in coco["categories"]] == list(range(81))
 
 
+def test_text_boxes_of_no_object_class_are_dropped_and_counted(generate, tmp_path):
+    path = text_file(tmp_path, "a b.jpg 1,2,30,20,80 1,2,30,20,0 1,2,30,20,81 1,2,9999999999,20,1")
+    out = generate("--dataset=other", f"--image_dir={tmp_path}", f"--anno_path={path}")
+    assert "1 of class 0, " in out and "1 of class 81, " in out and "1 outside the image" in out
+    assert annotations_in(tmp_path / "mindrecord_0") == [[[1, 2, 30, 20, 80, 0]]]
+
+
 @pytest.mark.parametrize(
     "line", ["a b.jpg 1,2,3", "a b.jpg 1,2,3,4,5,6,7", "1,2,3,4,5", "a b.jpg 1,2,3,4,5 x"]
 )
@@ -246,6 +255,8 @@ def test_bad_text_lines_are_named(tmp_path, line):
 def test_other_bad_text_labels(tmp_path):
     with pytest.raises(UserError, match="no such image"):
         create_train_data_from_txt(tmp_path, text_file(tmp_path, "none.jpg 1,2,3,4,5"))
+    with pytest.raises(UserError, match="no such image"):
+        create_train_data_from_txt(tmp_path, text_file(tmp_path, "n" * 300 + " 1,2,3,4,5"))
     with pytest.raises(UserError, match="no image in it"):
         create_train_data_from_txt(tmp_path, text_file(tmp_path, ""))
     with pytest.raises(UserError, match="cannot be read"):

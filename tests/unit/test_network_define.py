@@ -107,6 +107,11 @@ def test_only_the_last_step_of_an_epoch(tmp_path, capsys):
     assert callback.steps_done == 15 and callback.epochs_done == 5
 
 
+def test_zero_logs_nothing(tmp_path, capsys):
+    run_epoch(LossCallBack(per_print_times=0, folder=tmp_path), [3.0, 2.0])
+    assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
+
+
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     callback = LossCallBack(name="worker_1", folder=tmp_path)
     with pytest.raises(FloatingPointError, match="worker_1: the loss is nan at epoch: 1 step: 2"):
