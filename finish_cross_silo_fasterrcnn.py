@@ -11,7 +11,10 @@ that there is nothing to stop. Logs and checkpoints stay.
 import argparse
 from pathlib import Path
 
-from src.errors import run_command
+from src.errors import require_packages, run_command
+
+require_packages()
+
 from src.launch.finish import finish
 from src.launch.job_record import indexed_folders
 from src.model_utils.config import parse_known

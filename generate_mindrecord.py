@@ -21,11 +21,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from src.errors import UserError, require_packages, run_command
+
+require_packages()
+
 from src.data.coco_json import find_json
 from src.data.conversion import data_to_mindrecord_byte_image
 from src.data.mindrecord_file import BASE_NAME, check_mindrecord, is_whole, shard_number
 from src.data.shards import for_shard, parse_shards
-from src.errors import UserError, run_command
 from src.model_utils.config import Config, get_config, parse_bool
 
 

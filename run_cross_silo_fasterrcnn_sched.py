@@ -10,10 +10,13 @@ It returns when the scheduler listens; scheduler/scheduler.log then ends with "S
 successfully." Next come the servers. Training does not depend on the scheduler.
 """
 
-from src.errors import run_command
+from src.errors import require_packages, run_command
+
+require_packages()
+
 from src.launch.command_line import job_from, launcher_parser
 from src.launch.launchers import launch_scheduler
-from src.model_utils.config import parse_known
+from src.model_utils.config import find_config_file, parse_known
 
 
 def main() -> None:
@@ -25,6 +28,7 @@ def main() -> None:
         help="ip:port of the management API (default 127.0.0.1:18019)",
     )
     args = parse_known(parser)
+    find_config_file(args.config_path)
     launch_scheduler(job_from(args), args.scheduler_manage_address, args.start_timeout)
 
 

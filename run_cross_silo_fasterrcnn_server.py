@@ -7,11 +7,14 @@
 starts four servers on ports 6668 to 6671 and returns when all take requests; server_0/server.log
 then holds "Start http server!". A checkpoint_dir without a model gets an initial one, from
 --pre_trained or from --seed. A new start begins at iteration 1 and puts the recovery files of an
-earlier run aside; --resume continues the job that Redis and the files describe, or adds servers to
-a running one. The servers end by themselves when the last iteration is done.
+earlier run aside; --resume continues the job that Redis and the files describe: it starts those of
+the servers that do not run. The servers end by themselves when the last iteration is done.
 """
 
-from src.errors import run_command
+from src.errors import require_packages, run_command
+
+require_packages()
+
 from src.launch.command_line import add_bool, job_from, launcher_parser
 from src.launch.launchers import launch_servers
 from src.model_utils.config import get_config

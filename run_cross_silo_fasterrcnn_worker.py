@@ -13,7 +13,10 @@ On a second machine --first_worker_id=2 goes on with mindrecord_2 and worker_2. 
 default_config.yaml is a flag too. The workers end by themselves after the last iteration.
 """
 
-from src.errors import run_command
+from src.errors import require_packages, run_command
+
+require_packages()
+
 from src.launch.command_line import add_worker_flags, job_from, launcher_parser
 from src.launch.launchers import launch_workers
 from src.model_utils.config import get_config

@@ -1,7 +1,10 @@
 """The name that the tutorial's tree gives to run_cross_silo_fasterrcnn_worker_distributed.py."""
 
+from src.errors import require_packages, run_command
+
+require_packages()
+
 from run_cross_silo_fasterrcnn_worker_distributed import main
-from src.errors import run_command
 
 if __name__ == "__main__":
     run_command(main)

@@ -6,7 +6,10 @@
 does what run_cross_silo_fasterrcnn_worker.py does with --local_worker_num=1.
 """
 
-from src.errors import UserError, run_command
+from src.errors import UserError, require_packages, run_command
+
+require_packages()
+
 from src.launch.command_line import add_bool, add_worker_flags, job_from, launcher_parser
 from src.launch.launchers import launch_workers
 from src.model_utils.config import get_config
@@ -20,11 +23,10 @@ def main() -> None:
     parser.add_argument("--first_worker_id", type=int, default=0, help="number of the silo")
     add_worker_flags(parser)
     config = get_config(parser=parser)
-    if config.device_num != 1 or config.run_distribute:
+    if config.device_num != 1:
         raise UserError(
-            f"--device_num {config.device_num} --run_distribute {config.run_distribute}: a silo on "
-            "several devices is not available yet; give --device_num=1, or start several silos "
-            "with run_cross_silo_fasterrcnn_worker.py"
+            f"--device_num {config.device_num}: a silo on several devices is not available yet; "
+            "give --device_num=1, or start several silos with run_cross_silo_fasterrcnn_worker.py"
         )
     config.local_worker_num = 1
     launch_workers(job_from(config), config)

@@ -12,42 +12,72 @@ It runs in the foreground and prints what the launchers write into scheduler.log
 worker.log. Scheduler and server run until a signal ends them, a worker until the last iteration.
 """
 
-import argparse
-from pathlib import Path
+from __future__ import annotations
 
-from src.errors import run_command
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from src.errors import require_packages, run_command
+
+require_packages()
+
+from src.federated.job_config import JobConfig
 from src.launch.addresses import parse_address
-from src.launch.command_line import add_worker_flags, job_from, launcher_parser
+from src.launch.command_line import JOB_FLAGS, add_worker_flags, job_from, launcher_parser, shard_of
+from src.launch.job_record import FOLDER
 from src.model_utils.config import Config, get_config
 
 
-def start_one_scheduler(config: Config) -> None:
+def job_of(config: Config) -> JobConfig:
+    """The federation's configuration; where flags change it, in a file that the engine can read."""
+    job = job_from(config)
+    if all(getattr(config, flag) is None for flag in JOB_FLAGS):
+        return job
+    return replace(job, path=job.write(config.output_dir / FOLDER / f"{config.ms_role}.yaml"))
+
+
+def start_one_scheduler(config: Config | None = None) -> None:
     """Run the scheduler until a signal ends it."""
+    config = config or role_config()
     from src.federated.scheduler import run_scheduler
 
-    run_scheduler(str(job_from(config).path), config.scheduler_manage_address)
+    parse_address(config.scheduler_manage_address, "--scheduler_manage_address")
+    run_scheduler(str(job_of(config).path), config.scheduler_manage_address)
 
 
-def start_one_server(config: Config) -> None:
+def start_one_server(config: Config | None = None) -> None:
     """Run one server until a signal ends it."""
+    config = config or role_config()
     from src.federated.server import run_server
 
     parse_address(config.http_server_address, "--http_server_address")
     run_server(
         config.label or "server",
-        str(job_from(config).path),
+        str(job_of(config).path),
         config.http_server_address,
         config.tcp_server_ip,
         config.checkpoint_dir,
     )
 
 
-def start_one_worker(config: Config) -> None:
-    """Train on this silo's shard until the federation's last iteration is done."""
+def train_fasterrcnn_(config: Config | None = None) -> tuple[int, Any]:
+    """This silo's batches: their number in an epoch, and the data set."""
+    config = config or role_config()
+    from src.training import open_shard
+
+    dataset = open_shard(config, shard_of(config))
+    return dataset.get_dataset_size(), dataset
+
+
+def start_one_worker(config: Config | None = None) -> int:
+    """Train on this silo's shard until the federation's last iteration is done; the exit code."""
+    config = config or role_config()
     from src.federated.worker import run_worker
     from src.training import DetectorTask
 
-    run_worker(job_from(config), config, DetectorTask)
+    return run_worker(job_of(config), config, DetectorTask)
 
 
 ROLES = {
@@ -73,10 +103,15 @@ def role_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
+def role_config() -> Config:
+    """The configuration of this process's command line."""
+    return get_config(parser=role_parser())
+
+
+def main() -> int | None:
     """Parse, then run the role."""
-    config = get_config(parser=role_parser())
-    ROLES[config.ms_role](config)
+    config = role_config()
+    return ROLES[config.ms_role](config)
 
 
 if __name__ == "__main__":

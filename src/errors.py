@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import sys
 from collections.abc import Iterable
 from typing import Callable
@@ -31,6 +32,21 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """' (did you mean X?)' for the known name closest to `word`, or '' where none is close."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean {matches[0]}?)" if matches else ""
+
+
+def require_packages() -> None:
+    """End the command with one line when this Python lacks the installed packages.
+
+    Called before a script imports anything that needs them.
+    """
+    for package in ("mindspore", "mindspore_federated"):
+        if importlib.util.find_spec(package) is None:
+            print(
+                f"error: {sys.executable} has no {package}: run make install in the suite's "
+                "folder, then source .venv/bin/activate",
+                file=sys.stderr,
+            )
+            sys.exit(2)
 
 
 def run_command(main: Callable[[], int | None]) -> None:

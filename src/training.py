@@ -7,6 +7,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
+from mindspore.dataset import Dataset
 from mindspore.train.callback import Callback, RunContext
 
 from src.data.mindrecord_file import BASE_NAME
@@ -24,6 +25,21 @@ from src.pretrained import load_pretrained
 SHARED_KEYS = ("backbone", "coco_classes", "img_width", "img_height", "anchor_scales")
 
 
+def open_shard(config: Config, shard: Path) -> Dataset:
+    """Batches for training from the MindRecord in the folder `shard`.
+
+    Raises:
+        UserError: no usable MindRecord there.
+    """
+    return create_fasterrcnn_dataset(
+        config,
+        str(shard / (config.prefix or BASE_NAME)),
+        batch_size=config.batch_size,
+        num_parallel_workers=config.num_parallel_workers,
+        python_multiprocessing=config.python_multiprocessing,
+    )
+
+
 def build_detector(config: Config) -> tuple[nn.Cell, str]:
     """The detector in training, from the seed and `config.pre_trained`.
 
@@ -37,7 +53,7 @@ def build_detector(config: Config) -> tuple[nn.Cell, str]:
     net.set_train()
     if not config.pre_trained:
         return net, f"weights drawn from seed {config.seed}"
-    return net, str(load_pretrained(net, config.pre_trained))
+    return net, str(load_pretrained(net, Path(config.pre_trained).expanduser()))
 
 
 def shared_aspects(config: Config, net: nn.Cell) -> dict[str, object]:
@@ -76,17 +92,10 @@ class DetectorTask:
     """
 
     def __init__(self, config: Config, shard: Path):
-        use_device(config.device_target, config.device_id)
+        use_device(config.device_target, config.device_id, config.threads)
         ms.set_seed(config.seed)
         self._config = config
-        name = config.prefix or BASE_NAME
-        self.dataset = create_fasterrcnn_dataset(
-            config,
-            str(shard / name),
-            batch_size=config.batch_size,
-            num_parallel_workers=config.num_parallel_workers,
-            python_multiprocessing=config.python_multiprocessing,
-        )
+        self.dataset = open_shard(config, shard)
         self.steps_per_epoch: int = self.dataset.get_dataset_size()
         self.images = self.steps_per_epoch * config.batch_size
         self.network, self.origin = build_detector(config)

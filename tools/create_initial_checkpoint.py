@@ -13,7 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.errors import run_command
+from src.errors import require_packages, run_command
+
+require_packages()
+
 from src.launch.command_line import job_from, launcher_parser
 from src.launch.recovery_files import recovery_name
 from src.model_utils.config import get_config

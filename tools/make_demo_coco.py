@@ -18,8 +18,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.errors import UserError, require_packages, run_command
+
+require_packages()
+
 from src.data.drawn_coco import DrawingPlan, draw_part
-from src.errors import UserError, run_command
 from src.model_utils.config import parse_known
 
 

@@ -14,7 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.errors import run_command
+from src.errors import require_packages, run_command
+
+require_packages()
+
 from src.launch.demo import Demo
 from src.model_utils.config import parse_known
 

@@ -17,6 +17,10 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.errors import UserError, require_packages, run_command
+
+require_packages()
+
 from src.data.coco_json import image_folder, image_folders, read_coco
 from src.data.splitting import (
     dominant_categories,
@@ -26,7 +30,6 @@ from src.data.splitting import (
     table,
     write_shards,
 )
-from src.errors import UserError, run_command
 from src.model_utils.config import load_config, parse_known
 
 

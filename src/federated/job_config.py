@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from src.launch.addresses import parse_address
 from src.model_utils.config import find_config_file, read_yaml_documents
 
 UINT32 = 2**32 - 1
+
+# The name is part of Redis keys (with colons between the parts) and of file names.
+NAME = re.compile(r"[A-Za-z0-9_.-]+")
 ANY = (-math.inf, math.inf)
 
 # key: (type, allowed). `allowed` is a range, a tuple of texts, or None.
@@ -94,6 +99,8 @@ REQUIRED = (
 
 # What the engine accepts but cannot do between silos: the neutral value, and the reason.
 NEUTRAL: dict[str, tuple[Any, str]] = {
+    "aggregation.aggregation_type": ("FedAvg", "no other one is wired to the detector yet"),
+    "enable_ssl": (False, "the launchers hand no certificates on to servers and silos"),
     "encrypt.encrypt_type": ("NOT_ENCRYPT", "the engine's wheel has no encryption between silos"),
     "encrypt.encrypt_train_type": (
         "NOT_ENCRYPT",
@@ -141,8 +148,9 @@ class JobConfig:
     def write(self, path: Path) -> Path:
         """Write the values as a YAML file for the engine, and return its path."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(self.values, sort_keys=False), encoding="utf-8")
-        return path
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(yaml.safe_dump(self.values, sort_keys=False), encoding="utf-8")
+        return partial.replace(path)
 
 
 def load_job(path: str | Path, overrides: dict[str, Any] | None = None) -> JobConfig:
@@ -158,15 +166,20 @@ def load_job(path: str | Path, overrides: dict[str, Any] | None = None) -> JobCo
     """
     file = find_config_file(path, "--yaml_config")
     values = copy.deepcopy(read_yaml_documents(file)[0])
+    for key, value in _flatten(values).items():
+        _check(file, key, value)
     for dotted, value in (overrides or {}).items():
         if value is not None:
+            _check("command line", dotted, value)
             _set(values, dotted, value)
     flat = _flatten(values)
-    for key, value in flat.items():
-        _check(file, key, value)
     for key in REQUIRED:
         if flat.get(key) in (None, ""):
             raise UserError(f"{file}: {key} is missing; default_yaml_config.yaml shows it")
+    if not NAME.fullmatch(flat["fl_name"]):
+        raise UserError(
+            f"{file}: fl_name is {flat['fl_name']!r}, expected letters, digits and _ . - only"
+        )
     job = JobConfig(file, values)
     parse_address(values["distributed_cache"]["address"], f"{file}: distributed_cache.address")
     _check_windows(job)
@@ -190,7 +203,7 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[last] = value
 
 
-def _check(file: Path, key: str, value: Any) -> None:
+def _check(file: Path | str, key: str, value: Any) -> None:
     if key not in SCHEMA:
         if any(known.startswith(f"{key}.") for known in SCHEMA):
             raise UserError(f"{file}: {key} is {value!r}, expected keys below it")

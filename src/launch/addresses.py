@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 
 from src.errors import UserError
@@ -101,7 +102,7 @@ def require_worker_address(address: str) -> str:
         UserError: anything else; a name without a dot is refused by the engine.
     """
     host, _, port = address.rpartition(":")
-    is_name = "." in host and not host.replace(".", "").isdigit()
+    is_name = re.fullmatch(r"[\w-]+(\.[\w-]+)+", host) and not host.replace(".", "").isdigit()
     if not (is_name and port.isdigit() and 0 < int(port) < 65536):
         parse_address(address, "--http_server_address")
     return address

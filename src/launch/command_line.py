@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import socket
+from pathlib import Path
 from typing import Any
 
 from src.federated.job_config import JobConfig, load_job
@@ -106,8 +107,26 @@ def add_worker_flags(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="deadline of one request to a server (default 120)",
     )
+    parser.add_argument(
+        "--wait_timeout",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="how long to wait for the other silos of an iteration; the servers decide within "
+        "round.global_iteration_time_window (default 0: that and 600 more)",
+    )
     parser.add_argument("--client_batch_size", dest="batch_size", type=int, default=suppress)
     parser.add_argument("--client_learning_rate", dest="base_lr", type=float, default=suppress)
+
+
+def data_folder(config: Any) -> Path:
+    """The folder of mindrecord_0, mindrecord_1, ..."""
+    return Path(config.dataset_path or Path(config.mindrecord_dir).parent).expanduser()
+
+
+def shard_of(config: Any) -> Path:
+    """Folder of the MindRecord of worker `config.user_id`."""
+    return data_folder(config) / f"mindrecord_{config.user_id}"
 
 
 WORKER_FLAGS = (
@@ -117,4 +136,5 @@ WORKER_FLAGS = (
     "data_size_unit",
     "join_timeout",
     "request_timeout",
+    "wait_timeout",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -49,14 +50,18 @@ class Demo:
         self._begin = time.monotonic()
 
     def run(self) -> int:
-        """Run it all; exit code 0 when every process ended well and the loss fell."""
+        """Run it all; exit code 0 when every process ended well."""
         fresh_folder(self._folder)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)
         try:
             self._make_data()
             self._start()
             self._follow()
             code = self._wait_for_the_end()
         finally:
+            # Inherited by the command: a second Ctrl-C must not leave things half stopped.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._call("finish_cross_silo_fasterrcnn.py", f"--redis_port={self._redis_port}")
         self._report()
         return code
@@ -175,12 +180,15 @@ class Demo:
                 print(f"ERROR: not everything ended within {END_TIMEOUT_S:.0f} s")
                 return 1
             time.sleep(0.2)
-        codes = {
-            path.name.split(".")[0]: json.loads(path.read_text(encoding="utf-8"))["code"]
-            for path in sorted((self._folder / FOLDER / "status").glob("*.exit.json"))
-        }
+        started = [p.label for p in read_record(self._folder).processes if p.role in roles]
+        codes = {label: self._exit_code(label) for label in started}
         print("\nended: " + ", ".join(f"{label} {code}" for label, code in codes.items()))
-        return max(codes.values(), default=1)
+        return max(codes.values())
+
+    def _exit_code(self, label: str) -> int:
+        """Of a role that has ended; 1 where its supervisor was killed and left none."""
+        path = self._folder / FOLDER / "status" / f"{label}.exit.json"
+        return json.loads(path.read_text(encoding="utf-8"))["code"] if path.exists() else 1
 
     def _report(self) -> None:
         """Mean losses, and where everything lies."""
@@ -204,10 +212,7 @@ def mean(values: list[float]) -> float:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` ports of the loopback address of which the last ones are consecutive.
-
-    The first two may lie anywhere; the others are those of the servers.
-    """
+    """`count` consecutive ports of the loopback address on which nothing listens."""
     for first in range(6668, 60000, 7):
         ports = list(range(first, first + count))
         if all(is_free(port) for port in ports):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
+import psutil
 import redis
 
 from src.launch.addresses import parse_address
-from src.launch.job_record import JobRecord, read_record, remove_record
+from src.launch.job_record import JobRecord, indexed_folders, read_record, remove_record
+from src.launch.preflight import live_servers
 from src.launch.processes import stop
 from src.launch.redis_store import JobStore
 
@@ -26,11 +29,16 @@ def finish(folder: Path, redis_port: int) -> int:
     record = read_record(folder)
     if record is None:
         print(f"nothing to stop: no job was started from {folder}, or it was finished already")
+        if elsewhere := indexed_folders():
+            print(f"jobs of this user: {', '.join(map(str, elsewhere))} (--all finishes them)")
         return 0
+    nodes = _nodes(record)
     if not _stop(record, ORDER):
         print("no process of this job is running any more")
-    if record.redis:
-        _clear_redis(record, redis_port)
+    if any(process.role in ("server", "scheduler") for process in record.processes):
+        _clear_redis(record, redis_port, nodes)
+    elif record.redis:
+        print(f"the job {record.fl_name} itself was not started from here: its Redis is untouched")
     _stop(record, ["redis"])
     remove_record(folder)
     return 0
@@ -46,13 +54,37 @@ def _stop(record: JobRecord, roles: Iterable[str]) -> bool:
     return bool(running)
 
 
-def _clear_redis(record: JobRecord, redis_port: int) -> None:
-    """Remove the job's keys; stop its Redis when it is the one of `redis_port` and unused."""
+def _nodes(record: JobRecord) -> set[str]:
+    """The addresses (ip:port) on which the record's servers listen, to silos and to each other."""
+    found = set()
+    for supervisor in filter(None, (entry.process() for entry in record.running("server"))):
+        # One that ends meanwhile leaves a sign of life at most.
+        with contextlib.suppress(psutil.Error):
+            for child in supervisor.children():
+                listening = [c for c in child.connections("tcp") if c.status == psutil.CONN_LISTEN]
+                found.update(f"{c.laddr.ip}:{c.laddr.port}" for c in listening)
+    return found
+
+
+def _clear_redis(record: JobRecord, redis_port: int, stopped: set[str]) -> None:
+    """Remove the job's keys; stop its Redis when it is the one of `redis_port` and unused.
+
+    Args:
+        stopped: nodes of the servers that have just been stopped; while others live, nothing is
+            done.
+    """
     address = parse_address(record.redis, "job record")
     store = JobStore(address, record.fl_name)
     try:
         if not store.answers():
             print(f"Redis at {record.redis} does not answer: no keys to remove")
+            return
+        others = live_servers(store, stopped)
+        if others:
+            print(
+                f"servers of {record.fl_name} that were not started from here go on (nodes "
+                f"{', '.join(others)}): its Redis is untouched"
+            )
             return
         print(f"removed {store.purge()} Redis keys of {record.fl_name}")
         if address[1] == redis_port:

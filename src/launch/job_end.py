@@ -101,7 +101,10 @@ def silo_at(peer: str) -> str:
     """
     for connection in psutil.net_connections(kind="tcp"):
         if connection.pid and connection.laddr and peer == "{}:{}".format(*connection.laddr):
-            flags = psutil.Process(connection.pid).cmdline()
+            try:
+                flags = psutil.Process(connection.pid).cmdline()
+            except psutil.Error:
+                return peer
             values = dict(flag.lstrip("-").split("=", 1) for flag in flags if "=" in flag)
             if "silo_name" in values:
                 return f"{values['silo_name']}_{values.get('user_id', '0')} at {peer}"

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from src.data.mindrecord_file import BASE_NAME, check_mindrecord
-from src.errors import StartError, UserError
+from src.errors import UserError
 from src.federated.job_config import JobConfig
-from src.launch import preflight
 from src.launch.addresses import (
     listens,
     parse_address,
@@ -20,7 +18,7 @@ from src.launch.addresses import (
     require_free_port,
     server_addresses,
 )
-from src.launch.command_line import WORKER_FLAGS
+from src.launch.command_line import WORKER_FLAGS, data_folder
 from src.launch.job_record import FOLDER, role_folder, update_record
 from src.launch.processes import (
     Role,
@@ -30,26 +28,24 @@ from src.launch.processes import (
     stop,
     wait_until_ready,
 )
-from src.launch.recovery_files import (
-    list_recovery_files,
-    put_aside_earlier_run,
-    require_iterations_left,
-)
+from src.launch.recovery_files import require_iterations_left
 from src.launch.redis_store import JobStore
+from src.launch.server_start import (
+    consecutive_ports,
+    ensure_initial_model,
+    prepare_job,
+    servers_to_start,
+)
 from src.launch.status_file import read_status, status_path
 from src.model_utils.config import PROJECT_DIR, Config, find_config_file
 
 ROLE_SCRIPT = PROJECT_DIR / "test_fl_fasterrcnn.py"
-
-# Three recovery files and the one being written, beside the initial model.
-SERVER_FILES = 5
 
 
 def launch_scheduler(job: JobConfig, manage_address: str, timeout_s: float) -> None:
     """Start the scheduler in the current folder and return when it listens."""
     base = Path.cwd()
     host, port = parse_address(manage_address, "--scheduler_manage_address")
-    preflight.require_packages()
     require_not_running(base, ["scheduler"])
     _store(job).require()
     require_free_port(host, port, "--scheduler_manage_address")
@@ -78,17 +74,18 @@ def launch_servers(job: JobConfig, config: Config) -> None:
     base = Path.cwd()
     host, first_port = parse_address(config.http_server_address, "--http_server_address")
     parse_ip(config.tcp_server_ip, "--tcp_server_ip")
-    ports = _consecutive_ports(first_port, config.local_server_num)
-    preflight.require_packages()
-    require_not_running(base, [role_folder("server", i) for i in range(len(ports))])
+    ports = consecutive_ports(first_port, config.local_server_num)
+    numbers = servers_to_start(base, len(ports), config.resume)
     store = _store(job)
     store.require()
-    for port in ports:
+    for port in (ports[number] for number in numbers):
         require_free_port(host, port, "--http_server_address")
-    checkpoint_dir = Path(config.checkpoint_dir).absolute()
-    _prepare_job(job, store, checkpoint_dir, config.resume)
-    _ensure_initial_model(job, checkpoint_dir, config)
+    checkpoint_dir = Path(config.checkpoint_dir).expanduser().absolute()
+    prepare_job(job, store, checkpoint_dir, config.resume)
+    ensure_initial_model(job, checkpoint_dir, config)
     first = require_iterations_left(checkpoint_dir, job.name, job.iterations)
+    # A job that Redis knows goes on where it is, whatever the files say.
+    first = int(store.status().get("iterationNum", first))
     _note_job(base, job)
     roles = [
         Role(
@@ -96,16 +93,16 @@ def launch_servers(job: JobConfig, config: Config) -> None:
             number=number,
             argv=_role_command("MS_SERVER", job, base)
             + [
-                f"--http_server_address={host}:{port}",
+                f"--http_server_address={host}:{ports[number]}",
                 f"--tcp_server_ip={config.tcp_server_ip}",
                 f"--checkpoint_dir={checkpoint_dir}",
                 f"--label={role_folder('server', number)}",
             ],
-            address=f"{host}:{port}",
-            job_end=_job_end(job, port, config.fetch_timeout),
+            address=f"{host}:{ports[number]}",
+            job_end=_job_end(job, ports[number], config.fetch_timeout),
             env={"GLOG_v": "1"},
         )
-        for number, port in enumerate(ports)
+        for number in numbers
     ]
     _start_all(base, roles, config.start_timeout, lambda s: _server_answers(base, s))
     listed = ", ".join(f"{host}:{port}" for port in ports)
@@ -132,11 +129,10 @@ def launch_workers(job: JobConfig, config: Config) -> None:
         raise UserError(f"--local_worker_num is {config.local_worker_num}, expected 1 or more")
     server_addresses(config.http_server_address, config.server_num)
     numbers = range(config.first_worker_id, config.first_worker_id + config.local_worker_num)
-    preflight.require_packages()
     require_not_running(base, [role_folder("worker", i) for i in numbers])
-    data = Path(config.dataset_path or Path(config.mindrecord_dir).parent).absolute()
+    data = data_folder(config).absolute()
     require_shards(data, numbers, config.prefix or BASE_NAME, config.batch_size)
-    if config.pre_trained and not Path(config.pre_trained).is_file():
+    if config.pre_trained and not Path(config.pre_trained).expanduser().is_file():
         raise UserError(
             f"pre_trained: {Path(config.pre_trained).absolute()} is not there; give the path of "
             'a .ckpt file, or "" to start from the seed'
@@ -196,17 +192,6 @@ def _store(job: JobConfig) -> JobStore:
     return JobStore(job.redis_address, job.name)
 
 
-def _consecutive_ports(first: int, count: int) -> list[int]:
-    if count < 1:
-        raise UserError(f"--local_server_num is {count}, expected 1 or more")
-    if first + count - 1 > 65535:
-        raise UserError(
-            f"--local_server_num {count} from port {first} goes past 65535; "
-            "give a lower port in --http_server_address"
-        )
-    return list(range(first, first + count))
-
-
 def _role_command(ms_role: str, job: JobConfig, base: Path) -> list[str]:
     """The command of a role, with the federation's file as the flags have changed it."""
     return [
@@ -247,36 +232,6 @@ def _note_job(base: Path, job: JobConfig) -> None:
         record.redis = ":".join(map(str, job.redis_address))
 
 
-def _prepare_job(job: JobConfig, store: JobStore, checkpoint_dir: Path, resume: bool) -> None:
-    """A new job starts without what an earlier one left; a resumed one takes it up."""
-    checkpoint_dir.mkdir(parents=True, exist_ok=True)
-    if resume:
-        return
-    preflight.require_no_live_servers(store)
-    purged = store.purge()
-    if purged:
-        print(f"removed {purged} Redis keys of an earlier job named {job.name}")
-    aside = put_aside_earlier_run(checkpoint_dir, job.name)
-    if aside:
-        print(f"moved the recovery files of an earlier run to {aside} (--resume continues it)")
-
-
-def _ensure_initial_model(job: JobConfig, checkpoint_dir: Path, config: Config) -> None:
-    """Make the servers' initial model where checkpoint_dir has none; check that it has room."""
-    if not list_recovery_files(checkpoint_dir, job.name):
-        print(f"{checkpoint_dir} holds no model of {job.name}: making the initial one", flush=True)
-        tool = PROJECT_DIR / "tools" / "create_initial_checkpoint.py"
-        command = [sys.executable, str(tool), f"--fl_name={job.name}"]
-        command += [f"--checkpoint_dir={checkpoint_dir}"]
-        command += [f"--config_path={find_config_file(config.config_path)}"]
-        command += [f"--{name}={getattr(config, name)}" for name in config.given_flags]
-        code = subprocess.run(command, check=False).returncode
-        if code:
-            raise StartError("the initial model could not be made", code)
-    size = list_recovery_files(checkpoint_dir, job.name)[0].path.stat().st_size
-    preflight.require_disk(checkpoint_dir, SERVER_FILES * size, f"{SERVER_FILES} checkpoints")
-
-
 def _start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) -> None:
     """Start `roles` and wait for all; when one fails, stop the others of this call."""
     started = []
@@ -284,7 +239,7 @@ def _start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) -
         for role in roles:
             started.append(start(base, role))
         wait_until_ready(started, is_ready, timeout_s, _still_waiting(base))
-    except (StartError, KeyboardInterrupt):
+    except BaseException:
         labels = {s.role.label for s in started}
         with update_record(base) as record:
             mine = [p for p in record.running() if p.label in labels]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from src.errors import UserError
@@ -15,47 +14,55 @@ from src.launch.redis_store import JobStore
 HEARTBEAT_LIFE_S = 10.0
 
 
-def require_packages() -> None:
-    """Raise a UserError when this Python lacks the engine."""
-    for package in ("mindspore", "mindspore_federated"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"{sys.executable} has no {package}: run make install, then "
-                "source .venv/bin/activate"
-            )
-
-
 def require_disk(folder: Path, needed: int, what: str) -> None:
     """Raise a UserError when the disk of `folder` has fewer than `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"{folder}: {what} need {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
+            f"{folder}: {what} need {_amount(needed)}, and {_amount(free)} are free; "
             "free some, choose a folder on another disk, or keep fewer (--keep_checkpoint_max)"
         )
 
 
-def require_no_live_servers(store: JobStore) -> None:
-    """Raise a UserError when servers of this job's name live; wait for signs of dead ones to end.
+def _amount(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
-    A sign whose time to live only falls belongs to a server that was killed.
+
+def require_no_live_servers(store: JobStore) -> None:
+    """Raise a UserError when servers of this job's name are alive."""
+    nodes = live_servers(store)
+    if nodes:
+        host, port = store.address
+        raise UserError(
+            f"servers of a job named {store.fl_name} are alive in Redis {host}:{port} "
+            f"(nodes {', '.join(nodes)}): finish that job, choose another --fl_name, or add to it "
+            "with --resume"
+        )
+
+
+def live_servers(store: JobStore, known_dead: Collection[str] = ()) -> list[str]:
+    """The nodes (ip:port) of the job's servers that are alive; waits for signs of dead ones to end.
+
+    Those of the nodes `known_dead` are not waited for. A sign whose time to live only falls belongs
+    to a server that was killed, or to one that is busy for some seconds and renews it then.
     """
     deadline = time.monotonic() + HEARTBEAT_LIFE_S + 2
-    before = store.heartbeats()
+    before = _signs_of_life(store, known_dead)
     said = False
     while before and time.monotonic() < deadline:
         time.sleep(1.5)
-        after = store.heartbeats()
-        renewed = [key for key, ttl in after.items() if ttl > before.get(key, 0) - 1300]
+        after = _signs_of_life(store, known_dead)
+        renewed = [node for node, ttl in after.items() if ttl > before.get(node, 0) - 1300]
         if renewed:
-            nodes = ", ".join(key.split(":heartbeat:")[1].split("::")[0] for key in renewed)
-            host, port = store.address
-            raise UserError(
-                f"servers of a job named {store.fl_name} are alive in Redis {host}:{port} "
-                f"(nodes {nodes}): finish that job, choose another --fl_name, or add to it with "
-                "--resume"
-            )
+            return renewed
         if not said:
-            print("waiting for the last sign of life of servers that were killed to expire")
+            print("waiting for servers' signs of life in Redis to be renewed or to expire (10 s)")
             said = True
         before = after
+    return []
+
+
+def _signs_of_life(store: JobStore, known_dead: Collection[str]) -> dict[str, int]:
+    """Milliseconds to live of each node's sign of life."""
+    beats = {k.split(":heartbeat:")[1].split("::")[0]: ttl for k, ttl in store.heartbeats().items()}
+    return {node: ttl for node, ttl in beats.items() if node not in known_dead}

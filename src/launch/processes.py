@@ -18,6 +18,7 @@ from src.errors import StartError, UserError
 from src.launch.folders import fresh_folder
 from src.launch.job_record import (
     FOLDER,
+    JobRecord,
     ProcessRecord,
     read_record,
     role_folder,
@@ -91,8 +92,28 @@ def require_not_running(base: Path, labels: Iterable[str]) -> None:
 
 
 def start(base: Path, role: Role) -> Started:
-    """Start one role of the job of folder `base` under a supervisor, and record it."""
-    folder = fresh_folder(role.folder(base))
+    """Start one role of the job of folder `base` under a supervisor, and record it.
+
+    Raises:
+        UserError: it runs already; another launcher may have started it a moment ago.
+    """
+    started = None
+    try:
+        with update_record(base) as record:
+            require_not_running(base, [role.label])
+            started = _start_supervisor(base, role)
+            pid, folder = started.supervisor.pid, role.folder(base)
+            _enter(record, role.role, role.number, pid, folder, role.address)
+    except BaseException:
+        # What is not in the record nobody would find again.
+        if started is not None:
+            started.supervisor.terminate()
+        raise
+    return started
+
+
+def _start_supervisor(base: Path, role: Role) -> Started:
+    fresh_folder(role.folder(base))
     state = base / FOLDER
     exit_file = state / "status" / f"{role.label}.exit.json"
     exit_file.unlink(missing_ok=True)
@@ -117,7 +138,6 @@ def start(base: Path, role: Role) -> Started:
             stderr=log,
             start_new_session=True,
         )
-    record_process(base, role.role, role.number, supervisor.pid, folder, role.address)
     return Started(role, supervisor, role.log(base), exit_file)
 
 
@@ -130,10 +150,14 @@ def record_process(
     base: Path, role: str, number: int, pid: int, folder: Path, address: str
 ) -> None:
     """Add a process to the record of `base`, in place of an ended one of the same role."""
+    with update_record(base) as record:
+        _enter(record, role, number, pid, folder, address)
+
+
+def _enter(record: JobRecord, role: str, number: int, pid: int, folder: Path, address: str) -> None:
     created = psutil.Process(pid).create_time()
     entry = ProcessRecord(role, number, pid, created, str(folder), address)
-    with update_record(base) as record:
-        record.processes = [p for p in record.processes if p.label != entry.label] + [entry]
+    record.processes = [p for p in record.processes if p.label != entry.label] + [entry]
 
 
 def wait_until_ready(
@@ -142,7 +166,7 @@ def wait_until_ready(
     timeout_s: float,
     progress: Callable[[list[Started]], None] | None = None,
 ) -> None:
-    """Return when every role is ready.
+    """Return when every role is ready; one that is may have ended already, with exit code 0.
 
     Args:
         started: the roles.
@@ -156,8 +180,9 @@ def wait_until_ready(
     deadline, next_word = time.monotonic() + timeout_s, time.monotonic() + 10
     missing = list(started)
     while missing:
-        for role in missing:
-            if role.supervisor.poll() is not None:
+        for role in started:
+            code = role.supervisor.poll()
+            if code is not None and (code != 0 or not is_ready(role)):
                 raise StartError(*_failure(role))
         missing = [role for role in missing if not is_ready(role)]
         now = time.monotonic()

@@ -41,7 +41,9 @@ class SuperviseSpec:
         exit_file: JSON file that gets {"code", "reason"} at the end.
         env: variables set for the role, over the inherited ones.
         job_end: arguments of `job_end_from`, or {} for a role that ends by itself.
-        grace_s: seconds between SIGTERM and SIGKILL.
+        grace_s: seconds between SIGTERM and SIGKILL when the job has ended.
+        stop_grace_s: the same when the user wants it stopped. A server may be waiting for another
+            one's part of a sum, which it does for 20 s; whatever it has written is whole.
     """
 
     label: str
@@ -51,23 +53,29 @@ class SuperviseSpec:
     env: dict[str, str] = field(default_factory=dict)
     job_end: dict[str, Any] = field(default_factory=dict)
     grace_s: float = 20.0
+    stop_grace_s: float = 4.0
 
 
 class Supervisor:
-    """Runs one role; `run` returns its exit code."""
+    """Runs one role; `run` returns its exit code.
 
-    def __init__(self, spec: SuperviseSpec, log: IO[str]):
+    Args:
+        spec: the role.
+        log: its log, open for appending without a buffer.
+    """
+
+    def __init__(self, spec: SuperviseSpec, log: IO[bytes]):
         self._spec = spec
         self._log = log
         self._asked_to_stop = ""
+        self._grace_s = spec.grace_s
         self._child: subprocess.Popen | None = None
         self._end: JobEnd | None = job_end_from(spec.job_end) if spec.job_end else None
 
     def say(self, text: str) -> None:
         """One line of the supervisor's own in the role's log."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        self._log.write(f"[{stamp}][{self._spec.label}] {text}\n")
-        self._log.flush()
+        self._write(f"[{stamp}][{self._spec.label}] {text}\n")
 
     def run(self) -> int:
         """Start the role, wait for its end, write the exit file, return the exit code."""
@@ -80,10 +88,13 @@ class Supervisor:
         reader.join(timeout=5)
         code, reason = self._outcome(child.returncode)
         self.say(f"{reason}; exit code {code}")
-        write_json(Path(self._spec.exit_file), {"code": code, "reason": reason})
+        # On a full disk the code is still this process's own.
+        with contextlib.suppress(OSError):
+            write_json(Path(self._spec.exit_file), {"code": code, "reason": reason})
         return code
 
     def _on_signal(self, number: int, _frame: Any) -> None:
+        self._grace_s = self._spec.stop_grace_s
         self._asked_to_stop = f"stopped by {signal.Signals(number).name}"
         if self._child is not None:
             self._child.terminate()
@@ -104,8 +115,12 @@ class Supervisor:
         log_filter = LogFilter()
         for line in output:
             if log_filter.passes(line):
-                self._log.write(line)
-                self._log.flush()
+                self._write(line)
+
+    def _write(self, text: str) -> None:
+        """On a full disk the line is lost; a role whose output nobody reads would stand still."""
+        with contextlib.suppress(OSError):
+            self._log.write(text.encode())
 
     def _wait(self, child: subprocess.Popen) -> None:
         """Until the child has ended, by itself or because the job has or a signal came."""
@@ -117,9 +132,9 @@ class Supervisor:
             return
         child.terminate()
         try:
-            child.wait(timeout=self._spec.grace_s)
+            child.wait(timeout=self._grace_s)
         except subprocess.TimeoutExpired:
-            self.say(f"did not end within {self._spec.grace_s:.0f} s of SIGTERM, killing it")
+            self.say(f"did not end within {self._grace_s:.0f} s of SIGTERM, killing it")
             child.kill()
             child.wait()
 
@@ -148,7 +163,7 @@ def die_with_parent() -> None:
 def main() -> int:
     """Run the role that the JSON file on the command line describes."""
     spec = SuperviseSpec(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    with Path(spec.log).open("a", encoding="utf-8") as log:
+    with Path(spec.log).open("ab", buffering=0) as log:
         return Supervisor(spec, log).run()
 
 

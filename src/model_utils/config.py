@@ -42,6 +42,17 @@ NOT_NEGATIVE = (
 )  # fmt: skip
 
 
+# What upstream's files may ask for and this suite does not do: the neutral value, and the reason.
+UNAVAILABLE = {
+    "run_eval": (False, "evaluation of the global model is not available yet"),
+    "enable_modelarts": (False, "ModelArts is not supported yet"),
+    "enable_profiling": (False, "it only ever profiled upstream's ModelArts runs"),
+    "finetune": (False, "nothing reads it; pre_trained continues from any checkpoint"),
+    "log_summary": (False, "no summary files are written"),
+    "sync_type": ("fixed", "adaptive synchronisation is not available yet"),
+}
+
+
 class Config:
     """Attribute access to a dict; dicts inside it, in lists too, are wrapped likewise.
 
@@ -172,6 +183,9 @@ def check_value(key: str, value: Any, default: Any, where: str) -> Any:
         raise UserError(f"{where}: {key} is {value!r}, expected {kind}")
     if key in CHOICES and converted not in CHOICES[key]:
         raise UserError(f"{where}: {key} is {value!r}, expected one of {', '.join(CHOICES[key])}")
+    if key in UNAVAILABLE and converted != UNAVAILABLE[key][0]:
+        neutral, reason = UNAVAILABLE[key]
+        raise UserError(f"{where}: {key} is {value!r}, expected {neutral!r}: {reason}")
     if key in POSITIVE and not converted > 0:
         raise UserError(f"{where}: {key} is {value!r}, expected more than 0")
     if key in NOT_NEGATIVE and not converted >= 0:

@@ -159,6 +159,23 @@ def test_workers_without_a_server_give_up_in_bounded_time(job):
     result = run(job.folder, "run_cross_silo_fasterrcnn_worker.py", *flags)
     assert result.returncode == 1
     assert f"127.0.0.1:{job.port + 2}" in result.stderr
+    assert "ended; exit code 1" in (job.folder / "worker_0" / "worker.log").read_text()
+
+
+def test_finish_of_a_silo_that_joined_from_another_folder_leaves_the_job_alone(job, tmp_path):
+    job.servers()
+    job.workers("--local_worker_num=1")
+    other = tmp_path / "other"
+    other.mkdir()
+    write_job(other, job.port, iterations=200)
+    flags = [*job.worker_flags(), "--local_worker_num=1", "--first_worker_id=1"]
+    assert "worker_1 have joined" in succeed(other, "run_cross_silo_fasterrcnn_worker.py", *flags)
+    keys = len(job.store.keys())
+    said = succeed(other, "finish_cross_silo_fasterrcnn.py", f"--redis_port={job.port}")
+    assert "stopped worker_1" in said
+    assert "its Redis is untouched" in said
+    assert len(job.store.keys()) >= keys > 0
+    assert [p.label for p in read_record(job.folder).running()] == ["server_0", "worker_0"]
 
 
 def test_finish_all_finds_the_job_from_another_folder(job, tmp_path):

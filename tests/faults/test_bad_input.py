@@ -1,6 +1,8 @@
 """What a user can get wrong on a command line or in a file: one line, exit code 2, nothing left."""
 
 import socket
+import subprocess
+import sys
 
 import pytest
 from commands import (
@@ -14,11 +16,21 @@ from commands import (
     write_job,
 )
 
+from src.model_utils.config import PROJECT_DIR
+
 SCHED = "run_cross_silo_fasterrcnn_sched.py"
 SERVER = "run_cross_silo_fasterrcnn_server.py"
 WORKER = "run_cross_silo_fasterrcnn_worker.py"
 DISTRIBUTED = "run_cross_silo_fasterrcnn_worker_distributed.py"
 FINISH = "finish_cross_silo_fasterrcnn.py"
+
+
+# As /usr/bin/python3 would: without site-packages.
+CALL_WITHOUT_PACKAGES = """
+import pathlib, runpy, sys
+sys.path.insert(0, str(pathlib.Path(sys.argv[1]).parent))
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
 
 
 @pytest.fixture
@@ -48,7 +60,8 @@ def redis(tmp_path_factory):
     [
         (["--yaml_config=nowhere.yaml"], "--yaml_config nowhere.yaml: no such file"),
         (["--yaml_confg=x"], "unknown flag --yaml_confg (did you mean --yaml_config?)"),
-        (["--fl_iteration_num=0"], "fl_iteration_num is 0, expected 1 to"),
+        (["--fl_iteration_num=0"], "command line: fl_iteration_num is 0, expected 1 to"),
+        (["--fl_name=a:b"], "fl_name is 'a:b', expected letters"),
     ],
 )
 def test_flags_that_every_launcher_has(folder, script, flags, message):
@@ -68,6 +81,7 @@ def test_flags_that_every_launcher_has(folder, script, flags, message):
         (SERVER, ["--local_server_num=0"], "--local_server_num is 0, expected 1 or more"),
         (SCHED, ["--scheduler_manage_address=host:1"], "--scheduler_manage_address: 'host'"),
         (WORKER, ["--http_server_address=localhost:6668"], "'localhost' is refused by the engine"),
+        (WORKER, ["--http_server_address=http://1.2.3.4:5"], "'http://1.2.3.4' is refused"),
         (WORKER, ["--local_worker_num=0"], "--local_worker_num is 0, expected 1 or more"),
         (WORKER, ["--client_batch_size=0"], "batch_size is 0, expected more than 0"),
         (WORKER, ["--img_widht=64"], "(did you mean --img_width?)"),
@@ -79,6 +93,15 @@ def test_flags_that_every_launcher_has(folder, script, flags, message):
 )
 def test_flags_of_one_script(folder, script, flags, message):
     assert message in refused(folder, script, *flags)
+
+
+def test_a_python_without_the_packages(folder):
+    script = PROJECT_DIR / SCHED
+    command = [sys.executable, "-I", "-S", "-c", CALL_WITHOUT_PACKAGES, str(script)]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "has no mindspore: run make install" in result.stderr
 
 
 def test_flag_of_the_wrong_type(folder):

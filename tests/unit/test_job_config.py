@@ -42,11 +42,19 @@ def test_written_file_is_the_same_job(tmp_path):
     assert load_job(job.write(tmp_path / "sub" / "written.yaml")).values == job.values
 
 
+def test_a_flag_below_a_key_that_is_no_group(tmp_path):
+    with pytest.raises(UserError, match="round is 3, expected keys below it"):
+        load_job(changed(tmp_path, round=3), {"round.start_fl_job_threshold": 2})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"fl_nam": "x"}, r"unknown key 'fl_nam' \(did you mean fl_name"),
         ({"round__start_fl_job_treshold": 2}, "did you mean round.start_fl_job_threshold"),
+        ({"fl_name": "job/../other"}, "fl_name is 'job/../other', expected letters"),
+        ({"enable_ssl": True}, "enable_ssl is True, expected False: the launchers hand no"),
+        ({"aggregation__aggregation_type": "Scaffold"}, "no other one is wired to the detector"),
         ({"round": 3}, "round is 3, expected keys below it"),
         ({"fl_name": ...}, "fl_name is missing"),
         ({"enable_ssl": 1}, "enable_ssl is 1, expected True or False"),

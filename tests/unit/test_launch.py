@@ -1,22 +1,31 @@
 """The launch layer's parts, one by one: addresses, folders, records, recovery files, log lines."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import psutil
 import pytest
 
-from src.errors import UserError
+from src.errors import StartError, UserError
 from src.launch.addresses import parse_address, require_free_port, server_addresses
 from src.launch.folders import fresh_folder
 from src.launch.job_record import indexed_folders, read_record, remove_record, update_record
 from src.launch.launchers import require_shards
 from src.launch.log_filter import LogFilter
 from src.launch.preflight import require_disk
-from src.launch.processes import record_process, stop
+from src.launch.processes import (
+    SUPERVISOR,
+    Role,
+    record_process,
+    start,
+    stop,
+    wait_until_ready,
+)
 from src.launch.recovery_files import (
     list_recovery_files,
     put_aside_earlier_run,
@@ -24,6 +33,8 @@ from src.launch.recovery_files import (
     require_iterations_left,
 )
 from src.launch.status_file import StatusFile, read_status
+from src.launch.supervise import SuperviseSpec
+from src.model_utils.config import PROJECT_DIR
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +131,50 @@ def test_stop_kills_what_does_not_end(tmp_path):
     lines = stop(read_record(tmp_path).running(), grace_s=0.5)
     assert lines == [f"server_0 (pid {stubborn.pid}) had to be killed"]
     assert not psutil.pid_exists(stubborn.pid)
+
+
+def role(*lines):
+    return Role("worker", 0, [sys.executable, "-uc", "; ".join(["import time", *lines])])
+
+
+def test_the_second_start_of_a_role_is_refused_and_the_first_goes_on(tmp_path):
+    first = start(tmp_path, role("time.sleep(60)"))
+    try:
+        with pytest.raises(UserError, match="worker_0 of this folder is running already"):
+            start(tmp_path, role("time.sleep(60)"))
+        assert [p.pid for p in read_record(tmp_path).running()] == [first.supervisor.pid]
+        assert not (tmp_path / "worker_0.1").exists()
+    finally:
+        first.supervisor.terminate()
+        first.supervisor.wait(timeout=20)
+
+
+@pytest.mark.parametrize(("code", "ready"), [(0, False), (3, True), (3, False)])
+def test_a_role_that_ended_badly_or_before_it_was_ready(tmp_path, code, ready):
+    started = start(tmp_path, role(f"raise SystemExit({code})"))
+    started.supervisor.wait(timeout=20)
+    with pytest.raises(StartError, match=f"worker_0 ended with exit code {code}") as caught:
+        wait_until_ready([started], lambda _: ready, 5)
+    assert caught.value.code == (code or 1)
+
+
+def test_a_role_that_was_ready_may_have_ended_well(tmp_path):
+    started = start(tmp_path, role("raise SystemExit(0)"))
+    started.supervisor.wait(timeout=20)
+    wait_until_ready([started], lambda _: True, 5)
+
+
+def test_a_full_disk_does_not_stop_a_role_that_talks(tmp_path):
+    spec = SuperviseSpec(
+        label="worker_0",
+        argv=[sys.executable, "-c", "print('line\\n' * 100_000)"],
+        log="/dev/full",
+        exit_file=str(tmp_path / "exit.json"),
+    )
+    (tmp_path / "spec.json").write_text(json.dumps(asdict(spec)))
+    command = [sys.executable, str(SUPERVISOR), str(tmp_path / "spec.json")]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT_DIR)}
+    assert subprocess.run(command, env=environment, timeout=30, check=False).returncode == 0
 
 
 def test_index_lists_folders_until_they_are_finished(tmp_path):

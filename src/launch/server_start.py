@@ -1,0 +1,76 @@
+"""Before servers start: which of them, for a new job or a resumed one, from which model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from src.errors import StartError, UserError
+from src.federated.job_config import JobConfig
+from src.launch import preflight
+from src.launch.job_record import read_record, role_folder
+from src.launch.processes import require_not_running
+from src.launch.recovery_files import list_recovery_files, put_aside_earlier_run
+from src.launch.redis_store import JobStore
+from src.model_utils.config import PROJECT_DIR, Config, find_config_file
+
+# Three recovery files and the one being written, beside the initial model.
+SERVER_FILES = 5
+
+
+def consecutive_ports(first: int, count: int) -> list[int]:
+    """The ports of `count` servers; a UserError where there are none or too many."""
+    if count < 1:
+        raise UserError(f"--local_server_num is {count}, expected 1 or more")
+    if first + count - 1 > 65535:
+        raise UserError(
+            f"--local_server_num {count} from port {first} goes past 65535; "
+            "give a lower port in --http_server_address"
+        )
+    return list(range(first, first + count))
+
+
+def servers_to_start(base: Path, count: int, resume: bool) -> list[int]:
+    """The numbers of the servers to start; with `resume`, those of `count` that do not run."""
+    labels = [role_folder("server", number) for number in range(count)]
+    record = read_record(base)
+    running = {process.label for process in record.running("server")} if record else set()
+    if not resume or running.issuperset(labels):
+        require_not_running(base, labels)
+    return [number for number, label in enumerate(labels) if label not in running]
+
+
+def prepare_job(job: JobConfig, store: JobStore, checkpoint_dir: Path, resume: bool) -> None:
+    """A new job starts without what an earlier one left; a resumed one takes it up."""
+    checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    if resume:
+        return
+    preflight.require_no_live_servers(store)
+    purged = store.purge()
+    if purged:
+        print(f"removed {purged} Redis keys of an earlier job named {job.name}")
+    aside = put_aside_earlier_run(checkpoint_dir, job.name)
+    if aside:
+        print(f"moved the recovery files of an earlier run to {aside} (--resume continues it)")
+
+
+def ensure_initial_model(job: JobConfig, checkpoint_dir: Path, config: Config) -> None:
+    """Make the servers' initial model where checkpoint_dir has none; check that it has room."""
+    if not list_recovery_files(checkpoint_dir, job.name):
+        print(f"{checkpoint_dir} holds no model of {job.name}: making the initial one", flush=True)
+        tool = PROJECT_DIR / "tools" / "create_initial_checkpoint.py"
+        command = [sys.executable, str(tool), f"--fl_name={job.name}"]
+        command += [f"--checkpoint_dir={checkpoint_dir}", f"--yaml_config={job.path}"]
+        command += [f"--config_path={find_config_file(config.config_path)}"]
+        command += [f"--{name}={getattr(config, name)}" for name in config.given_flags]
+        code = subprocess.run(command, check=False).returncode
+        if code:
+            raise StartError("the initial model could not be made", code)
+    elif config.pre_trained or "seed" in config.given_flags:
+        print(
+            f"{checkpoint_dir} holds a model already: --pre_trained and --seed do not change it; "
+            "another --checkpoint_dir begins anew"
+        )
+    size = list_recovery_files(checkpoint_dir, job.name)[0].path.stat().st_size
+    preflight.require_disk(checkpoint_dir, SERVER_FILES * size, f"{SERVER_FILES} checkpoints")
