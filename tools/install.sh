@@ -26,7 +26,7 @@ if ! { [ -x "$venv/bin/python" ] && is_39 "$venv/bin/python"; }; then
     rm -rf "$venv"
     make_venv
 fi
-echo "installing the pinned packages into $venv (about a minute, 1.5 GB)"
+echo "installing the pinned packages into $venv (about a minute, 3 GB)"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 
 # The tutorial's own redis-server line works in the activated environment.
