@@ -50,6 +50,20 @@ def differing(names: Sequence[str], mine: np.ndarray, theirs: np.ndarray) -> lis
     return [name for name, differs in zip(names, different[1:]) if differs]
 
 
+def common_factor(mine: np.ndarray, theirs: np.ndarray) -> float:
+    """By what the servers' fingerprint is this silo's multiplied; 1 where it is another one.
+
+    Anything but 1 tells that the servers' mean of equal numbers is none, and so no mean at all.
+    """
+    theirs = np.asarray(theirs, np.float64).reshape(-1)
+    if theirs.size != mine.size or not np.isfinite(theirs).all():
+        return 1.0
+    factors = theirs / mine
+    middle = float(np.median(factors))
+    multiplied = middle > 0 and np.abs(factors / middle - 1).max() < 1e-4
+    return middle if multiplied and abs(middle - 1) > 1e-3 else 1.0
+
+
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
     """A hexadecimal digest of names, shapes, types and values, in the order of the names."""
     state = hashlib.blake2b(digest_size=16)

@@ -154,6 +154,15 @@ def declared_size(images: int, unit: int = 1) -> int:
     return size
 
 
+def identity(silo_name: str, number: int, data_size: int) -> str:
+    """The name by which the servers know a silo, the same after a restart with the same data.
+
+    Its weight is part of it: within an iteration the servers divide by what an identity declared
+    first, so a silo that comes back with other data must not take its earlier place.
+    """
+    return f"{silo_name}_{number} ({data_size})"
+
+
 def check_finite(features: Features, step: int, factor: int) -> None:
     """Raise NotFiniteError for the first array that float32 cannot hold `factor` times.
 

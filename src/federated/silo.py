@@ -8,7 +8,8 @@ silo's part is a `SyncError` whose message is one line.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
@@ -34,6 +35,8 @@ from src.federated.transport import Client, Outcome, Reply
 
 POLL_SECONDS = 0.05
 RETRY_SECONDS = 0.5
+# Servers that have lost Redis say for a moment that an iteration is full: it is asked about again.
+ASK_AGAIN_SECONDS = 5.0
 
 # A request to join that a server has not decided on; it is made again.
 UNDECIDED = (Outcome.SAFEMODE, Outcome.UNREACHABLE)
@@ -151,7 +154,7 @@ class Silo:
         self._on_phase("push", self.iteration)
         self._push(features, record)
         self._on_phase("wait", self.iteration)
-        self._await_end(record, sent)
+        self._await_end(features, record, sent)
         return record
 
     def reload(self) -> None:
@@ -160,7 +163,10 @@ class Silo:
 
     def _ask_to_join(self, patience: Patience) -> None:
         """One request to join, and what its answer asks for."""
-        reply = self.client.start(self.data_size, self._deadlines.request)
+        self._heed(self.client.start(self.data_size, self._deadlines.request), patience)
+
+    def _heed(self, reply: Reply, patience: Patience) -> None:
+        """What the answer to a request to join asks for."""
         if reply.iteration and reply.iteration != self.iteration:
             self._see(reply.iteration)
         elif reply.outcome is Outcome.ACCEPTED:
@@ -187,8 +193,18 @@ class Silo:
         else:
             self._log(f"iteration {self.iteration} has its silos already; taking the next one")
             self._on_phase("wait", self.iteration)
-            self._take(self._poll(Round(self.iteration)))
-            patience.renew()
+            self._wait_for_next(patience)
+
+    def _wait_for_next(self, patience: Patience) -> None:
+        """Until the iteration is over and its model loaded, or there is a place in it after all."""
+        polls = self._polls(self.iteration)
+        while (model := next(polls)) is None:
+            reply = self.client.start(self.data_size, self._deadlines.request)
+            if reply.outcome is not Outcome.FULL:
+                self._heed(reply, patience)
+                return
+        self._take(model)
+        patience.renew()
 
     def _enter(self, how: str) -> None:
         self.joined = True
@@ -227,6 +243,7 @@ class Silo:
 
     def _take(self, reply: Reply) -> None:
         """Check the model in a reply and load it."""
+        reply = self._sound(reply)
         values = sample(reply.features, reply.features)
         if not (np.isfinite(values).all() and values.any()):
             raise SyncError(
@@ -238,6 +255,38 @@ class Silo:
         self._sample = sample(reply.features, self._sizes)
         self._load({name: reply.features[name] for name in self._sizes})
         self._held = self.iteration
+
+    def _sound(self, reply: Reply) -> Reply:
+        """`reply`, or where its model is no mean the same one of another server, or the one before.
+
+        The engine adds an upload that comes while it divides to the finished mean: it happens when
+        more silos send at once than an iteration needs, and not on all servers.
+        """
+        iteration = reply.iteration - 1
+        others = [iteration] * (len(self.client.addresses) - 1)
+        wanted = iter([*others, iteration - 1, iteration - 2])
+        while (factor := self._factor(reply)) != 1.0:
+            said = f"the model at {reply.address} is no mean but {factor:.6g} times one"
+            instead = next(wanted, None)
+            if instead is None:
+                # Divided by it, it is a mean again, in which that upload counts for more.
+                self._log(f"WARNING: {said}; dividing it by that")
+                features = {
+                    name: value / np.float32(factor) for name, value in reply.features.items()
+                }
+                return replace(reply, features=features)
+            self._log(f"WARNING: {said}; asking for that of iteration {instead} instead")
+            self.client.next_server()
+            polls = self._polls(instead)
+            while (found := next(polls)) is None:
+                continue
+            reply = found
+        return reply
+
+    def _factor(self, reply: Reply) -> float:
+        if not self._extra or fp.FEATURE_NAME not in reply.features:
+            return 1.0
+        return fp.common_factor(self._extra[fp.FEATURE_NAME], reply.features[fp.FEATURE_NAME])
 
     def _check(self, reply: Reply) -> None:
         """Whether the servers' model is this silo's, by fingerprint, names and sizes."""
@@ -302,9 +351,9 @@ class Silo:
         self._log(f"the servers have forgotten this silo; joining again: {reply}")
         return Outcome.NOT_READY
 
-    def _await_end(self, record: Round, sent: np.ndarray) -> None:
+    def _await_end(self, features: Features, record: Round, sent: np.ndarray) -> None:
         """Wait for the iteration's end, load the model, tell and record what became of it."""
-        reply = self._poll(record)
+        reply = self._decision(features, record)
         self._on_phase("pull", record.iteration)
         before = self._sample
         begin = time.perf_counter()
@@ -323,21 +372,43 @@ class Silo:
         if self.iteration > self._iterations:
             self._finish()
 
-    def _poll(self, record: Round) -> Reply:
-        """The model of the record's iteration, once the servers have decided on it."""
+    def _decision(self, features: Features, record: Round) -> Reply:
+        """The model that ends the record's iteration; an upload that came too late is retried."""
         begin = time.monotonic()
+        polls = self._polls(record.iteration)
+        while (reply := next(polls)) is None:
+            if record.result == "missed" and self._has_room(record.iteration):
+                self._log(f"iteration {record.iteration} takes this silo's weights after all")
+                record.result = "aggregated"
+                self._push(features, record)
+        record.wait_s = time.monotonic() - begin - reply.seconds
+        return reply
+
+    def _has_room(self, iteration: int) -> bool:
+        """Whether the servers would look at an upload of this silo."""
+        reply = self.client.has_joined(iteration, self._deadlines.request)
+        return reply.outcome is Outcome.REFUSED
+
+    def _polls(self, iteration: int) -> Iterator[Reply | None]:
+        """Ask until the servers have decided on the iteration, and give its model.
+
+        Gives None every ASK_AGAIN_SECONDS before that, for the caller to look after something.
+        """
         for_others = Patience(self._deadlines.wait, self._log)
         for_servers = Patience(self._deadlines.join, self._log)
+        turn = time.monotonic()
         while True:
-            reply = self.client.get_model(record.iteration, self._deadlines.request)
+            reply = self.client.get_model(iteration, self._deadlines.request)
             if reply.outcome is Outcome.ACCEPTED:
-                record.wait_s = time.monotonic() - begin - reply.seconds
-                return reply
-            if reply.outcome is Outcome.REFUSED:
+                yield reply
+            elif reply.outcome is Outcome.REFUSED:
                 raise SyncError(f"{reply.address} does not give the model: {reply.reason}")
-            if reply.outcome is Outcome.NOT_READY:
+            elif reply.outcome is Outcome.NOT_READY:
                 for_servers.renew()
-                what = f"the others of {self._threshold} silos in iteration {record.iteration}"
+                what = f"the others of {self._threshold} silos in iteration {iteration}"
                 for_others.pause(what, POLL_SECONDS)
             else:
                 for_servers.pause(f"the servers ({reply})", POLL_SECONDS)
+            if time.monotonic() - turn >= ASK_AGAIN_SECONDS:
+                yield None
+                turn = time.monotonic()

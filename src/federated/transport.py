@@ -149,6 +149,11 @@ class Client:
         """
         return self.update(iteration, {}, 0, seconds)
 
+    def next_server(self) -> None:
+        """Let the next request go to another server first, where there is one."""
+        self.close()
+        self._current = (self._current + 1) % len(self.addresses)
+
     def close(self) -> None:
         """Close the connection; a later call opens a new one."""
         if self._connection is not None:
@@ -172,7 +177,7 @@ class Client:
                     continue
                 reply.seconds = time.monotonic() - begin
                 return reply
-            self._current = (self._current + 1) % len(self.addresses)
+            self.next_server()
         reasons = "; ".join(dict.fromkeys(failures))
         return Reply(Outcome.UNREACHABLE, reasons, seconds=time.monotonic() - begin)
 

@@ -14,8 +14,9 @@ from mindspore.train.callback import Callback, RunContext
 from src.federated.console import log_to_console, say
 from src.federated.job_config import JobConfig
 from src.federated.manager import SiloManager
-from src.federated.rounds import Deadlines, SyncError
+from src.federated.rounds import Deadlines, SyncError, declared_size, identity
 from src.launch.addresses import server_addresses
+from src.launch.command_line import shard_of
 from src.launch.preflight import require_disk
 from src.launch.status_file import StatusFile
 
@@ -62,11 +63,11 @@ def run_worker(job: JobConfig, config: Any, make_task: Callable[[Any, Path], Tas
     log_to_console(label)
     status = StatusFile(config.status_file)
     status.update(label=label, iterations=job.iterations, phase="loading the data")
-    user = f"mindrecord_{config.user_id}"
-    task = make_task(config, Path(config.dataset_path or Path(config.mindrecord_dir).parent) / user)
+    shard = shard_of(config)
+    task = make_task(config, shard)
     say(label, f"{task.images} images, {task.steps_per_epoch} steps an epoch; {task.origin}")
-    folder = config.output_dir / "ckpt" / user
-    keeper = CheckpointKeeper(label, task.network, folder, user, config)
+    folder = config.output_dir / "ckpt" / shard.name
+    keeper = CheckpointKeeper(label, task.network, folder, shard.name, config)
     keeper.require_room(job.iterations, config.local_worker_num)
     steps = steps_per_iteration(config, task.steps_per_epoch)
     status.update(phase="waiting for the server", steps=steps * job.iterations, images=task.images)
@@ -75,14 +76,27 @@ def run_worker(job: JobConfig, config: Any, make_task: Callable[[Any, Path], Tas
         manager.join()
         train(job, config, task, manager, keeper, status, steps)
     except (SyncError, FloatingPointError) as error:
-        status.update(phase="failed", reason=str(error))
-        print(f"error: {error}", flush=True)
-        return 1
+        return _failed(status, str(error))
+    except RuntimeError as error:
+        if "[Decode]" not in str(error):
+            raise
+        return _failed(
+            status,
+            f"{shard}: holds an image that does not decode; write it anew with "
+            "generate_mindrecord.py --overwrite --verify",
+        )
     finally:
         manager.close()
     status.update(phase="finished")
     say(label, f"finished: {len(manager.rounds)} iterations in this process")
     return 0
+
+
+def _failed(status: StatusFile, reason: str) -> int:
+    """Say why this silo cannot go on, and return its exit code."""
+    status.update(phase="failed", reason=reason)
+    print(f"error: {reason}", flush=True)
+    return 1
 
 
 def steps_per_iteration(config: Any, steps_per_epoch: int) -> int:
@@ -106,10 +120,12 @@ def make_manager(
     sinks = sinks_data(config)
 
     def on_phase(phase: str, iteration: int) -> None:
-        joined = status.fields.get("joined", False) or phase == "train"
+        # Waiting for the next iteration, or told that none is left: the server has answered.
+        joined = status.fields.get("joined", False) or phase in ("train", "wait", "done")
         status.update(phase=phase, iteration=iteration, joined=joined)
 
     window_s = job["round.global_iteration_time_window"] / 1000
+    weight = declared_size(task.images, config.data_size_unit)
     return SiloManager(
         str(job.path),
         task.network,
@@ -117,7 +133,7 @@ def make_manager(
         addresses[first:] + addresses[:first],
         task.images,
         job.name,
-        silo_id=f"{config.silo_name}_{config.user_id}",
+        silo_id=identity(config.silo_name, config.user_id, weight),
         silo_number=config.user_id,
         iterations=job.iterations,
         threshold=job["round.start_fl_job_threshold"],
@@ -126,7 +142,7 @@ def make_manager(
         deadlines=Deadlines(
             join=config.join_timeout,
             request=config.request_timeout,
-            wait=window_s + WINDOW_MARGIN_S,
+            wait=config.wait_timeout or window_s + WINDOW_MARGIN_S,
         ),
         log=partial(say, label),
         on_phase=on_phase,

@@ -119,7 +119,8 @@ class Engine:
         wait_for(lambda: listens(self.redis_address), START_SECONDS, "redis-server")
 
     def start_server(self, number: int, wait: bool = True) -> None:
-        checkpoints = self.folder / f"ckpt_{number}"
+        # One for all servers, as the launcher has it: only one of them writes an iteration's model.
+        checkpoints = self.folder / "ckpt"
         checkpoints.mkdir(exist_ok=True)
         command = [
             sys.executable,
@@ -209,11 +210,11 @@ def federation(
 
 def main() -> None:
     yaml_path, address, checkpoint_dir, weights = sys.argv[1:]
-    from mindspore_federated import FLServerJob
+    from src.federated.server import ServerJob
 
     with np.load(weights) as arrays:
         features = {name: arrays[name] for name in arrays.files}
-    FLServerJob(yaml_path, address, "127.0.0.1", checkpoint_dir).run(features)
+    ServerJob(address, yaml_path, address, "127.0.0.1", checkpoint_dir).run(features)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ import time
 
 import numpy as np
 import pytest
-from engine import Engine
+from cluster.engine import Engine
+from members import ASPECTS, Exchange, Member, assert_mean, initial, together, weights
 
 from src.errors import UserError
-from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.rounds import (
     Deadlines,
     GaveUpError,
@@ -20,90 +20,9 @@ from src.federated.rounds import (
     NotFiniteError,
     UploadRefusedError,
 )
-from src.federated.silo import Silo
 from src.federated.transport import Client, Outcome
 
-ASPECTS = {"backbone": "resnet", "class list": ["cat", "dog"], "image size": (192, 320)}
-DEADLINES = Deadlines(join=30, request=10, wait=30)
 NAMES = itertools.count()
-
-
-def weights() -> dict[str, np.ndarray]:
-    random = np.random.default_rng(0)
-    return {
-        "conv.weight": random.normal(size=(6, 3)).astype(np.float32),
-        "conv.bias": random.normal(size=7).astype(np.float32),
-    }
-
-
-def initial() -> dict[str, np.ndarray]:
-    return {**weights(), FEATURE_NAME: fingerprint(ASPECTS)}
-
-
-class Member(Silo):
-    """A silo whose model is `model` and whose log is `lines`."""
-
-    def __init__(self, engine: Engine, name: str, images: int = 10, **options):
-        self.model: dict[str, np.ndarray] = {}
-        self.lines: list[str] = []
-        options = {"iterations": 30, "aspects": ASPECTS, "deadlines": DEADLINES, **options}
-        sizes = options.pop("sizes", {key: value.size for key, value in weights().items()})
-        super().__init__(
-            Client(options.pop("addresses", engine.addresses), engine.fl_name, name),
-            self.model.update,
-            sizes,
-            images,
-            threshold=2,
-            log=self.lines.append,
-            **options,
-        )
-
-    def train(self, change: float) -> dict[str, np.ndarray]:
-        return {key: value + np.float32(change) for key, value in self.model.items()}
-
-    def said(self, words: str) -> bool:
-        return any(words in line for line in self.lines)
-
-
-class Exchange(threading.Thread):
-    """A silo's exchange beside the test's own; `join` raises what it raised."""
-
-    def __init__(self, silo: Member, change: float):
-        super().__init__(daemon=True)
-        self.silo, self.sent, self.error = silo, silo.train(change), None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.silo.exchange(self.sent)
-        except Exception as error:
-            self.error = error
-
-    def end(self, seconds: float = 40) -> None:
-        self.join(seconds)
-        assert not self.is_alive(), "the exchange hangs"
-        if self.error is not None:
-            raise self.error
-
-
-def together(first: Member, second: Member, changes=(1.0, 2.0)) -> list[dict]:
-    """Both silos join, train and exchange; returns what they sent."""
-    first.join()
-    second.join()
-    other = Exchange(second, changes[1])
-    sent = first.train(changes[0])
-    first.exchange(sent)
-    other.end()
-    return [sent, other.sent]
-
-
-def assert_mean(silos: list[Member], sent: list[dict]) -> None:
-    sizes = np.array([silo.data_size for silo in silos], np.float64)
-    for key in sent[0]:
-        stacked = np.stack([one[key].reshape(-1) for one in sent]).astype(np.float64)
-        mean = (stacked * sizes[:, None]).sum(0) / sizes.sum()
-        for silo in silos:
-            np.testing.assert_allclose(silo.model[key], mean, rtol=3e-7, atol=3e-7)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from src.federated import silo as silo_module
+from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.rounds import (
     Deadlines,
     GaveUpError,
@@ -32,6 +33,11 @@ def said(outcome: Outcome, iteration: int = 0, reason: str = "") -> Reply:
 
 class Script:
     """A client whose answers to each call are written down; the last one is repeated."""
+
+    addresses = ("127.0.0.1:6668", "127.0.0.1:6669")
+
+    def next_server(self):
+        self.calls.append("next server")
 
     def __init__(self, **answers):
         self.answers = {name: deque(replies) for name, replies in answers.items()}
@@ -61,7 +67,9 @@ def quick(monkeypatch):
     monkeypatch.setattr(silo_module, "POLL_SECONDS", 0.01)
 
 
-def make(client: Script, seconds: float = 5.0, iterations: int = 3) -> tuple[Silo, dict, list]:
+def make(
+    client: Script, seconds: float = 5.0, iterations: int = 3, aspects: dict | None = None
+) -> tuple[Silo, dict, list]:
     loaded: dict[str, np.ndarray] = {}
     lines: list[str] = []
     deadlines = Deadlines(seconds, seconds, seconds)
@@ -72,6 +80,7 @@ def make(client: Script, seconds: float = 5.0, iterations: int = 3) -> tuple[Sil
         10,
         iterations,
         threshold=2,
+        aspects=aspects,
         deadlines=deadlines,
         log=lines.append,
     )
@@ -138,6 +147,20 @@ def test_a_full_iteration_without_us_is_waited_out():
     assert silo.iteration == 3 and loaded["w"][0] == 5 and client.calls.count("latest") == 1
 
 
+def test_an_iteration_that_was_called_full_and_has_room_is_joined(monkeypatch):
+    monkeypatch.setattr(silo_module, "ASK_AGAIN_SECONDS", 0.0)
+    client = Script(
+        latest=[model(2)],
+        start=[said(Outcome.FULL), said(Outcome.FULL), said(Outcome.ACCEPTED, 2)],
+        has_joined=[said(Outcome.FULL)],
+        get=[said(Outcome.NOT_READY)],
+    )
+    silo, _, lines = make(client)
+    silo.join()
+    assert silo.joined and lines[-1] == "joined iteration 2 of 3 as silo 0 with 10 images"
+    assert client.calls.count("start") == 3
+
+
 def test_a_finished_job_has_nothing_to_join():
     silo, loaded, lines = make(Script(latest=[model(4)], start=[said(Outcome.FINISHED)]))
     silo.join()
@@ -190,6 +213,18 @@ def test_an_upload_that_comes_too_late_is_missed(outcome):
     silo, _, loaded, lines = joined(update=[said(outcome)], get=[model(2, [9, 9, 9])])
     assert silo.exchange(TRAINED).result == "missed" and loaded["w"][0] == 9
     assert lines[-1].startswith("iteration 1 ended without this silo's weights: received")
+
+
+def test_an_upload_that_was_called_too_late_and_has_room_is_sent_again(monkeypatch):
+    monkeypatch.setattr(silo_module, "ASK_AGAIN_SECONDS", 0.0)
+    silo, client, loaded, lines = joined(
+        update=[said(Outcome.FULL), said(Outcome.ACCEPTED)],
+        has_joined=[said(Outcome.FULL), said(Outcome.REFUSED)],
+        get=[said(Outcome.NOT_READY)] * 4 + [model(2, [9, 9, 9])],
+    )
+    assert silo.exchange(TRAINED).result == "aggregated" and loaded["w"][0] == 9
+    assert client.calls.count("update") == 2
+    assert "iteration 1 takes this silo's weights after all" in lines
 
 
 def test_an_iteration_that_changes_nothing_was_lost():
@@ -246,3 +281,45 @@ def test_a_ruined_global_model_is_not_loaded(values):
     with pytest.raises(SyncError, match="zero or not finite"):
         silo.exchange(TRAINED)
     np.testing.assert_array_equal(loaded["w"], START)
+
+
+def marked(iteration: int, values=START, factor: float = 1.0) -> Reply:
+    reply = model(iteration, values)
+    reply.features[FEATURE_NAME] = fingerprint({"size": 1}) * np.float32(factor)
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("answers", "result", "loaded_value"),
+    [
+        ([marked(2, [72, 72, 72], 8), marked(2, [9, 9, 9])], "aggregated", 9),
+        ([marked(2, [72, 72, 72], 8)] * 2 + [marked(2)], "lost", 1),
+    ],
+)
+def test_a_model_with_an_upload_too_many_in_it_is_asked_for_elsewhere(
+    answers, result, loaded_value
+):
+    client = Script(
+        latest=[marked(1)],
+        start=[said(Outcome.ACCEPTED, 1)],
+        update=[said(Outcome.ACCEPTED)],
+        get=answers,
+    )
+    silo, loaded, lines = make(client, aspects={"size": 1})
+    silo.join()
+    assert silo.exchange(TRAINED).result == result and loaded["w"][0] == loaded_value
+    words = "is no mean but 8 times one; asking for that of iteration 1 instead"
+    assert any(words in line for line in lines)
+    assert "next server" in client.calls
+
+
+def test_a_model_that_no_server_has_sound_is_divided_by_its_factor():
+    client = Script(
+        latest=[marked(5, [3, 6, 9], 3)],
+        get=[marked(5, [3, 6, 9], 3)],
+        start=[said(Outcome.FINISHED)],
+    )
+    silo, loaded, lines = make(client, aspects={"size": 1})
+    silo.join()
+    assert any("no mean but 3 times one; dividing it by that" in line for line in lines)
+    np.testing.assert_allclose(loaded["w"], START)

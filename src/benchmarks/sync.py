@@ -1,0 +1,284 @@
+"""How long a synchronisation of the detector's weights takes, and what memory.
+
+Redis, a scheduler, servers and clients are real processes on this machine; the clients do nothing
+but synchronise. Three kinds take their turns on the same servers: the engine's own client, this
+suite's, and a null client that does no work, whose rounds are the servers' own share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from src.benchmarks.cluster import Cluster, last_lines
+from src.benchmarks.sync_clients import ClientSpec, run_client
+from src.errors import StartError, UserError
+from src.model_utils.config import DEFAULT_CONFIG, find_config_file
+
+READY_SECONDS = 120.0
+ROUND_SECONDS = 180.0
+# Peak resident memory of one process with the full detector, for the check before the start.
+NEEDS_GB = {"engine": 4.9, "ours": 1.4, "null": 1.4}
+SERVER_NEEDS_GB = 3.2
+MOST_ENGINE_CLIENTS = 3
+
+Results = list[list[dict[str, Any]]]  # of each round, of each client
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `benchmark.py sync`."""
+    parser.add_argument("--servers", type=int, choices=(1, 2, 4), default=2)
+    parser.add_argument("--clients", type=int, default=2, help="default 2")
+    parser.add_argument("--rounds", type=int, default=5, help="of each kind (default 5)")
+    parser.add_argument("--only", choices=("ours", "engine"), help="one kind of client")
+    parser.add_argument("--config_path", default=DEFAULT_CONFIG, help="the detector")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print.
+
+    Raises:
+        UserError: flags that do not go together, or too little memory.
+        StartError: a process failed.
+    """
+    kinds = kinds_of(args)
+    config_path = find_config_file(args.config_path)
+    if args.config_path == DEFAULT_CONFIG:
+        require_memory(kinds, args.servers, args.clients)
+    iterations = args.rounds * len(kinds) + 1  # one more, so that the job is not over within it
+    measured: dict[str, Results] = {}
+    servers_gb: list[list[float]] = []
+    with tempfile.TemporaryDirectory(prefix="benchmark_sync_") as folder:
+        say("making the detector's weights, starting Redis, scheduler and servers")
+        with Cluster(Path(folder), args.servers, args.clients, iterations, config_path) as cluster:
+            size = cluster.checkpoint.stat().st_size
+            say(f"{size / 1e6:.1f} MB a model; {args.servers} server(s), {args.clients} client(s)")
+            for kind in kinds:
+                measured[kind] = _rounds_of(kind, cluster, args, Path(folder), servers_gb)
+    result = summary(measured, servers_gb)
+    print(json.dumps(result) if args.json else report(result, measured))
+    return 0
+
+
+def kinds_of(args: argparse.Namespace) -> list[str]:
+    """The kinds of clients to measure, in turn; the null client comes with this suite's.
+
+    Raises:
+        UserError: numbers below 1, or the engine's own client with too many of them.
+    """
+    if args.clients < 1 or args.rounds < 2:
+        raise UserError(
+            f"--clients {args.clients} --rounds {args.rounds}: expected at least 1 client and 2 "
+            "rounds; medians leave the first round out"
+        )
+    if args.only == "engine" and args.clients > MOST_ENGINE_CLIENTS:
+        raise UserError(
+            f"--only engine with --clients {args.clients}: the engine's own client takes 4.7 GB; "
+            f"give {MOST_ENGINE_CLIENTS} clients at most"
+        )
+    if args.only == "engine":
+        return ["engine"]
+    both = args.only is None and args.clients <= MOST_ENGINE_CLIENTS
+    return ["engine", "ours", "null"] if both else ["ours", "null"]
+
+
+def require_memory(kinds: list[str], servers: int, clients: int) -> None:
+    """Raise a UserError where the machine has not the memory for the full detector."""
+    needed = SERVER_NEEDS_GB * servers + clients * max(NEEDS_GB[kind] for kind in kinds)
+    there = psutil.virtual_memory().available / 1e9
+    if there < needed:
+        raise UserError(
+            f"sync needs about {needed:.0f} GB of memory and {there:.0f} GB are available; give "
+            "fewer --clients or --servers, or --only ours"
+        )
+
+
+def say(text: str) -> None:
+    """Progress, apart from the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _rounds_of(
+    kind: str,
+    cluster: Cluster,
+    args: argparse.Namespace,
+    folder: Path,
+    servers_gb: list[list[float]],
+) -> Results:
+    """All rounds of one kind of clients; `servers_gb` grows by the servers' memory after each."""
+    say(f"{kind}: {args.clients} client(s) start")
+    with _Clients(kind, cluster, args.clients, folder) as clients:
+        clients.gather(READY_SECONDS)
+        results = []
+        for number in range(args.rounds):
+            clients.tell("round")
+            results.append(clients.gather(ROUND_SECONDS))
+            servers_gb.append(cluster.resident_gb())
+            say(f"{kind}: round {number + 1} of {args.rounds}: {round_seconds(results[-1]):.2f} s")
+        clients.tell(None)
+    return results
+
+
+class _Clients:
+    """The client processes of one kind; killed on leaving."""
+
+    def __init__(self, kind: str, cluster: Cluster, count: int, folder: Path):
+        self._cluster = cluster
+        self._specs = [
+            ClientSpec(
+                kind,
+                number,
+                count,
+                cluster.addresses,
+                str(cluster.yaml_path),
+                cluster.job.name,
+                cluster.job.iterations,
+                str(cluster.checkpoint),
+                str(folder / f"{kind}_{number}.log"),
+            )
+            for number in range(count)
+        ]
+        self._processes: list[multiprocessing.process.BaseProcess] = []
+        self._connections: list[Connection] = []
+
+    def __enter__(self) -> _Clients:
+        context = multiprocessing.get_context("spawn")
+        for spec in self._specs:
+            mine, theirs = context.Pipe()
+            process = context.Process(target=run_client, args=(theirs, spec), daemon=True)
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+            self._connections.append(mine)
+        return self
+
+    def __exit__(self, error: type | None, *_) -> None:
+        for process in self._processes:
+            process.join(timeout=0 if error else 5)
+            process.kill()
+            process.join()
+
+    def tell(self, word: str | None) -> None:
+        """Send a word to every client."""
+        for connection in self._connections:
+            connection.send(word)
+
+    def gather(self, seconds: float) -> list[Any]:
+        """What each client sends next.
+
+        Raises:
+            StartError: one failed, a process of the cluster ended, or the time is over.
+        """
+        deadline = time.monotonic() + seconds
+        answers: dict[int, Any] = {}
+        while len(answers) < len(self._connections):
+            missing = [c for n, c in enumerate(self._connections) if n not in answers]
+            for connection in wait(missing, timeout=1.0):
+                number = self._connections.index(connection)
+                answers[number] = self._receive(number)
+            self._cluster.check()
+            if time.monotonic() > deadline:
+                names = [s.number for n, s in enumerate(self._specs) if n not in answers]
+                raise StartError(f"client(s) {names} did not answer within {seconds:.0f} s", 1)
+        return [answers[number] for number in range(len(self._connections))]
+
+    def _receive(self, number: int) -> Any:
+        spec = self._specs[number]
+        try:
+            answer = self._connections[number].recv()
+        except EOFError:
+            answer = "ended"
+        if isinstance(answer, str) and answer != "ready":
+            for process in self._processes:
+                process.kill()
+            log = last_lines(Path(spec.log))
+            raise StartError(f"{spec.kind} client {spec.number}: {answer}\n{log}", 1)
+        return answer
+
+
+def round_seconds(results: list[dict[str, Any]]) -> float:
+    """From the first start request to the last decoded model."""
+    return max(r["end"] for r in results) - min(r["begin"] for r in results)
+
+
+def median(values: list[float]) -> float:
+    """Without the first, which has connections to open and memory to get."""
+    return statistics.median(values[1:])
+
+
+def summary(measured: dict[str, Results], servers_gb: list[list[float]]) -> dict[str, Any]:
+    """The result as one object.
+
+    Returns:
+        `ours`, `engine` (None where not measured), `null`: each `round_s`, `client_s` (the most of
+        the clients) of every round, and `added_peak_gb` (the most of the clients); `ratio`: ours by
+        engine, and `ratio_to_servers_share`: ours by null, medians without the first round;
+        `servers_gb`: each server's resident memory after each round of all kinds, in order.
+    """
+    result: dict[str, Any] = {"ours": None, "engine": None, "ratio": None, "null": None}
+    for kind, rounds in measured.items():
+        result[kind] = {
+            "round_s": [round(round_seconds(one), 3) for one in rounds],
+            "client_s": [round(max(r["client_s"] for r in one), 3) for one in rounds],
+            "added_peak_gb": round(max(r["added_gb"] for one in rounds for r in one), 3),
+        }
+    result["ratio"] = _ratio(result, "ours", "engine")
+    result["ratio_to_servers_share"] = _ratio(result, "ours", "null")
+    result["servers_gb"] = [[round(gb, 3) for gb in one] for one in servers_gb]
+    return result
+
+
+def _ratio(result: dict[str, Any], one: str, other: str) -> float | None:
+    if not (result[one] and result[other]):
+        return None
+    return round(median(result[one]["round_s"]) / median(result[other]["round_s"]), 3)
+
+
+TITLES = {"engine": "engine's own client", "ours": "this suite", "null": "servers' own share"}
+
+
+def report(result: dict[str, Any], measured: dict[str, Results]) -> str:
+    """The result in words: medians without the first round."""
+    lines = []
+    for kind, rounds in measured.items():
+        values = result[kind]
+        seconds = values["round_s"][1:]
+        lines.append(
+            f"{TITLES[kind]:20} round {median(values['round_s']):6.2f} s "
+            f"({min(seconds):.2f} to {max(seconds):.2f}), of it the client's own work "
+            f"{median(values['client_s']):.2f} s; memory {_peak(rounds):.2f} GB at the peak, "
+            f"{values['added_peak_gb']:.2f} GB of it added"
+        )
+        lines.append(f"{'':20} {_phases(rounds)}")
+    if result["ratio"] is not None:
+        lines.append(f"this suite by the engine's own client: {result['ratio']}")
+    if result["ratio_to_servers_share"] is not None:
+        lines.append(f"this suite by the servers' own share: {result['ratio_to_servers_share']}")
+    memory = "; ".join(" ".join(f"{gb:.2f}" for gb in one) for one in result["servers_gb"])
+    lines.append(f"servers' resident memory after each round, GB: {memory}")
+    return "\n".join(lines)
+
+
+def _peak(rounds: Results) -> float:
+    return max(r["peak_gb"] for one in rounds for r in one)
+
+
+def _phases(rounds: Results) -> str:
+    """Median seconds of each phase over rounds and clients."""
+    names = rounds[0][0]["phases"]
+    parts = [
+        f"{name} {statistics.median(r['phases'][name] for one in rounds[1:] for r in one):.2f} s"
+        for name in names
+    ]
+    return ", ".join(parts)
