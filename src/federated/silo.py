@@ -180,6 +180,10 @@ class Silo:
             self._finish()
         elif reply.outcome is Outcome.REFUSED:
             raise SyncError(f"{reply.address} does not let this silo join: {reply.reason}")
+        elif reply.outcome is Outcome.FINISHED:
+            what = f"the servers, disabled or finished after iteration {self.iteration - 1}"
+            what += f" where this silo's fl_iteration_num is {self._iterations}"
+            patience.pause(what, RETRY_SECONDS, report_at_once=True)
         else:
             patience.pause(f"the servers ({reply})", RETRY_SECONDS, report_at_once=True)
 
@@ -310,7 +314,8 @@ class Silo:
         if expected != received:
             raise UserError(
                 f"the servers at {reply.address} hold another model than this silo: "
-                f"{difference(expected, received)}; give both the same configuration"
+                f"{difference(expected, received)}; give both the same configuration, and the "
+                "servers a model from tools/create_initial_checkpoint.py"
             )
 
     def _push(self, features: Features, record: Round) -> None:
