@@ -142,6 +142,6 @@ def processes_of(folder: Path) -> list[psutil.Process]:
                 continue
             if str(folder) in " ".join(process.cmdline()) or process.cwd() == str(folder):
                 found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
+        except (psutil.Error, OSError):
             continue
     return found

@@ -31,7 +31,7 @@ def main() -> int:
     )
     parser.add_argument("--folder", type=Path, default=Path("demo_run"), help="where it runs")
     parser.add_argument("--iterations", type=int, default=6, help="of the federation (default 6)")
-    parser.add_argument("--images", type=int, default=100, help="to draw for training, both silos")
+    parser.add_argument("--images", type=int, default=80, help="to draw for training, both silos")
     parser.add_argument(
         "--config_path",
         type=Path,

@@ -59,7 +59,7 @@ def _nodes(record: JobRecord) -> set[str]:
     found = set()
     for supervisor in filter(None, (entry.process() for entry in record.running("server"))):
         # One that ends meanwhile leaves a sign of life at most.
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):
             for child in supervisor.children():
                 listening = [c for c in child.connections("tcp") if c.status == psutil.CONN_LISTEN]
                 found.update(f"{c.laddr.ip}:{c.laddr.port}" for c in listening)

@@ -76,7 +76,7 @@ class JobEnd:
         """Address of each silo that is connected to the server's HTTP port."""
         try:
             connections = psutil.Process(pid).connections(kind="tcp")
-        except psutil.NoSuchProcess:
+        except (psutil.Error, OSError):
             return []
         return [
             f"{c.raddr.ip}:{c.raddr.port}"
@@ -103,7 +103,7 @@ def silo_at(peer: str) -> str:
         if connection.pid and connection.laddr and peer == "{}:{}".format(*connection.laddr):
             try:
                 flags = psutil.Process(connection.pid).cmdline()
-            except psutil.Error:
+            except (psutil.Error, OSError):
                 return peer
             values = dict(flag.lstrip("-").split("=", 1) for flag in flags if "=" in flag)
             if "silo_name" in values:

@@ -53,7 +53,7 @@ class ProcessRecord:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.created) < 1.0
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except psutil.NoSuchProcess:
+        except (psutil.Error, OSError):  # OSError: the kernel's own, of one that is just ending
             return None
 
 

@@ -232,7 +232,7 @@ def stop(records: list[ProcessRecord], grace_s: float = STOP_GRACE_S) -> list[st
 def _children(process: psutil.Process) -> list[psutil.Process]:
     try:
         return process.children(recursive=True)
-    except psutil.NoSuchProcess:
+    except (psutil.Error, OSError):
         return []
 
 
