@@ -88,12 +88,6 @@ def add_worker_flags(parser: argparse.ArgumentParser) -> None:
         help="name of this organisation; with the worker's number it is the silo's identity",
     )
     parser.add_argument(
-        "--data_size_unit",
-        type=int,
-        default=1,
-        help="images that count as one in the average; the same for all silos (default 1)",
-    )
-    parser.add_argument(
         "--join_timeout",
         type=float,
         default=600.0,
@@ -133,7 +127,6 @@ WORKER_FLAGS = (
     "http_server_address",
     "server_num",
     "silo_name",
-    "data_size_unit",
     "join_timeout",
     "request_timeout",
     "wait_timeout",

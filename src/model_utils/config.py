@@ -34,7 +34,7 @@ POSITIVE = (
     "batch_size", "base_lr", "client_epoch_num", "loss_scale", "grad_clip_norm", "img_width",
     "img_height", "num_gts", "num_classes", "epoch_size", "num_parallel_workers", "interval",
     "test_batch_size", "num_expected_neg", "num_expected_pos", "rpn_proposal_max_num",
-    "rpn_max_num",
+    "rpn_max_num", "data_size_unit",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "sync_frequency", "threads", "keep_checkpoint_max", "warmup_step",
