@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -215,16 +214,9 @@ def free_ports(count: int) -> list[int]:
     """`count` consecutive ports of the loopback address on which nothing listens."""
     for first in range(6668, 60000, 7):
         ports = list(range(first, first + count))
-        if all(is_free(port) for port in ports):
+        if not any(listens("127.0.0.1", port) for port in ports):
             return ports
     raise StartError(f"no {count} consecutive free ports on 127.0.0.1", 1)
-
-
-def is_free(port: int) -> bool:
-    """Whether nothing listens on the port of the loopback address."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def bars(labels: list[str], statuses: Iterator[list[dict]]) -> None:

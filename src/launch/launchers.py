@@ -87,11 +87,12 @@ def launch_servers(job: JobConfig, config: Config) -> None:
     # A job that Redis knows goes on where it is, whatever the files say.
     first = int(store.status().get("iterationNum", first))
     _note_job(base, job)
+    command = _role_command("MS_SERVER", job, base)
     roles = [
         Role(
             role="server",
             number=number,
-            argv=_role_command("MS_SERVER", job, base)
+            argv=command
             + [
                 f"--http_server_address={host}:{ports[number]}",
                 f"--tcp_server_ip={config.tcp_server_ip}",
@@ -141,11 +142,12 @@ def launch_workers(job: JobConfig, config: Config) -> None:
     # Those of them that are set per worker below.
     given = set(config.given_flags) - {"device_id", "threads"}
     threads = config.threads or max(1, (os.cpu_count() or 1) // len(numbers))
+    command = _role_command("MS_WORKER", job, base)
     roles = [
         Role(
             role="worker",
             number=number,
-            argv=_role_command("MS_WORKER", job, base)
+            argv=command
             + [
                 f"--config_path={find_config_file(config.config_path)}",
                 f"--dataset_path={data}",

