@@ -92,9 +92,9 @@ def graph_operator(
     return ops.Custom(function, out_shape, out_dtype, "pyfunc", bprop=bprop, reg_info=info)
 
 
-def thread_count(requested: int) -> int:
-    """`requested`, or all cores that this process may use where it is 0."""
-    return requested or len(os.sched_getaffinity(0))
+def thread_count() -> int:
+    """Threads for a kernel: as many as MindSpore was told to use, at most this process's cores."""
+    return min(ms.get_context("runtime_num_threads"), len(os.sched_getaffinity(0)))
 
 
 def run_parallel(kernel: Callable, jobs: list[tuple[Any, ...]], threads: int) -> None:
@@ -105,6 +105,12 @@ def run_parallel(kernel: Callable, jobs: list[tuple[Any, ...]], threads: int) ->
         return
     for future in [_pool(threads).submit(kernel, *job) for job in jobs]:
         future.result()
+
+
+def run_split(kernel: Callable, length: int, threads: int, *arguments: Any) -> None:
+    """Call `kernel(start, end, *arguments)` over `range(length)`, a part on each thread."""
+    jobs = [(*part, *arguments) for part in split_range(length, -(-length // threads))]
+    run_parallel(kernel, jobs, threads)
 
 
 @cache

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from src.FasterRcnn.convolution import Conv3x3
+
 
 def bias_init_zeros(shape: Sequence[int]) -> Tensor:
     """Zeros of the given shape, float32."""
@@ -22,6 +24,9 @@ def _conv(
     pad_mode: str = "pad",
 ) -> nn.Conv2d:
     """A convolution with bias."""
+    init = {"weight_init": "xavier_uniform", "bias_init": bias_init_zeros((out_channels,))}
+    if kernel_size == 3 and stride == 1 and pad_mode == "same":
+        return Conv3x3(in_channels, out_channels, has_bias=True, **init)
     return nn.Conv2d(
         in_channels,
         out_channels,
@@ -29,9 +34,8 @@ def _conv(
         stride,
         pad_mode=pad_mode,
         padding=padding,
-        weight_init="xavier_uniform",
         has_bias=True,
-        bias_init=bias_init_zeros((out_channels,)),
+        **init,
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from src.FasterRcnn.convolution import Conv3x3
+
 BN_EPS = 1e-5
 
 
@@ -25,6 +27,8 @@ def _conv(
 ) -> nn.Conv2d:
     """A convolution without bias."""
     shape = (out_channels, in_channels, kernel_size, kernel_size)
+    if kernel_size == 3 and stride == 1 and padding == 1:
+        return Conv3x3(in_channels, out_channels, weight_init=weight_init_ones(shape))
     return nn.Conv2d(
         in_channels,
         out_channels,

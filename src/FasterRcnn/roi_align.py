@@ -11,7 +11,6 @@ from mindspore import Tensor, nn, ops
 from src.errors import UserError
 from src.FasterRcnn import roi_kernels
 from src.FasterRcnn.compiled import graph_operator, kernels_usable, thread_count
-from src.model_utils.config import setting
 
 NARROWEST = 0.002
 
@@ -75,11 +74,12 @@ class SingleRoIExtractor(nn.Cell):
                 f"roi_layer: out_size is {self.out_size} and sample_num {self.sample_num}, "
                 "expected 1 or more for both"
             )
+        self.strides = list(featmap_strides)
         self.finest_scale = finest_scale
         self.limits = [(finest_scale * 2.0**i) ** 2 for i in range(1, len(featmap_strides))]
         self.compiled = kernels_usable()
         if self.compiled:
-            threads = thread_count(setting(config, "threads"))
+            threads = thread_count()
             self.pool = pooling_operator(
                 featmap_strides, self.out_size, self.sample_num, finest_scale, threads
             )

@@ -7,6 +7,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.FasterRcnn.bbox_assign_sample import BboxAssignSample
+from src.FasterRcnn.convolution import Conv3x3
 from src.FasterRcnn.precision import head_dtype
 from src.model_utils.config import Config
 
@@ -40,22 +41,22 @@ class RpnRegClsBlock(nn.Cell):
     ):
         super().__init__()
 
-        def conv(channels: int, out: int, kernel: int, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+        def conv1x1(out: int, weight: Tensor, bias: Tensor) -> nn.Conv2d:
             return nn.Conv2d(
-                channels,
-                out,
-                kernel,
-                pad_mode="same",
-                has_bias=True,
-                weight_init=weight,
-                bias_init=bias,
+                feat_channels, out, 1, has_bias=True, weight_init=weight, bias_init=bias
             )
 
         logits, offsets = num_anchors * cls_out_channels, num_anchors * 4
-        self.rpn_conv = conv(in_channels, feat_channels, 3, weight_conv, bias_conv)
+        self.rpn_conv = Conv3x3(
+            in_channels,
+            feat_channels,
+            has_bias=True,
+            weight_init=weight_conv,
+            bias_init=bias_conv,
+        )
         self.relu = ops.ReLU()
-        self.rpn_cls = conv(feat_channels, logits, 1, weight_cls, bias_cls)
-        self.rpn_reg = conv(feat_channels, offsets, 1, weight_reg, bias_reg)
+        self.rpn_cls = conv1x1(logits, weight_cls, bias_cls)
+        self.rpn_reg = conv1x1(offsets, weight_reg, bias_reg)
         if head_dtype() != mindspore.float32:
             self.to_float(head_dtype())
 
