@@ -31,20 +31,20 @@ FORMATS = {
 
 
 def kernels_usable() -> bool:
-    """Whether RoI pooling and box assignment run as compiled kernels; says so once per process."""
+    """Whether the detector's own kernels run in its graphs; says so once per process."""
     return _decide(ms.get_context("device_target"), numba is not None)
 
 
 @cache
 def _decide(device_target: str, has_numba: bool) -> bool:
     if device_target == "CPU" and has_numba:
-        logger.info(
-            "RoI pooling and box assignment: compiled kernels (numba %s)", numba.__version__
-        )
+        logger.info("the detector's own kernels: compiled by numba %s", numba.__version__)
         return True
     level = logging.INFO if has_numba else logging.WARNING
     reason = f"device is {device_target}" if has_numba else "numba is not installed"
-    logger.log(level, "RoI pooling and box assignment: library operators (%s)", reason)
+    logger.log(
+        level, "library operators in place of the detector's own kernels, slower (%s)", reason
+    )
     return False
 
 

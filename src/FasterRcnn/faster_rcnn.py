@@ -5,7 +5,7 @@ from __future__ import annotations
 import mindspore
 from mindspore import Tensor, nn, ops
 
-from src.FasterRcnn import resnet, resnet50v1
+from src.FasterRcnn import region_layer, resnet, resnet50v1
 from src.FasterRcnn.anchor_generator import AnchorGenerator
 from src.FasterRcnn.bbox_assign_sample_stage2 import BboxAssignSampleForRcnn
 from src.FasterRcnn.config_check import check_config
@@ -15,6 +15,7 @@ from src.FasterRcnn.proposal_generator import Proposal
 from src.FasterRcnn.rcnn import Rcnn
 from src.FasterRcnn.roi_align import SingleRoIExtractor
 from src.FasterRcnn.rpn import RPN
+from src.FasterRcnn.suppression import ClassSuppression
 from src.model_utils.config import Config, setting
 
 BACKBONES = {
@@ -89,6 +90,10 @@ class Faster_Rcnn(nn.Cell):
             config.batch_size,
             config.roi_align_finest_scale,
         )
+        self.joined = region_layer.usable()
+        if self.joined:
+            self.regions = region_layer.region_operator(self.roi_align, training=True)
+            self.regions_test = region_layer.region_operator(self.roi_align, training=False)
 
     def test_mode_init(self, config: Config) -> None:
         """What evaluation has in place of training's parts."""
@@ -100,8 +105,7 @@ class Faster_Rcnn(nn.Cell):
             stds=tuple(config.rcnn_target_stds),
         )
         self.softmax = ops.Softmax(axis=-1)
-        self.nms_test = ops.NMSWithMask(config.test_iou_thr)
-        self.score_threshold = float(config.test_score_thr)
+        self.nms_test = ClassSuppression(config.test_iou_thr, config.test_score_thr)
 
     def get_anchors(self, featmap_sizes: list[list[int]]) -> tuple[Tensor, ...]:
         """Anchors of each level, (h * w * A, 4) float32, for maps of the given (h, w)."""
@@ -147,8 +151,7 @@ class Faster_Rcnn(nn.Cell):
         rois, deltas, labels, mask = self.sampled_rois(
             proposals, masks, gt_bboxes, gt_labels, gt_valids
         )
-        features = self.roi_align(rois, levels[0], levels[1], levels[2], levels[3])
-        rcnn_loss, rcnn_cls_loss, rcnn_reg_loss, _ = self.rcnn(features, deltas, labels, mask)
+        rcnn_loss, rcnn_cls_loss, rcnn_reg_loss, _ = self.head(levels, rois, deltas, labels, mask)
         return rpn_loss, rcnn_loss, rpn_cls_loss, rpn_reg_loss, rcnn_cls_loss, rcnn_reg_loss
 
     def sampled_rois(
@@ -178,6 +181,27 @@ class Faster_Rcnn(nn.Cell):
             ops.stop_gradient(ops.concat(used, 0)),
         )
 
+    def head(
+        self, levels: tuple[Tensor, ...], rois: Tensor, deltas: Tensor, labels: Tensor, mask: Tensor
+    ) -> tuple:
+        """Pooling and box head; the results of `Rcnn`.
+
+        Args:
+            levels: of the pyramid.
+            rois: (R, 5) image index and box.
+            deltas, labels: see `Rcnn`.
+            mask: (R,) or (R, 1), nonzero for the rows that count.
+        """
+        if not self.joined:
+            features = self.roi_align(rois, levels[0], levels[1], levels[2], levels[3])
+            return self.rcnn(features, deltas, labels, mask)
+        counts = ops.cast(ops.reshape(mask, (-1,)), mindspore.int32)
+        dense = self.rcnn.shared_fc_0
+        regions = self.regions if self.training else self.regions_test
+        hidden, _ = regions(levels[0], levels[1], levels[2], levels[3], rois, counts, dense.weight)
+        hidden = dense.bias_add(hidden, dense.bias)
+        return self.rcnn.from_first_layer(hidden, deltas, labels, mask)
+
     def detections(
         self,
         levels: tuple[Tensor, ...],
@@ -190,11 +214,9 @@ class Faster_Rcnn(nn.Cell):
         for i in range(len(proposals)):
             boxes += (_corners(proposals[i]),)
             rois += (_with_index(boxes[i], i),)
-        features = self.roi_align(ops.concat(rois, 0), levels[0], levels[1], levels[2], levels[3])
-        _, cls_logits, reg_logits, _ = self.rcnn(features, (), (), ())
-        return self.get_det_bboxes(
-            cls_logits, reg_logits, ops.concat(masks, 0), ops.concat(boxes, 0), img_metas
-        )
+        used = ops.concat(masks, 0)
+        _, cls_logits, reg_logits, _ = self.head(levels, ops.concat(rois, 0), (), (), used)
+        return self.get_det_bboxes(cls_logits, reg_logits, used, ops.concat(boxes, 0), img_metas)
 
     def get_det_bboxes(
         self,
@@ -245,21 +267,11 @@ class Faster_Rcnn(nn.Cell):
             Boxes (B, C * P, 5), labels (B, C * P, 1), mask (B, C * P, 1).
         """
         batch, classes, count = ops.shape(scores_all)
-        counts = ops.cast(
-            ops.logical_and(scores_all > self.score_threshold, mask_all), mindspore.float32
-        )
-        candidates = ops.concat((boxes_all, ops.expand_dims(scores_all * counts, -1)), -1)
-        found, kept = (), ()
-        for one_class in ops.Unstack()(ops.reshape(candidates, (batch * classes, count, 5))):
-            boxes, _, mask = self.nms_test(one_class)
-            found += (boxes,)
-            kept += (mask,)
-        boxes = ops.reshape(ops.stack(found), (batch, classes * count, 5))
-        mask = ops.reshape(ops.stack(kept), (batch, classes * count, 1))
-        mask = ops.logical_and(mask, boxes[:, :, 4:] > self.score_threshold)
         labels = ops.reshape(ops.arange(classes), (1, classes, 1))
         labels = ops.tile(ops.cast(labels, mindspore.int32), (batch, 1, count))
-        return boxes, ops.reshape(labels, (batch, classes * count, 1)), mask
+        labels = ops.reshape(labels, (batch, classes * count, 1))
+        boxes, mask = self.nms_test(boxes_all, scores_all, mask_all)
+        return boxes, labels, mask
 
 
 class FasterRcnn_Infer(nn.Cell):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mindspore
 from mindspore import Tensor, nn, ops
 
+from src.FasterRcnn.suppression import sorting_suppression
 from src.model_utils.config import Config
 
 # Below every score: sorts suppressed boxes behind all others.
@@ -54,7 +55,7 @@ class Proposal(nn.Cell):
             self.nms_pre = config.rpn_nms_pre
             self.max_num = config.rpn_max_num
             threshold = config.rpn_nms_thr
-        self.nms = ops.NMSWithMask(threshold)
+        self.nms = sorting_suppression(threshold)
 
     def construct(
         self,
@@ -114,7 +115,7 @@ class Proposal(nn.Cell):
             decoded = self.decode(
                 self.gather(mlvl_anchors[level], index, 0), self.gather(offsets, index, 0)
             )
-            survivors, _, mask = self.nms(self.join((decoded, self.column(best, -1))))
+            survivors, mask = self.nms(self.join((decoded, self.column(best, -1))))
             boxes += (survivors,)
             kept += (mask,)
         return self.best(ops.concat(boxes, 0), ops.concat(kept, 0))

@@ -88,8 +88,13 @@ class Rcnn(nn.Cell):
             logits (N, num_classes) twice, offsets (N, 4 * classes), and a tuple of these two.
         """
         x = ops.reshape(featuremap, (-1, self.representation_size))
-        x = self.relu(self.shared_fc_0(x))
-        x = self.relu(self.shared_fc_1(x))
+        return self.from_first_layer(self.shared_fc_0(x), bbox_targets, labels, mask)
+
+    def from_first_layer(
+        self, x: Tensor, bbox_targets: Tensor, labels: Tensor, mask: Tensor
+    ) -> tuple:
+        """As `construct`, from the first dense layer's output (N, hidden), bias added."""
+        x = self.relu(self.shared_fc_1(self.relu(x)))
         cls_score = self.cls_scores(x)
         bbox_pred = self.reg_scores(x)
         if not self.training:

@@ -15,7 +15,6 @@ from src.errors import StartError, UserError
 from src.launch.addresses import parse_address, require_free_port, server_addresses
 from src.launch.folders import fresh_folder
 from src.launch.job_record import indexed_folders, read_record, remove_record, update_record
-from src.launch.launchers import require_shards
 from src.launch.log_filter import LogFilter
 from src.launch.preflight import require_disk
 from src.launch.processes import (
@@ -32,6 +31,7 @@ from src.launch.recovery_files import (
     recovery_name,
     require_iterations_left,
 )
+from src.launch.role_checks import require_shards
 from src.launch.status_file import StatusFile, read_status
 from src.launch.supervise import SuperviseSpec
 from src.model_utils.config import PROJECT_DIR

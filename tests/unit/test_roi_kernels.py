@@ -136,7 +136,7 @@ def test_empty_grid_is_refused(layer):
 @pytest.mark.parametrize(
     ("device", "has_numba", "path"),
     [
-        ("CPU", True, "compiled kernels"),
+        ("CPU", True, "compiled by numba"),
         ("CPU", False, "numba is not installed"),
         ("GPU", True, "GPU"),
     ],
@@ -146,7 +146,7 @@ def test_the_path_is_chosen_and_logged_once(device, has_numba, path, caplog):
     with caplog.at_level(logging.INFO, compiled.logger.name):
         chosen = [compiled._decide(device, has_numba) for _ in range(2)]
     compiled._decide.cache_clear()
-    assert chosen == [path == "compiled kernels"] * 2
+    assert chosen == [path == "compiled by numba"] * 2
     assert len(caplog.messages) == 1 and path in caplog.messages[0]
 
 

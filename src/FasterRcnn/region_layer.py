@@ -1,0 +1,150 @@
+"""RoI pooling and the box head's first dense layer as one compiled operator.
+
+Most slots for regions hold one, some only fill up. Together the two know which rows count, and
+neither pools nor multiplies the others: a row that does not count is zero and has no gradient.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import mindspore as ms
+import numpy as np
+from mindspore import ops
+
+from src.FasterRcnn import blas, roi_kernels
+from src.FasterRcnn.blas import PLAIN, TRANSPOSED
+from src.FasterRcnn.compiled import graph_operator, kernels_usable, thread_count
+from src.FasterRcnn.roi_align import SingleRoIExtractor
+
+LARGEST_NUMBER = 2**31 - 1
+
+
+def usable() -> bool:
+    """Whether the operator can run here; else pool with `SingleRoIExtractor`, then multiply."""
+    return kernels_usable() and blas.sgemm_address() != 0
+
+
+class RegionLayer:
+    """The operator's computation, on arrays.
+
+    What `forward` pooled last is kept for `backward`, under a number that travels with the
+    result: as a tensor of the graph it would be copied twice and held longer.
+
+    Args:
+        extractor: its levels, bins and sampling points.
+        threads: how many may run.
+    """
+
+    def __init__(self, extractor: SingleRoIExtractor, threads: int):
+        self.strides = np.array(extractor.strides, np.float32)
+        self.bins = (extractor.out_size, extractor.out_size)
+        self.rule = (extractor.sample_num, extractor.finest_scale, threads)
+        self.threads = threads
+        self.numbers = itertools.cycle(range(1, LARGEST_NUMBER))
+        self.kept: dict[int, np.ndarray] = {}
+
+    def forward(
+        self,
+        features: list[np.ndarray],
+        rois: np.ndarray,
+        counts: np.ndarray,
+        weight: np.ndarray,
+        keep: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pool, then multiply.
+
+        Args:
+            features: maps (B, C, H, W) float32, finest first.
+            rois: (N, 5) float32, image index and box in pixels of the image.
+            counts: (N,) int32, nonzero for the rows that count.
+            weight: (C * bins, hidden) float32.
+            keep: a gradient may follow.
+
+        Returns:
+            (N, hidden), zero in rows that do not count, and (1,) int32 for `backward`.
+        """
+        rows = np.flatnonzero(counts)
+        self.kept.clear()
+        pooled = self._pool(features, rois[rows])
+        hidden = np.zeros((len(rois), weight.shape[1]), np.float32)
+        if len(rows):
+            sums = np.empty((len(rows), weight.shape[1]), np.float32)
+            blas.product(pooled, weight, sums, (PLAIN, PLAIN), self.threads)
+            hidden[rows] = sums
+        number = next(self.numbers)
+        if keep:
+            self.kept[number] = pooled
+        return hidden, np.array([number], np.int32)
+
+    def _pool(self, features: list[np.ndarray], rois: np.ndarray) -> np.ndarray:
+        pooled = roi_kernels.pool_forward(features, rois, self.strides, self.bins, *self.rule)
+        return pooled.reshape(len(rois), features[0].shape[1] * self.bins[0] * self.bins[1])
+
+    def backward(
+        self,
+        grad: np.ndarray,
+        number: np.ndarray,
+        features: list[np.ndarray],
+        rois: np.ndarray,
+        counts: np.ndarray,
+        weight: np.ndarray,
+    ) -> tuple[np.ndarray, ...]:
+        """Gradients of the first result of `forward` with respect to features and weight.
+
+        Args:
+            grad: (N, hidden) float32.
+            number: the second result of `forward`; the others as given to it.
+
+        Returns:
+            One (B, C, H, W) array per level, then (C * bins, hidden).
+        """
+        rows = np.flatnonzero(counts)
+        pooled = self.kept.pop(int(number[0]), None)
+        if pooled is None:
+            pooled = self._pool(features, rois[rows])
+        grad = np.ascontiguousarray(grad[rows])
+        to_weight = np.zeros_like(weight)
+        if len(rows):
+            blas.product(pooled, grad, to_weight, (TRANSPOSED, PLAIN), self.threads)
+            # From here on the pooled features are not needed: their place takes the gradient.
+            blas.product(grad, weight, pooled, (PLAIN, TRANSPOSED), self.threads)
+        to_pooled = pooled.reshape(len(rows), features[0].shape[1], *self.bins)
+        shapes = [(len(one), *one.shape[2:]) for one in features]
+        to_maps = roi_kernels.pool_backward(to_pooled, rois[rows], shapes, self.strides, *self.rule)
+        return (*to_maps, to_weight)
+
+
+def region_operator(extractor: SingleRoIExtractor, training: bool) -> ops.Custom:
+    """`RegionLayer` as an operator of a CPU graph, in training with its gradient.
+
+    Returns:
+        An operator of four maps, RoIs, counts and weight as `RegionLayer.forward` takes them.
+    """
+    layer = RegionLayer(extractor, thread_count())
+
+    def forward(feat1, feat2, feat3, feat4, rois, counts, weight):
+        return layer.forward([feat1, feat2, feat3, feat4], rois, counts, weight, training)
+
+    def backward(grad, number, feat1, feat2, feat3, feat4, rois, counts, weight):
+        maps = [feat1, feat2, feat3, feat4]
+        return layer.backward(grad, number, maps, rois, counts, weight)
+
+    def forward_shapes(feat1, feat2, feat3, feat4, rois, counts, weight):
+        return [rois[0], weight[1]], [1]
+
+    def backward_shapes(grad, number, feat1, feat2, feat3, feat4, rois, counts, weight):
+        return feat1, feat2, feat3, feat4, weight
+
+    real, whole = ms.float32, ms.int32
+    given = [*[real] * 5, whole, real]
+    backward_op = graph_operator(backward, backward_shapes, [real, whole, *given], [real] * 5)
+
+    def bprop(feat1, feat2, feat3, feat4, rois, counts, weight, out, dout):
+        grads = backward_op(dout[0], out[1], feat1, feat2, feat3, feat4, rois, counts, weight)
+        nothing = (ops.zeros_like(rois), ops.zeros_like(counts))
+        return (grads[0], grads[1], grads[2], grads[3]) + nothing + (grads[4],)
+
+    return graph_operator(
+        forward, forward_shapes, given, [real, whole], bprop if training else None
+    )
