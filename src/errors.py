@@ -34,12 +34,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 
-def require_packages() -> None:
+def require_packages(*packages: str) -> None:
     """End the command with one line when this Python lacks the installed packages.
 
     Called before a script imports anything that needs them.
+
+    Args:
+        packages: names to import; without any, the engine's.
     """
-    for package in ("mindspore", "mindspore_federated"):
+    for package in packages or ("mindspore", "mindspore_federated"):
         if importlib.util.find_spec(package) is None:
             print(
                 f"error: {sys.executable} has no {package}: run make install in the suite's "

@@ -1,14 +1,27 @@
 """Measure the suite on this machine.
 
+  python tools/benchmark.py step                     the training step, 320x192, batch 2
+  python tools/benchmark.py step --full              1280x768, batch 1
+  python tools/benchmark.py step --workers=2         two processes beside one with all cores
+  python tools/benchmark.py step --profile           where the time of a step goes
+  python tools/benchmark.py compile                  fresh process to the end of the first step
+  python tools/benchmark.py data                     images to MindRecord, MindRecord to batches
+  python tools/benchmark.py infer                    detection, 1280x768
+  python tools/benchmark.py all --write=docs/performance.md      these, and their table in a page
   python tools/benchmark.py sync                     two silos, two servers, the full detector
-  python tools/benchmark.py sync --json              one JSON object on standard output
   python tools/benchmark.py sync --servers=2 --clients=8 --only=ours
   python tools/benchmark.py sync --only=ours --rounds=30     the servers' memory over 30 rounds
 
+Each prints a few lines on standard output, with --json one JSON object in their place; progress
+goes to standard error. docs/performance.md says how the figures are to be read, and what the
+mathematics is. Weights and images are drawn, nothing is downloaded.
+
 sync: a real Redis, scheduler and servers; clients that only synchronise the detector's weights.
 The engine's own client, this suite's, and one that does no work (its rounds are the servers' own
-share) take their turns; seconds per phase, memory and the ratios are printed. Everything that it
-starts has ended when it ends, also after Ctrl-C. A busy machine gives higher figures.
+share) take their turns; seconds per phase, memory and the ratios are printed.
+
+Everything that a measurement starts has ended when it ends, also after Ctrl-C. A busy machine
+gives higher figures.
 """
 
 import argparse
@@ -18,29 +31,44 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.benchmarks import sync
+from src.benchmarks import compilation, data, infer, page, step, sync
 from src.errors import run_command
 from src.model_utils.config import parse_known
 
 # name: a module with add_flags(parser) and run(args) -> exit code.
-COMMANDS = {"sync": sync}
+COMMANDS = {
+    "step": step,
+    "compile": compilation,
+    "data": data,
+    "infer": infer,
+    "all": page,
+    "sync": sync,
+}
 
 
 def main() -> int:
     """Parse, measure."""
+    words = sys.argv[1:]
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in COMMANDS.items():
-        module.add_flags(commands.add_parser(name, help=module.__doc__.splitlines()[0]))
-    args = parse_known(parser)
+    parser.add_argument("command", choices=COMMANDS, help="--help behind it lists its flags")
+    command = parse_known(parser, words[:1]).command
+    module = COMMANDS[command]
+    own = argparse.ArgumentParser(
+        prog=f"{parser.prog} {command}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_flags(own)
+    args = parse_known(own, words[1:])
     # A shell that starts this in the background leaves Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    return COMMANDS[args.command].run(args)
+    return module.run(args)
 
 
 if __name__ == "__main__":

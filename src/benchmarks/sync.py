@@ -11,7 +11,6 @@ import argparse
 import json
 import multiprocessing
 import statistics
-import sys
 import tempfile
 import time
 from multiprocessing.connection import Connection, wait
@@ -21,6 +20,7 @@ from typing import Any
 import psutil
 
 from src.benchmarks.cluster import Cluster, last_lines
+from src.benchmarks.measure import say
 from src.benchmarks.sync_clients import ClientSpec, run_client
 from src.errors import StartError, UserError
 from src.model_utils.config import DEFAULT_CONFIG, find_config_file
@@ -102,11 +102,6 @@ def require_memory(kinds: list[str], servers: int, clients: int) -> None:
             f"sync needs about {needed:.0f} GB of memory and {there:.0f} GB are available; give "
             "fewer --clients or --servers, or --only ours"
         )
-
-
-def say(text: str) -> None:
-    """Progress, apart from the result."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _rounds_of(

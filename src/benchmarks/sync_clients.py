@@ -12,9 +12,9 @@ import sys
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
+from src.benchmarks.measure import memory_gb, reset_peak
 from src.federated import messages
 from src.federated.transport import Client, Outcome
 from src.launch.supervise import die_with_parent
@@ -81,19 +81,6 @@ def run_client(connection: Connection, spec: ClientSpec) -> None:
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")
         raise
-
-
-def memory_gb(field: str) -> float:
-    """VmRSS (resident now) or VmHWM (its peak) of this process, in 10**9 bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024 / 1e9
-    raise ValueError(f"{field} is not in /proc/self/status")
-
-
-def reset_peak() -> None:
-    """Let VmHWM start anew from what is resident now (proc(5), clear_refs)."""
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 class _TrainingClient:
