@@ -1,0 +1,214 @@
+"""Warnings and faults of a run, in time order, from the logs of all its roles."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from src.reporting.run_folder import Run, numbered_folders
+
+FAULT, WARNING = "fault", "warning"
+# One of the same kind that comes within this time is counted, not listed.
+SAME_WITHIN = timedelta(seconds=60)
+
+_OWN = re.compile(r"^\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\]\[[^\]]*\] ?(.*)$")
+_ENGINE = re.compile(
+    r"^\[(?P<level>[A-Z]+)\] [A-Z_]+\([^)]*\):(?P<day>\d{4}-\d\d-\d\d)-(?P<hour>\d\d:\d\d:\d\d)"
+    r"[.\d]*\s*(?:\[(?P<file>[^\]]*)\] ?)?(?P<text>.*)$"
+)
+_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b")
+_EXIT_CODE = re.compile(r"; exit code (\d+)$")
+_OWN_KINDS = (
+    (FAULT, ("ERROR: ", "CRITICAL: "), ("failed at the servers",)),
+    (WARNING, ("WARNING: ", "waiting for the servers", "the servers have forgotten"), (
+        "ended without this silo's weights", "has its silos already", "did not end within",
+        "stopped by SIG",
+    )),
+)  # fmt: skip
+# Every healthy scheduler says it when it ends.
+_HARMLESS = ("Stop the restful scheduler http service",)
+
+
+@dataclass
+class Event:
+    """Something that went wrong, or may have.
+
+    Attributes:
+        time: of the first one, local; None where the log gives none.
+        role: server_0; with the number of an earlier process, server_0.1.
+        level: "fault" or "warning".
+        text: the line, without time and level.
+        source: the engine's source file and line, or "".
+        count: how many of the same kind came together.
+        last: time of the last one.
+    """
+
+    time: datetime | None
+    role: str
+    level: str
+    text: str
+    source: str = ""
+    count: int = 1
+    last: datetime | None = None
+
+    def same_kind(self, other: Event) -> bool:
+        """Whether two texts differ in numbers only."""
+        mine, theirs = (re.sub(r"\d+", "#", event.text) for event in (self, other))
+        return mine == theirs and (self.level, self.source) == (other.level, other.source)
+
+
+@dataclass
+class RunLogs:
+    """What the logs of a run say besides losses.
+
+    Attributes:
+        paths: the logs that were read.
+        events: in time order.
+        first, last: times of the first and last line of all logs.
+    """
+
+    paths: list[Path]
+    events: list[Event]
+    first: datetime | None
+    last: datetime | None
+
+
+def read_logs(run: Run) -> RunLogs:
+    """Read the logs of workers, servers and scheduler, those of replaced processes included."""
+    lines = {path: _timed_lines(path) for path in _log_paths(run)}
+    begin = min((t for p in _first_logs(run) for t, _ in lines.get(p, []) if t), default=None)
+    mine = {path for silo in run.silos for path in _logs_of(silo.folders)}
+    # A log that ended before this run's workers began is of an earlier run.
+    kept = [
+        path
+        for path in lines
+        if path in mine
+        or not path.parent.suffix
+        or (begin and max((t for t, _ in lines[path] if t), default=begin) >= begin)
+    ]
+    events = [event for path in kept for event in _collapsed(_events(path, lines[path]))]
+    events += _failed_iterations(run.folder)
+    events.sort(key=lambda event: event.time or datetime.min)
+    times = [time for path in kept for time, _ in lines[path] if time]
+    return RunLogs(kept, events, min(times, default=None), max(times, default=None))
+
+
+def most_serious(events: list[Event], most: int) -> list[Event]:
+    """At most `most` of them, faults before warnings, still in time order."""
+    chosen = sorted(events, key=lambda event: event.level != FAULT)[:most]
+    return sorted(chosen, key=lambda event: event.time or datetime.min)
+
+
+def _log_paths(run: Run) -> list[Path]:
+    roles = sorted(path for path in run.folder.glob("server_*") if path.suffix == "")
+    roles = [run.folder / "scheduler", *roles, *(silo.folders[-1] for silo in run.silos)]
+    return _logs_of([folder for role in roles for folder in numbered_folders(role)])
+
+
+def _logs_of(folders: list[Path]) -> list[Path]:
+    paths = [folder / f"{re.split('[_.]', folder.name)[0]}.log" for folder in folders]
+    return [path for path in paths if path.is_file()]
+
+
+def _first_logs(run: Run) -> list[Path]:
+    return _logs_of([silo.folders[0] for silo in run.silos])
+
+
+def _timed_lines(path: Path) -> list[tuple[datetime | None, str]]:
+    """Lines with their time; one without has that of the line before."""
+    time, lines = None, []
+    for line in path.read_text(errors="replace").splitlines():
+        own, engine = _OWN.match(line), _ENGINE.match(line)
+        stamp = own[1] if own else f"{engine['day']} {engine['hour']}" if engine else ""
+        time = _time(stamp) or time
+        lines.append((time, line))
+    return lines
+
+
+def _time(stamp: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(stamp)
+    except ValueError:
+        return None
+
+
+def _events(path: Path, lines: list[tuple[datetime | None, str]]) -> Iterator[Event]:
+    role, traceback = path.parent.name, False
+    for time, line in lines:
+        event = _event(time, role, line, traceback)
+        if event:
+            yield event
+        if line.startswith("Traceback (most recent call last)"):
+            traceback = True
+        elif event or not line.startswith(" "):
+            traceback = False
+
+
+def _event(time: datetime | None, role: str, line: str, traceback: bool) -> Event | None:
+    """The event that a line tells of; None of any other line."""
+    if line.startswith("error: "):
+        return Event(time, role, FAULT, line[len("error: ") :])
+    if traceback and _EXCEPTION.match(line):
+        return Event(time, role, FAULT, line)
+    engine = _ENGINE.match(line)
+    if engine and engine["level"] in ("WARNING", "ERROR", "CRITICAL"):
+        if any(text in line for text in _HARMLESS):
+            return None
+        level = WARNING if engine["level"] == "WARNING" else FAULT
+        source = Path(engine["file"] or "").name
+        text = re.sub(r"^(\w+)\] (?:: )?", r"\1: ", engine["text"])
+        return Event(time, role, level, text, source)
+    own = _OWN.match(line)
+    level = _own_level(own[2]) if own else ""
+    return Event(time, role, level, _without_level(own[2])) if level else None
+
+
+def _own_level(text: str) -> str:
+    code = _EXIT_CODE.search(text)
+    if code and int(code[1]):
+        return FAULT
+    for level, begins, contains in _OWN_KINDS:
+        if text.startswith(begins) or any(part in text for part in contains):
+            return level
+    return ""
+
+
+def _without_level(text: str) -> str:
+    return re.sub(r"^(?:WARNING|ERROR|CRITICAL): ", "", text)
+
+
+def _collapsed(events: Iterator[Event]) -> list[Event]:
+    """Events of one log, those of the same kind that follow each other closely as one."""
+    kept: list[Event] = []
+    for event in events:
+        for earlier in reversed(kept[-8:]):
+            if event.same_kind(earlier) and _close(earlier, event):
+                earlier.count += 1
+                earlier.last = event.time
+                break
+        else:
+            kept.append(event)
+    return kept
+
+
+def _close(earlier: Event, later: Event) -> bool:
+    before = earlier.last or earlier.time
+    return not (before and later.time) or later.time - before <= SAME_WITHIN
+
+
+def _failed_iterations(folder: Path) -> Iterator[Event]:
+    """What the servers' own summary says of iterations that failed."""
+    for path in sorted(folder.glob("server_*/metrics.json")):
+        for line in path.read_text(errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and entry.get("iterationResult", "success") != "success":
+                time = _time(str(entry.get("endTime", "")))
+                text = f"iteration {entry.get('currentIteration')} failed (metrics.json)"
+                yield Event(time, path.parent.name, FAULT, text)

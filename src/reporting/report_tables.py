@@ -1,0 +1,185 @@
+"""The tables of a run's report: rows of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from src.reporting.log_events import Event, RunLogs
+from src.reporting.round_plots import phase_seconds
+from src.reporting.run_folder import Run, Silo
+from src.reporting.run_settings import Settings
+
+MOST_ROWS = 200
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A figure at the top of the page: what, how much, and a line below; `bad` colours it."""
+
+    name: str
+    value: str
+    more: str = ""
+    bad: bool = False
+
+
+@dataclass
+class Table:
+    """Rows of one silo.
+
+    Attributes:
+        name: the silo.
+        headers: of the columns.
+        rows: texts.
+        hidden: rows before them that are left out.
+        last: iteration of the last row.
+        classes: (class, AP) of the last row.
+    """
+
+    name: str
+    headers: list[str]
+    rows: list[list[str]]
+    hidden: int = 0
+    last: str = ""
+    classes: list[tuple[str, str]] = field(default_factory=list)
+
+
+def cards(run: Run, settings: Settings, logs: RunLogs) -> list[Card]:
+    """The figures at the top."""
+    done = max((int(r["iteration"]) for silo in run.silos for r in silo.rounds), default=0)
+    of = f" of {settings.iterations}" if settings.iterations else ""
+    faults, warnings = total(logs.events, "fault"), total(logs.events, "warning")
+    images = [count for count in (_images_of(run, silo) for silo in run.silos) if count]
+    return [
+        Card("iterations done", f"{done}{of}"),
+        Card("silos", str(len(run.silos)), f"{sum(images)} images" if images else ""),
+        *_loss_card(run),
+        *_metric_card(run),
+        Card("faults", str(faults), f"warnings: {warnings}", bad=faults > 0),
+        *_time_card(logs),
+    ]
+
+
+def total(events: Sequence[Event], level: str) -> int:
+    """How many lines of a level there are."""
+    return sum(event.count for event in events if event.level == level)
+
+
+def losses(silos: Sequence[Silo]) -> list[list[str]]:
+    """A row for each silo: steps, epochs, mean loss of the first, last and best epoch."""
+    rows = []
+    for silo in silos:
+        numbers, means = silo.epoch_means()
+        finite = means[np.isfinite(means)]
+        best = number(finite.min(), 4) if finite.size else "-"
+        first, last = number(means[0], 4), number(means[-1], 4)
+        rate = f"{silo.rates[-1]:.3g}" if np.isfinite(silo.rates[-1]) else "-"
+        rows.append([silo.label, str(silo.losses.size), str(numbers.size), first, last, best, rate])
+    return rows
+
+
+def round_means(silos: Sequence[Silo]) -> list[list[str]]:
+    """A row for each silo: the means over its rounds."""
+    rows = []
+    for silo in silos:
+        values = [*phase_seconds(silo.rounds).mean(axis=0)]
+        values.append(np.mean([entry["round_s"] for entry in silo.rounds]))
+        sizes = [_mean(silo.rounds, key) / 1e6 for key in ("bytes_up", "bytes_down")]
+        failed = sum(entry.get("result", "aggregated") != "aggregated" for entry in silo.rounds)
+        texts = [number(value, 2) for value in (*values, *sizes)]
+        rows.append([silo.label, str(len(silo.rounds)), *texts, str(failed)])
+    return rows
+
+
+def rounds(silo: Silo) -> Table:
+    """Every round of a silo, the last ones where there are too many."""
+    rows = []
+    for entry, phases in zip(silo.rounds, phase_seconds(silo.rounds)):
+        seconds = [number(value, 2) for value in (*phases, entry["round_s"])]
+        sizes = [number(_scaled(entry.get(k), 1e-6), 2) for k in ("bytes_up", "bytes_down")]
+        memory_mb = number(_scaled(entry.get("peak_rss_mb"), 1), 0)
+        head = [str(entry.get("result", "-")), str(entry["iteration"])]
+        rows.append([*head, *seconds, *sizes, memory_mb])
+    return Table(silo.label, [], rows[-MOST_ROWS:], max(0, len(rows) - MOST_ROWS))
+
+
+def memory(silos: Sequence[Silo]) -> list[list[str]]:
+    """A row for each silo that records its memory: GB after the first and the last round."""
+    rows = []
+    for silo in silos:
+        peaks = [entry["peak_rss_mb"] for entry in silo.rounds if entry.get("peak_rss_mb")]
+        if peaks:
+            rows.append([silo.label, *(number(_scaled(p, 1e-3), 2) for p in (peaks[0], peaks[-1]))])
+    return rows
+
+
+def metrics(label: str, lines: Sequence[dict[str, Any]]) -> Table:
+    """The figures of one metrics.jsonl, and of its last line the AP of each class."""
+    keys = [key for key in METRICS if any(key in line for line in lines)]
+    more = [key for key in ("images", "seconds") if any(key in line for line in lines)]
+    rows = []
+    for line in lines:
+        figures = [number(_scaled(line.get(key), 1), 3) for key in keys]
+        rows.append([str(line["iteration"]), *figures])
+        rows[-1] += [number(_scaled(line.get(key), 1), 0) for key in more]
+    classes = lines[-1].get("per_class")
+    pairs = classes.items() if isinstance(classes, dict) else ()
+    return Table(
+        label,
+        ["iteration", *keys, *more],
+        rows[-MOST_ROWS:],
+        max(0, len(rows) - MOST_ROWS),
+        str(lines[-1]["iteration"]),
+        [(str(name), number(_scaled(value, 1), 3)) for name, value in pairs],
+    )
+
+
+def number(value: float, digits: int) -> str:
+    """A number as text; a dash where it is none."""
+    return f"{value:.{digits}f}" if np.isfinite(value) else "-"
+
+
+def _scaled(value: Any, factor: float) -> float:
+    return float(value) * factor if isinstance(value, (int, float)) else float("nan")
+
+
+def _mean(entries: Sequence[dict[str, Any]], key: str) -> float:
+    values = [_scaled(entry.get(key), 1) for entry in entries]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _images_of(run: Run, silo: Silo) -> int:
+    return int(run.statuses.get(silo.label, {}).get("images") or 0)
+
+
+def _loss_card(run: Run) -> list[Card]:
+    """Mean over the silos of the first and the last epoch's mean loss."""
+    means = [silo.epoch_means()[1] for silo in run.silos if len(silo.losses)]
+    if not means:
+        return []
+    first, last = (np.mean([m[i] for m in means]) for i in (0, -1))
+    text = f"{first:.3f} → {last:.3f}"
+    return [Card("mean loss, first → last epoch", text, bad=not np.isfinite(last))]
+
+
+def _metric_card(run: Run) -> list[Card]:
+    evaluated = [lines[-1] for _, lines in run.evaluations]
+    if not evaluated:
+        return []
+    latest = max(evaluated, key=lambda entry: entry["iteration"])
+    ap, ap50 = (number(_scaled(latest.get(key), 1), 3) for key in ("AP", "AP50"))
+    return [Card(f"AP after iteration {latest['iteration']}", ap, f"AP50 {ap50}")]
+
+
+def _time_card(logs: RunLogs) -> list[Card]:
+    if not (logs.first and logs.last):
+        return []
+    seconds = int((logs.last - logs.first).total_seconds())
+    hours, minutes = divmod(seconds // 60, 60)
+    text = f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s"
+    text = text if seconds >= 60 else f"{seconds} s"
+    return [Card("duration", text, f"{logs.first} to {logs.last}")]

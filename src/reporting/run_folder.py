@@ -1,0 +1,268 @@
+"""What a run left in its folder, read for pictures and reports: losses, rounds, metrics, settings.
+
+The folder is the one that the run_* scripts were called from. A silo that was started again has its
+earlier logs in worker_0.1, worker_0.2, ... (the highest is the latest); they are part of the run
+where the later process did not begin with the first iteration.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.errors import UserError
+from src.launch.job_record import FOLDER
+from src.launch.status_file import status_path
+
+LOSS_LINE = re.compile(
+    r"^\[(?P<time>[\d-]{10} [\d:]{8})\]\[[^\]]*\]epoch: (?P<epoch>\d+) step: (?P<step>\d+) "
+    r"total_loss: (?P<loss>\S+)(?: lr: (?P<rate>\S+))?\s*$"
+)
+ENTERED = re.compile(r"\] (?:joined|kept the place in) iteration (\d+) of \d+ as silo")
+# The same lines in both; the first has the learning rate too.
+LOSS_FILES = ("loss_0.log", "worker.log")
+
+
+@dataclass
+class Silo:
+    """One worker of a run, its processes one after the other.
+
+    Attributes:
+        label: worker_0.
+        folders: of its processes, oldest first; the last one is the run folder's worker_<n>.
+        epochs, steps: (n,) int64, as logged, from 1.
+        losses: (n,) float64; NaN or infinite where the training diverged.
+        rates: (n,) float64 learning rates; NaN where the log has none.
+        times: (n,) datetime64[s], local time.
+        rounds: the lines of rounds.jsonl.
+        metrics: the lines of metrics.jsonl, the global model's after each evaluated iteration.
+    """
+
+    label: str
+    folders: list[Path]
+    epochs: np.ndarray
+    steps: np.ndarray
+    losses: np.ndarray
+    rates: np.ndarray
+    times: np.ndarray
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+    def epoch_means(self) -> tuple[np.ndarray, np.ndarray]:
+        """Epoch numbers (e,) int64, and the mean of each one's logged losses (e,) float64."""
+        numbers, where = np.unique(self.epochs, return_inverse=True)
+        counts = np.bincount(where, minlength=len(numbers))
+        return numbers, np.bincount(where, self.losses, len(numbers)) / np.maximum(counts, 1)
+
+
+@dataclass
+class Run:
+    """A run folder's content.
+
+    Attributes:
+        folder: absolute path.
+        silos: ordered by number; at least one.
+        statuses: what each worker's status file says, by label.
+        evaluations: who measured the global model, and the lines of that metrics.jsonl.
+        notes: lines of files that could not be read, for the reader of a report.
+    """
+
+    folder: Path
+    silos: list[Silo]
+    statuses: dict[str, dict[str, Any]]
+    evaluations: list[tuple[str, list[dict[str, Any]]]]
+    notes: list[str] = field(default_factory=list)
+
+
+def read_run(folder: Path, metrics: Path | None = None) -> Run:
+    """Read the workers' files of a run folder.
+
+    Args:
+        folder: where the run_* scripts were called.
+        metrics: lines like those of a worker's metrics.jsonl, from elsewhere.
+
+    Raises:
+        UserError: no such folder, no worker_<number> in it, or nothing in `metrics`.
+    """
+    folder = folder.expanduser().absolute()
+    labels = _worker_labels(folder)
+    notes: list[str] = []
+    silos = [_read_silo(folder / label, notes) for label in labels]
+    statuses = {label: read_json_object(status_path(folder, label)) for label in labels}
+    evaluations = [(silo.label, silo.metrics) for silo in silos if silo.metrics]
+    if metrics is not None:
+        lines = read_json_lines(metrics, ("iteration",), notes)
+        if not lines:
+            raise UserError(
+                f"--metrics {metrics}: no such file, or no line with an iteration in it; "
+                "tools/evaluate.py --watch --output writes one"
+            )
+        evaluations.append((metrics.name, _by_iteration(lines)))
+    return Run(folder, silos, statuses, evaluations, notes)
+
+
+def require_losses(run: Run) -> list[Silo]:
+    """The silos that have logged a loss.
+
+    Raises:
+        UserError: none has; names the files and what was looked for.
+    """
+    silos = [silo for silo in run.silos if len(silo.losses)]
+    if silos:
+        return silos
+    names = ", ".join(dict.fromkeys(silo.label for silo in run.silos))
+    raise UserError(
+        f"{run.folder}: no loss line in {' or '.join(LOSS_FILES)} of {names}; expected lines like "
+        "'[2026-11-22 08:00:00][worker_0]epoch: 1 step: 1 total_loss: 5.249325', which the first "
+        "training step writes"
+    )
+
+
+def numbered_folders(folder: Path) -> list[Path]:
+    """`folder` behind its earlier ones (folder.1, folder.2, ...), oldest first."""
+    found = []
+    for path in folder.parent.glob(f"{folder.name}.*"):
+        suffix = path.name[len(folder.name) + 1 :]
+        if suffix.isdigit() and path.is_dir():
+            found.append((int(suffix), path))
+    return [path for _, path in sorted(found)] + [folder]
+
+
+def read_json_lines(path: Path, required: Iterable[str], notes: list[str]) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file that have all `required` keys; [] where there is no file.
+
+    A line that is none, as a kill leaves it at the end, becomes a note.
+    """
+    if not path.is_file():
+        return []
+    entries = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if isinstance(entry, dict) and all(_is_number(entry.get(key)) for key in required):
+            entries.append(entry)
+        elif line.strip():
+            notes.append(f"{path}: line {number} is left out: no whole entry ({line[:60]!r})")
+    return entries
+
+
+def started_commands(folder: Path) -> dict[str, list[str]]:
+    """The command of each role of a run, by label (worker_0, server_1, scheduler)."""
+    commands = {}
+    for path in sorted((folder / FOLDER / "specs").glob("*.json")):
+        spec = read_json_object(path)
+        if isinstance(spec.get("argv"), list):
+            commands[path.stem] = [str(word) for word in spec["argv"]]
+    return commands
+
+
+def exit_states(folder: Path) -> dict[str, dict[str, Any]]:
+    """How each role ended, by label: `code` and `reason`; a role that runs has no entry."""
+    suffix = ".exit.json"
+    paths = sorted((folder / FOLDER / "status").glob(f"*{suffix}"))
+    return {path.name[: -len(suffix)]: read_json_object(path) for path in paths}
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a small JSON file, or {} where it is not there or not whole."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def _worker_labels(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the one that the run was started from")
+    found = [path.name for path in folder.iterdir() if path.is_dir()]
+    numbers = sorted(int(name[7:]) for name in found if re.fullmatch(r"worker_\d+", name))
+    if numbers:
+        return [f"worker_{number}" for number in numbers]
+    if re.fullmatch(r"worker_\d+(\.\d+)?", folder.name):
+        raise UserError(f"{folder}: is one worker's folder; give the one above, {folder.parent}")
+    raise UserError(
+        f"{folder}: no folder worker_<number> in it (found: {', '.join(sorted(found)[:8]) or '-'});"
+        " give the folder that run_cross_silo_fasterrcnn_worker.py was called from"
+    )
+
+
+def _read_silo(folder: Path, notes: list[str]) -> Silo:
+    folders = _processes(folder)
+    matches = [match for path in folders for match in _loss_lines(path, notes)]
+    silo = Silo(
+        label=folder.name,
+        folders=folders,
+        epochs=np.array([int(m["epoch"]) for m in matches], np.int64),
+        steps=np.array([int(m["step"]) for m in matches], np.int64),
+        losses=np.array([_number(m["loss"]) for m in matches], np.float64),
+        rates=np.array([_number(m["rate"]) for m in matches], np.float64),
+        times=np.array([m["time"].replace(" ", "T") for m in matches], "datetime64[s]"),
+    )
+    keys = ("iteration", "upload_s", "wait_s", "download_s", "round_s")
+    for path in folders:
+        silo.rounds += read_json_lines(path / "rounds.jsonl", keys, notes)
+        silo.metrics += read_json_lines(path / "metrics.jsonl", ("iteration",), notes)
+    silo.metrics = _by_iteration(silo.metrics)
+    return silo
+
+
+def _by_iteration(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line for each iteration, the latest where there are several."""
+    latest = {line["iteration"]: line for line in lines}
+    return [latest[iteration] for iteration in sorted(latest)]
+
+
+def _processes(folder: Path) -> list[Path]:
+    """The folders of this run's processes of one worker, oldest first."""
+    *earlier, _ = numbered_folders(folder)
+    chain, begins = [folder], _first_iteration(folder)
+    for path in reversed(earlier):
+        iteration = _first_iteration(path)
+        if begins == 1 or iteration > begins > 0:
+            break
+        chain.insert(0, path)
+        begins = iteration or begins
+    return chain
+
+
+def _first_iteration(folder: Path) -> int:
+    """The iteration that a worker's process began with; 0 where it never joined one."""
+    log = folder / "worker.log"
+    found = ENTERED.search(log.read_text(errors="replace")) if log.is_file() else None
+    return int(found[1]) if found else 0
+
+
+def _loss_lines(folder: Path, notes: list[str]) -> list[re.Match]:
+    """The loss lines of one process, in the order of the log."""
+    for name in LOSS_FILES:
+        path = folder / name
+        if path.is_file():
+            lines = path.read_text(errors="replace").splitlines()
+            matches = [match for match in map(LOSS_LINE.match, lines) if match]
+            if matches:
+                return matches
+    notes.append(f"{folder}: no loss line in {' or '.join(LOSS_FILES)}")
+    return []
+
+
+def _number(text: str | None) -> float:
+    """A float; NaN of nothing and of what is none."""
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return float("nan")

@@ -1,0 +1,62 @@
+"""A run as TensorBoard event files, one folder for each silo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from src.reporting.run_folder import Silo
+
+# In the names of the files that are ours, so that a second call replaces them and no others.
+SUFFIX = ".cross_silo"
+ROUND_KEYS = ("round_s", "upload_s", "wait_s", "download_s", "peak_rss_mb")
+
+Scalar = tuple[str, float, int, float]
+
+
+def write_events(silos: Sequence[Silo], folder: Path) -> list[Path]:
+    """Write <folder>/worker_<n>/events.out.tfevents...; returns those folders.
+
+    Tags: loss/step, loss/epoch_mean, learning_rate, round/<key of rounds.jsonl> and
+    metrics/<AP ...> by iteration.
+    """
+    folders = []
+    for silo in silos:
+        target = folder / silo.label
+        for earlier in target.glob(f"events.out.tfevents.*{SUFFIX}"):
+            earlier.unlink()
+        with SummaryWriter(str(target), filename_suffix=SUFFIX) as writer:
+            for tag, value, step, time in _scalars(silo):
+                writer.add_scalar(tag, value, step, walltime=time)
+        folders.append(target)
+    return folders
+
+
+def _scalars(silo: Silo) -> Iterator[Scalar]:
+    """tag, value, step and seconds since the epoch of each point."""
+    seconds = [time.timestamp() for time in silo.times.tolist()]
+    for number, (loss, rate) in enumerate(zip(silo.losses, silo.rates)):
+        yield "loss/step", loss, number + 1, seconds[number]
+        if np.isfinite(rate):
+            yield "learning_rate", rate, number + 1, seconds[number]
+    ends = {int(epoch): time for epoch, time in zip(silo.epochs, seconds)}
+    for epoch, mean in zip(*silo.epoch_means()):
+        yield "loss/epoch_mean", mean, int(epoch), ends[int(epoch)]
+    last = seconds[-1] if seconds else 0.0
+    yield from _of_lines(silo.rounds, "round", ROUND_KEYS, last)
+    keys = [key for key in (silo.metrics or [{}])[-1] if key.startswith("A")]
+    yield from _of_lines(silo.metrics, "metrics", keys, last)
+
+
+def _of_lines(
+    lines: Sequence[dict[str, Any]], group: str, keys: Sequence[str], time: float
+) -> Iterator[Scalar]:
+    """The numbers under `keys` in JSON lines, by their iteration."""
+    for line in lines:
+        for key in keys:
+            if isinstance(line.get(key), (int, float)):
+                yield f"{group}/{key}", line[key], int(line["iteration"]), time

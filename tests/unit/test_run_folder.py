@@ -1,0 +1,98 @@
+"""What is read from a run folder: losses, restarts, rounds, and what is refused."""
+
+import numpy as np
+import pytest
+from run_folders import write_metrics, write_rounds, write_worker
+
+from src.errors import UserError
+from src.reporting.run_folder import read_run, require_losses
+
+
+def test_losses_rates_and_epoch_means_are_those_of_the_log(tmp_path):
+    write_worker(tmp_path / "worker_0", [[5.0, 3.0], [2.0, 1.0, 0.0]])
+    write_worker(tmp_path / "worker_10", [[1.0]])
+    write_worker(tmp_path / "worker_2", [[1.0]])
+    run = read_run(tmp_path)
+    assert [silo.label for silo in run.silos] == ["worker_0", "worker_2", "worker_10"]
+    silo = run.silos[0]
+    assert silo.losses.tolist() == [5, 3, 2, 1, 0]
+    assert silo.steps.tolist() == [1, 2, 1, 2, 3]
+    assert np.allclose(silo.rates, [0.001, 0.001, 0.002, 0.002, 0.002])
+    epochs, means = silo.epoch_means()
+    assert epochs.tolist() == [1, 2] and means.tolist() == [4.0, 1.0]
+
+
+def test_without_loss_file_the_lines_of_the_worker_log_count(tmp_path):
+    folder = write_worker(tmp_path / "worker_0", [[5.0, 3.0]])
+    (folder / "loss_0.log").unlink()
+    (silo,) = read_run(tmp_path).silos
+    assert silo.losses.tolist() == [5, 3]
+    assert np.isnan(silo.rates).all()
+
+
+def test_a_loss_that_is_not_finite_is_read_as_such(tmp_path):
+    write_worker(tmp_path / "worker_0", [[1.0, float("nan"), float("inf")]])
+    (silo,) = read_run(tmp_path).silos
+    assert silo.losses[0] == 1 and np.isnan(silo.losses[1]) and np.isinf(silo.losses[2])
+
+
+def test_a_silo_started_again_is_one_silo(tmp_path):
+    first = write_worker(tmp_path / "worker_0.1", [[5.0], [4.0]])
+    write_rounds(first, [1])
+    write_worker(tmp_path / "worker_0.2", [], first_iteration=2)
+    last = write_worker(tmp_path / "worker_0", [[3.0], [2.0]], first_iteration=3)
+    write_rounds(last, [3, 4])
+    write_metrics(first, [0.1, 0.2])
+    (silo,) = read_run(tmp_path).silos
+    assert [folder.name for folder in silo.folders] == ["worker_0.1", "worker_0.2", "worker_0"]
+    assert silo.epochs.tolist() == [1, 2, 3, 4]
+    assert [entry["iteration"] for entry in silo.rounds] == [1, 3, 4]
+    assert [entry["AP"] for entry in silo.metrics] == [0.1, 0.2]
+
+
+def test_an_earlier_run_in_the_same_folder_does_not_count(tmp_path):
+    write_worker(tmp_path / "worker_0.1", [[9.0]])
+    write_worker(tmp_path / "worker_0", [[3.0]])
+    (silo,) = read_run(tmp_path).silos
+    assert silo.losses.tolist() == [3]
+
+
+def test_a_run_that_was_resumed_twice_stops_at_the_run_before(tmp_path):
+    write_worker(tmp_path / "worker_0.1", [[9.0], [9.0], [9.0], [9.0]])
+    write_worker(tmp_path / "worker_0.2", [[5.0]])
+    write_worker(tmp_path / "worker_0", [[3.0]], first_iteration=2)
+    (silo,) = read_run(tmp_path).silos
+    assert silo.losses.tolist() == [5, 3]
+
+
+def test_a_line_that_a_kill_has_torn_is_left_out_and_noted(tmp_path):
+    folder = write_worker(tmp_path / "worker_0", [[3.0]])
+    write_rounds(folder, [1, 2], tail='{"iteration": 3, "res')
+    run = read_run(tmp_path)
+    assert [entry["iteration"] for entry in run.silos[0].rounds] == [1, 2]
+    (note,) = run.notes
+    assert "rounds.jsonl: line 3 is left out" in note
+
+
+def test_metrics_from_elsewhere_are_sorted_and_stand_beside_the_silos(tmp_path):
+    write_worker(tmp_path / "worker_0", [[3.0]])
+    lines = ['{"iteration": 2, "AP": 0.2}', '{"iteration": 1, "AP": 0.1}']
+    (tmp_path / "watched.jsonl").write_text("\n".join(lines))
+    run = read_run(tmp_path, tmp_path / "watched.jsonl")
+    ((label, entries),) = run.evaluations
+    assert label == "watched.jsonl" and [entry["AP"] for entry in entries] == [0.1, 0.2]
+    with pytest.raises(UserError, match=r"--metrics .*other\.jsonl: no such file"):
+        read_run(tmp_path, tmp_path / "other.jsonl")
+
+
+def test_folders_that_hold_no_run_are_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match="nothing: no such folder"):
+        read_run(tmp_path / "nothing")
+    (tmp_path / "server_0").mkdir()
+    with pytest.raises(UserError, match=r"no folder worker_<number> in it \(found: server_0\)"):
+        read_run(tmp_path)
+    folder = write_worker(tmp_path / "run" / "worker_0", [])
+    with pytest.raises(UserError, match=r"one worker's folder; give the one above, .*run$"):
+        read_run(folder)
+    with pytest.raises(UserError, match=r"no loss line in loss_0.log or worker.log of worker_0"):
+        require_losses(read_run(folder.parent))

@@ -1,0 +1,63 @@
+"""Draw the losses of a run from its logs, as the tutorial's figures [1] to [4] show them.
+
+  python tools/plot_loss.py demo_run                       pictures go to demo_run/plots
+  python tools/plot_loss.py . --out=pictures --per_epoch_steps
+  python tools/plot_loss.py demo_run --tensorboard=tb      and then: tensorboard --logdir=tb
+
+The folder is the one that the run_* scripts were called from; a run that still trains can be drawn
+too. Success: the path of each picture, PNG and SVG: worker_0_step_loss (a bar for each step) and
+worker_0_epoch_loss (each epoch's mean) for every silo, and epoch_loss with all silos together. With
+--tensorboard also event files, a folder for each silo, with losses, learning rates, seconds of the
+rounds, memory, and AP where the run was evaluated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.errors import require_packages, run_command
+
+require_packages("matplotlib", "tensorboardX", "yaml")
+
+from src.model_utils.config import parse_known
+from src.reporting.loss_plots import draw_losses
+from src.reporting.output import writable_folder, writing
+from src.reporting.run_folder import read_run, require_losses
+from src.reporting.tensorboard import write_events
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run_folder", type=Path, help="where the run_* scripts were called")
+    parser.add_argument("--out", type=Path, help="folder of the pictures (default: plots in it)")
+    parser.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's event files")
+    parser.add_argument(
+        "--per_epoch_steps", action="store_true", help="name epochs, not steps, below the bars"
+    )
+    return parser
+
+
+def main() -> None:
+    args = parse_known(build_parser())
+    run = read_run(args.run_folder)
+    silos = require_losses(run)
+    for note in run.notes:
+        print(f"note: {note}", file=sys.stderr)
+    out = writable_folder(args.out or run.folder / "plots", "--out")
+    with writing(out, "--out"):
+        print(*draw_losses(silos, out, args.per_epoch_steps), sep="\n")
+    if args.tensorboard:
+        target = writable_folder(args.tensorboard, "--tensorboard")
+        with writing(target, "--tensorboard"):
+            print(*write_events(silos, target), sep="\n")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,76 @@
+"""Write one HTML page about a run: what was configured, how it learned, what it cost, what failed.
+
+  python tools/report.py demo_run                          writes demo_run/report.html
+  python tools/report.py demo_run --results=results.json --json=instances_val2017.json
+
+The folder is the one that the run_* scripts were called from; a run that still trains can be
+reported too. Success: the path of the page, one file without outside references, for any browser:
+configuration, loss curves, AP of the global model, seconds of each round, memory, sample detections
+(with --results, as tools/evaluate.py writes it, and --json), warnings and faults in time order.
+What a run does not have, the page says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.errors import UserError, require_packages, run_command
+
+require_packages("jinja2", "matplotlib", "PIL", "yaml")
+
+from src.model_utils.config import parse_known
+from src.reporting.detection_results import read_pictures
+from src.reporting.html_report import Samples, build_page
+from src.reporting.output import writable_folder, writing
+from src.reporting.run_folder import read_run
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run_folder", type=Path, help="where the run_* scripts were called")
+    parser.add_argument("--out", type=Path, help="the page (default: report.html in the folder)")
+    parser.add_argument("--metrics", type=Path, help="AP lines of tools/evaluate.py --watch")
+    parser.add_argument("--results", type=Path, help="COCO result json of the last global model")
+    parser.add_argument("--json", type=Path, help="COCO json that was evaluated")
+    parser.add_argument(
+        "--image_dir", default="", help="its images; looked for around it when left out"
+    )
+    parser.add_argument("--score", type=float, default=0.5, help="least score drawn (%(default)s)")
+    parser.add_argument("--images", type=int, default=6, help="sample images (%(default)s)")
+    return parser
+
+
+def samples_of(args: argparse.Namespace) -> Samples | None:
+    """The sample detections that the flags ask for."""
+    if args.results is None and args.json is None:
+        return None
+    if args.results is None or args.json is None:
+        absent = "--results" if args.results is None else "--json"
+        raise UserError(f"{absent} is missing: sample detections need both --results and --json")
+    if args.images < 1:
+        raise UserError(f"--images {args.images}: expected 1 or more")
+    pictures = read_pictures(args.json, args.results, args.image_dir, args.score, args.images)
+    source = f"{args.results.absolute()} on {args.json.absolute()}"
+    return Samples(pictures, args.score, source)
+
+
+def main() -> None:
+    args = parse_known(build_parser())
+    run = read_run(args.run_folder, args.metrics)
+    page = build_page(run, samples_of(args))
+    path = (args.out or run.folder / "report.html").expanduser().absolute()
+    writable_folder(path.parent, "--out")
+    with writing(path, "--out"):
+        path.write_text(page, encoding="utf-8")
+    print(path)
+
+
+if __name__ == "__main__":
+    run_command(main)
