@@ -4,8 +4,9 @@
 
 draws a small data set, splits it between two silos, writes their MindRecords, starts Redis, the
 scheduler, two servers and two workers with the scripts that a user runs, shows the training, and
-ends with each silo's mean loss in the first and last iteration. Everything lies in demo_run/; one
-of an earlier run becomes demo_run.1. Ctrl-C stops all of it.
+ends with each silo's mean loss in the first and last iteration and the global model's AP on images
+that no silo has. Everything lies in demo_run/; one of an earlier run becomes demo_run.1. Ctrl-C
+stops all of it.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from src.errors import require_packages, run_command
 
 require_packages()
 
-from src.launch.demo import Demo
+from src.launch.demo import DEMO_CONFIG, Demo, DemoPlan
 from src.model_utils.config import parse_known
 
 
@@ -30,16 +31,25 @@ def main() -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--folder", type=Path, default=Path("demo_run"), help="where it runs")
-    parser.add_argument("--iterations", type=int, default=6, help="of the federation (default 6)")
-    parser.add_argument("--images", type=int, default=80, help="to draw for training, both silos")
+    plan = DemoPlan(DEMO_CONFIG)
+    for name, text in (
+        ("iterations", "of the federation"),
+        ("steps", "of training in an iteration; 0 is an epoch"),
+        ("images", "to draw for training, both silos"),
+        ("val_images", "to draw for evaluation; 0 evaluates nothing"),
+        ("interval", "iterations between two evaluations"),
+    ):
+        default = getattr(plan, name)
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
     parser.add_argument(
         "--config_path",
         type=Path,
-        default=Path(__file__).resolve().parents[1] / "configs" / "demo" / "default_config.yaml",
+        default=DEMO_CONFIG,
         help="detector and training (default configs/demo/default_config.yaml)",
     )
     args = parse_known(parser)
-    return Demo(args.folder.absolute(), args.iterations, args.images, args.config_path).run()
+    plan = DemoPlan(args.config_path, args.iterations, args.images, args.val_images, args.interval)
+    return Demo(args.folder.absolute(), plan).run()
 
 
 if __name__ == "__main__":

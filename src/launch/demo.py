@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -23,11 +24,41 @@ from src.launch.redis_store import redis_binary
 from src.launch.status_file import read_status, status_path
 from src.model_utils.config import PROJECT_DIR
 
-SILOS, SERVERS = 2, 2
+DEMO_CONFIG = PROJECT_DIR / "configs" / "demo" / "default_config.yaml"
+SERVERS = 2
 LOSS = re.compile(r"\]epoch: \d+ step: \d+ total_loss: (\S+)")
 # After the last step: aggregation, checkpoints, and everybody's exit.
 END_TIMEOUT_S = 180.0
 STALL_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class DemoPlan:
+    """What one run of the demo does.
+
+    Attributes:
+        config: file of detector and training.
+        iterations: of the federation.
+        images: drawn for training, for all shards together.
+        val_images: drawn to evaluate on; 0 evaluates nothing.
+        interval: iterations between two evaluations.
+        shards: parts that the training images are split into.
+        silos: of the shards, that train; the first ones.
+        alpha: skew of the split, see tools/split_coco.py; None splits evenly.
+        steps: of training in an iteration; 0 is one epoch of the shard.
+        seed: of the split, of the first weights and of the order of the images.
+    """
+
+    config: Path
+    iterations: int = 8
+    images: int = 160
+    val_images: int = 60
+    interval: int = 4
+    shards: int = 2
+    silos: int = 2
+    alpha: float | None = None
+    steps: int = 25
+    seed: int = 1
 
 
 class Demo:
@@ -35,16 +66,13 @@ class Demo:
 
     Args:
         folder: where it runs; an earlier one is renamed.
-        iterations: of the federation.
-        images: drawn for training, for both silos together.
-        config: file of detector and training.
+        plan: what it does.
     """
 
-    def __init__(self, folder: Path, iterations: int, images: int, config: Path):
+    def __init__(self, folder: Path, plan: DemoPlan):
         self._folder = folder
-        self._iterations = iterations
-        self._images = images
-        self._config = config.absolute()
+        self._plan = plan
+        self._config = plan.config.absolute()
         self._redis_port, self._manage_port, self._http_port = free_ports(2 + SERVERS)[:3]
         self._begin = time.monotonic()
 
@@ -66,27 +94,34 @@ class Demo:
         return code
 
     def _make_data(self) -> None:
-        print(f"a federation of {SILOS} silos in {self._folder}", flush=True)
+        plan = self._plan
+        print(f"a federation of {plan.silos} silo(s) in {self._folder}", flush=True)
         self._call(
-            "tools/make_demo_coco.py", "--out=datasets/demo_coco", f"--images={self._images}"
+            "tools/make_demo_coco.py",
+            "--out=datasets/demo_coco",
+            f"--images={plan.images}",
+            f"--val_images={plan.val_images}",
         )
+        skew = [] if plan.alpha is None else [f"--alpha={plan.alpha}"]
         self._call(
             "tools/split_coco.py",
             "--json=datasets/demo_coco/annotations/instances_train2017.json",
-            f"--num_shards={SILOS}",
+            f"--num_shards={plan.shards}",
             "--out=datasets/coco_split",
+            f"--seed={plan.seed}",
+            *skew,
         )
         self._call(
             "generate_mindrecord.py",
             f"--config_path={self._config}",
             f"--instance_set={self._shards / 'train_0.json'}",
             f"--mindrecord_dir={self._shards / 'mindrecord_0'}",
-            f"--shards=0-{SILOS - 1}",
+            f"--shards=0-{plan.silos - 1}",
         )
 
     @property
     def _shards(self) -> Path:
-        return Path("datasets") / "coco_split" / f"split_{SILOS}"
+        return Path("datasets") / "coco_split" / f"split_{self._plan.shards}"
 
     def _start(self) -> None:
         self._start_redis()
@@ -108,11 +143,21 @@ class Demo:
             "run_cross_silo_fasterrcnn_worker.py",
             f"--yaml_config={yaml}",
             f"--config_path={self._config}",
-            f"--local_worker_num={SILOS}",
+            f"--local_worker_num={self._plan.silos}",
             f"--dataset_path={self._shards}",
             f"--server_num={SERVERS}",
+            f"--sync_frequency={self._plan.steps}",
+            f"--seed={self._plan.seed}",
+            *self._evaluation(),
             address,
         )
+
+    def _evaluation(self) -> list[str]:
+        """The worker's flags for it."""
+        if not self._plan.val_images:
+            return []
+        json_path = self._folder / "datasets/demo_coco/annotations/instances_val2017.json"
+        return [f"--val_set={json_path}", "--run_eval=True", f"--interval={self._plan.interval}"]
 
     def _start_redis(self) -> None:
         command = [redis_binary(), "--port", str(self._redis_port), "--save", ""]
@@ -131,10 +176,14 @@ class Demo:
             time.sleep(0.05)
 
     def _write_yaml(self) -> str:
-        """The default federation file with this run's Redis and number of iterations."""
+        """The default federation file with this run's Redis, iterations and silos."""
         text = (PROJECT_DIR / "default_yaml_config.yaml").read_text(encoding="utf-8")
         text = text.replace("127.0.0.1:2345", f"127.0.0.1:{self._redis_port}")
-        text = re.sub(r"fl_iteration_num: \d+", f"fl_iteration_num: {self._iterations}", text)
+        for key, value in (
+            ("fl_iteration_num", self._plan.iterations),
+            ("start_fl_job_threshold", self._plan.silos),
+        ):
+            text = re.sub(rf"{key}: \d+", f"{key}: {value}", text)
         (self._folder / "default_yaml_config.yaml").write_text(text, encoding="utf-8")
         return "default_yaml_config.yaml"
 
@@ -148,9 +197,9 @@ class Demo:
 
     def _follow(self) -> None:
         """Show step and loss of each silo until the last step of the last iteration."""
-        print(f"\ntraining: {self._iterations} iterations", flush=True)
+        print(f"\ntraining: {self._plan.iterations} iterations", flush=True)
         show = bars if sys.stderr.isatty() else lines
-        labels = [f"worker_{number}" for number in range(SILOS)]
+        labels = [f"worker_{number}" for number in range(self._plan.silos)]
         show(labels, self._statuses(labels))
 
     def _statuses(self, labels: list[str]) -> Iterator[list[dict]]:
@@ -192,17 +241,29 @@ class Demo:
     def _report(self) -> None:
         """Mean losses, and where everything lies."""
         print(f"\n{'silo':10}{'first iteration':>17}{'last iteration':>17}   mean loss")
-        for number in range(SILOS):
+        for number in range(self._plan.silos):
             log = self._folder / f"worker_{number}" / "worker.log"
             text = log.read_text(encoding="utf-8") if log.exists() else ""
             losses = [float(value) for value in LOSS.findall(text)]
-            steps = len(losses) // self._iterations or 1
+            steps = len(losses) // self._plan.iterations or 1
             first, last = mean(losses[:steps]), mean(losses[-steps:])
             print(f"worker_{number:<3}{first:17.3f}{last:17.3f}")
+        self._report_figures()
         print(f"\nlogs        {self._folder}/worker_0/worker.log and beside it")
         print(f"models      {self._folder}/worker_0/ckpt/mindrecord_0/")
         print(f"rounds      {self._folder}/worker_0/rounds.jsonl")
         print(f"took        {time.monotonic() - self._begin:.0f} s")
+
+    def _report_figures(self) -> None:
+        """AP of the global model in each evaluated iteration."""
+        path = self._folder / "worker_0" / "metrics.jsonl"
+        if not path.exists():
+            return
+        print(f"\n{'iteration':10}{'AP':>8}{'AP50':>8}   of the global model, on held-out images")
+        for line in path.read_text(encoding="utf-8").splitlines():
+            figures = json.loads(line)
+            ap, ap50 = (float("nan") if figures[k] is None else figures[k] for k in ("AP", "AP50"))
+            print(f"{figures['iteration']:<10}{ap:8.3f}{ap50:8.3f}")
 
 
 def mean(values: list[float]) -> float:

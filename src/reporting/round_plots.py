@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,27 @@ def metrics_figure(evaluations: Sequence[tuple[str, Lines]]) -> Figure:
     from_zero(axes)
     from_first(axes)
     figure.legend(loc="outside lower center", ncols=len(METRICS), frameon=False, fontsize=9)
+    return figure
+
+
+def comparison_figure(runs: Mapping[str, Lines]) -> Figure:
+    """Curves of AP by iteration, one for each run of that name."""
+    figure, axes = new_axes(
+        "average precision on held-out images", "iteration", "AP (0 to 1, mean of IoU 0.5 to 0.95)"
+    )
+    for index, (name, lines) in enumerate(runs.items()):
+        axes.plot(
+            [line["iteration"] for line in lines],
+            [_value(line["AP"]) for line in lines],
+            line_style(index),
+            color=colour(index),
+            marker="o",
+            markersize=4,
+            label=name,
+        )
+    from_zero(axes)
+    from_first(axes)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
