@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -10,8 +11,10 @@ from mindspore import Tensor, nn
 from mindspore.dataset import Dataset
 from mindspore.train.callback import Callback, RunContext
 
-from src.data.mindrecord_file import BASE_NAME
+from src.data.mindrecord_file import BASE_NAME, shard_number
 from src.dataset import create_fasterrcnn_dataset
+from src.evaluation.evaluator import Evaluator
+from src.evaluation.validation_set import open_validation
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.federated.fingerprint import FEATURE_NAME, digest, fingerprint
 from src.launch.status_file import StatusFile
@@ -88,17 +91,29 @@ class DetectorTask:
         shard: folder of the silo's MindRecord.
 
     Raises:
-        UserError: no device, no usable shard, no usable checkpoint.
+        UserError: no device, no usable shard, no usable checkpoint, or with run_eval no usable
+            validation set.
     """
 
     def __init__(self, config: Config, shard: Path):
         use_device(config.device_target, config.device_id, config.threads)
         ms.set_seed(config.seed)
         self._config = config
+        validation = open_validation(config, shard_number(shard)) if config.run_eval else None
         self.dataset = open_shard(config, shard)
         self.steps_per_epoch: int = self.dataset.get_dataset_size()
         self.images = self.steps_per_epoch * config.batch_size
         self.network, self.origin = build_detector(config)
+        if validation is not None:
+            self._evaluator = Evaluator(config, self.network, validation)
+            self.origin += f"; evaluates on {validation}"
+
+    def evaluate(self) -> dict[str, Any]:
+        """COCO's figures, per_class, images and seconds of the network's weights of now.
+
+        The network is in training before and after. Only with run_eval.
+        """
+        return self._evaluator.run().record()
 
     @property
     def aspects(self) -> dict[str, object]:

@@ -11,13 +11,14 @@ import numpy as np
 from mindspore import nn
 from mindspore.train.callback import Callback, RunContext
 
+from src.evaluation.journal import Journal
 from src.federated.console import log_to_console, say
 from src.federated.job_config import JobConfig
 from src.federated.manager import SiloManager
 from src.federated.rounds import Deadlines, SyncError, declared_size, identity
 from src.launch.addresses import server_addresses
 from src.launch.command_line import shard_of
-from src.launch.preflight import require_disk
+from src.launch.preflight import require_disk, worker_files
 from src.launch.status_file import StatusFile
 
 # The servers' time windows decide an iteration; a silo gives up only when they fail to.
@@ -42,6 +43,9 @@ class Task(Protocol):
 
     def callbacks(self, *args: Any) -> list[Callback]:
         """What the task logs."""
+
+    def evaluate(self) -> dict[str, Any]:
+        """Figures of the network as it is now; asked for with run_eval alone."""
 
 
 def run_worker(job: JobConfig, config: Any, make_task: Callable[[Any, Path], Task]) -> int:
@@ -173,11 +177,25 @@ def train(
     model = ms.Model(task.training_step(rates, steps_done))
     label = f"worker_{config.user_id}"
     callbacks = task.callbacks(label, config.output_dir, status, rates, steps_done)
-    callbacks += [manager, _KeepAfterRound(manager, keeper)]
+    journal = make_journal(config, task, keeper, status) if config.run_eval else None
+    callbacks += [manager, _KeepAfterRound(manager, keeper, journal)]
     left = steps * (job.iterations - manager.iteration + 1)
     epochs = -(-left // task.steps_per_epoch)
     status.update(phase="compiling")
     model.train(epochs, task.dataset, callbacks=callbacks, dataset_sink_mode=sinks_data(config))
+
+
+def make_journal(config: Any, task: Task, keeper: CheckpointKeeper, status: StatusFile) -> Journal:
+    """What evaluates the global models of this worker."""
+    return Journal(
+        f"worker_{config.user_id}",
+        task.evaluate,
+        config.interval,
+        metrics=config.output_dir / "metrics.jsonl",
+        best=keeper.best.with_suffix(".json"),
+        save_best=keeper.save_best,
+        status=status,
+    )
 
 
 class CheckpointKeeper:
@@ -188,7 +206,7 @@ class CheckpointKeeper:
         network: its parameters are saved, frozen ones included.
         folder: ckpt/mindrecord_0 of the worker.
         user: mindrecord_0.
-        config: save_checkpoint and keep_checkpoint_max are read.
+        config: save_checkpoint, keep_checkpoint_max and run_eval are read.
     """
 
     def __init__(self, label: str, network: nn.Cell, folder: Path, user: str, config: Any):
@@ -196,9 +214,15 @@ class CheckpointKeeper:
         self._network = network
         self._folder = folder
         self._user = user
+        self._config = config
         self._kept = config.keep_checkpoint_max
         self._on = config.save_checkpoint
         self._written: list[Path] = []
+
+    @property
+    def best(self) -> Path:
+        """Where the best model goes."""
+        return self._folder / "best.ckpt"
 
     def require_room(self, iterations: int, workers: int) -> None:
         """Raise a UserError when the disk has no room for the checkpoints to come."""
@@ -206,7 +230,7 @@ class CheckpointKeeper:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         size = sum(p.size * 4 for p in self._network.get_parameters())
-        files = min(iterations, self._kept or iterations) * workers
+        files = worker_files(self._config, iterations, workers)
         what = f"{files} checkpoints of {workers} worker(s)"
         require_disk(self._folder, files * size, what)
 
@@ -215,6 +239,18 @@ class CheckpointKeeper:
         if not self._on:
             return
         target = self._folder / f"{self._user}-fast-rcnn-{iteration - 1}epoch.ckpt"
+        self._write(target)
+        say(self._label, f"saved {target}")
+        self._written.append(target)
+        while self._kept and len(self._written) > self._kept:
+            self._written.pop(0).unlink(missing_ok=True)
+
+    def save_best(self) -> None:
+        """Write the model of now as the best one, in place of an earlier one."""
+        if self._on:
+            self._write(self.best)
+
+    def _write(self, target: Path) -> None:
         partial_file = self._folder / ".partial.ckpt"
         try:
             ms.save_checkpoint(self._network, str(partial_file))
@@ -222,19 +258,19 @@ class CheckpointKeeper:
         except OSError as error:
             partial_file.unlink(missing_ok=True)
             raise SyncError(f"{target} could not be written: {error}") from error
-        say(self._label, f"saved {target}")
-        self._written.append(target)
-        while self._kept and len(self._written) > self._kept:
-            self._written.pop(0).unlink(missing_ok=True)
 
 
 class _KeepAfterRound(Callback):
-    """Saves the global model whenever the manager has taken one; stands behind it in the list."""
+    """Saves, and evaluates, the global model whenever the manager has taken one.
 
-    def __init__(self, manager: SiloManager, keeper: CheckpointKeeper):
+    It stands behind the manager in the list of callbacks.
+    """
+
+    def __init__(self, manager: SiloManager, keeper: CheckpointKeeper, journal: Journal | None):
         super().__init__()
         self._manager = manager
         self._keeper = keeper
+        self._journal = journal
         self._saved = 0
 
     def on_train_step_end(self, run_context: RunContext) -> None:
@@ -242,3 +278,9 @@ class _KeepAfterRound(Callback):
         for record in self._manager.rounds[self._saved :]:
             self._keeper.save(record.iteration)
             self._saved += 1
+            if self._journal is None:
+                continue
+            if self._manager.finished:
+                # Servers wait with their end for the connections of silos.
+                self._manager.close()
+            self._journal.after(record.iteration)

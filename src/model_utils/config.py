@@ -39,12 +39,12 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "sync_frequency", "threads", "keep_checkpoint_max", "warmup_step",
     "warmup_ratio", "weight_decay", "momentum", "device_id", "seed", "flip_ratio", "expand_ratio",
+    "eval_limit",
 )  # fmt: skip
 
 
 # What upstream's files may ask for and this suite does not do: the neutral value, and the reason.
 UNAVAILABLE = {
-    "run_eval": (False, "evaluation of the global model is not available yet"),
     "enable_modelarts": (False, "ModelArts is not supported yet"),
     "enable_profiling": (False, "it only ever profiled upstream's ModelArts runs"),
     "finetune": (False, "nothing reads it; pre_trained continues from any checkpoint"),

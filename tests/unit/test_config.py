@@ -69,7 +69,7 @@ def test_upstreams_file_loads_unchanged(tmp_path):
         ("batch_size: 0\n", "batch_size is 0, expected more than 0"),
         ("keep_ratio: 1\n", "keep_ratio is 1, expected True or False"),
         ("backbone: vgg\n", "expected one of resnet_v1.5_50, resnet_v1_50"),
-        ("run_eval: True\n", "run_eval is True, expected False: evaluation"),
+        ("finetune: True\n", "finetune is True, expected False: nothing reads it"),
         ("sync_type: adaptive\n", "expected 'fixed': adaptive synchronisation is not available"),
         ("img_width: 100\n", "expected multiples of 32"),
         ("num_classes: 5\n", "coco_classes lists 81 names"),

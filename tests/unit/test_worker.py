@@ -24,7 +24,7 @@ def test_steps_between_two_synchronisations(sync_frequency, epochs, sinks, steps
 
 
 def keeper(folder, kept=0, on=True):
-    config = SimpleNamespace(keep_checkpoint_max=kept, save_checkpoint=on)
+    config = SimpleNamespace(keep_checkpoint_max=kept, save_checkpoint=on, run_eval=False)
     return CheckpointKeeper(
         "worker_0", nn.Dense(2, 3), folder / "ckpt" / "mindrecord_0", "mindrecord_0", config
     )

@@ -1,0 +1,87 @@
+"""COCO's twelve figures for boxes, as pycocotools computes them.
+
+What they mean: https://cocodataset.org/#detection-eval.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+# In the order of COCOeval.stats.
+FIGURES = (
+    "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl",
+)  # fmt: skip
+MAX_DETECTIONS = 100  # per image; the last of COCO's limits
+
+
+def box_figures(
+    truths: list[dict[str, Any]],
+    detections: list[dict[str, Any]],
+    images: list[int],
+    classes: dict[int, str],
+) -> tuple[dict[str, float | None], dict[str, float]]:
+    """The figures of detections against the annotated boxes.
+
+    Args:
+        truths: annotations of COCO's format: image_id, category_id, bbox (x, y, width, height in
+            pixels), area, iscrowd. Their ids are given here.
+        detections: of COCO's result format: image_id, category_id, bbox, score.
+        images: the ids of all images looked at, also of those without a box.
+        classes: category id -> name; detections of other categories do not count.
+
+    Returns:
+        The twelve figures of `FIGURES`, None where there is nothing to measure (no object of that
+        size); and the AP of each class that has an object, by name.
+    """
+    # pycocotools prints its progress; here it would stand among the lines of a log.
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(
+            _coco(truths, images, classes), _coco(_with_area(detections), images, classes), "bbox"
+        )
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    figures = dict(zip(FIGURES, map(_figure, evaluation.stats)))
+    return figures, _per_class(evaluation, classes)
+
+
+def _coco(entries: list[dict[str, Any]], images: list[int], classes: dict[int, str]) -> COCO:
+    """An index of boxes; COCO.loadRes would refuse an empty list of results.
+
+    The ids count from 1: pycocotools takes the id 0 of a matched box for "not matched".
+    """
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": image} for image in images],
+        "categories": [{"id": id_, "name": name} for id_, name in classes.items()],
+        "annotations": [{**entry, "id": number} for number, entry in enumerate(entries, 1)],
+    }
+    coco.createIndex()
+    return coco
+
+
+def _with_area(detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**d, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for d in detections]
+
+
+def _figure(value: float) -> float | None:
+    """A figure of pycocotools, whose -1 stands for "nothing to measure"."""
+    return float(value) if value > -1 else None
+
+
+def _per_class(evaluation: COCOeval, classes: dict[int, str]) -> dict[str, float]:
+    """AP by name of each class that has an object; over all sizes, 100 detections an image."""
+    # Axes: overlap threshold, recall threshold, category, size of the object, detections.
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    result = {}
+    for number, id_ in enumerate(evaluation.params.catIds):
+        values = precision[:, :, number]
+        if (values > -1).any():
+            result[classes[id_]] = float(np.mean(values[values > -1]))
+    return result

@@ -1,0 +1,138 @@
+"""What tools/evaluate.py does after its command line is read."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mindspore import nn
+
+from src.data.image_check import BrokenImageError
+from src.errors import UserError
+from src.evaluation.checkpoints import load_detector
+from src.evaluation.evaluator import Evaluation, Evaluator
+from src.evaluation.figures_text import figures_line, figures_table, rate
+from src.evaluation.validation_set import open_validation
+from src.evaluation.watch import GlobalCheckpoint, follow, job_folder
+from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
+from src.model_utils.config import Config
+from src.model_utils.device_adapter import use_device
+from src.progress import progress
+
+
+def evaluate_checkpoint(config: Config) -> int:
+    """Evaluate `config.checkpoint` and print its figures; the exit code.
+
+    Args:
+        config: keys of default_config.yaml (val_set names the images) and the command's flags.
+
+    Raises:
+        UserError: checkpoint, images or configuration do not serve.
+    """
+    net, evaluator = prepared(config)
+    print(load_detector(net, config, config.checkpoint, config.frozen_from), flush=True)
+    found = measured(evaluator)
+    record = {"checkpoint": str(config.checkpoint), **found.record(), "time": time.time()}
+    print("\n".join(["", *figures_table(found.figures, found.per_class), ""]))
+    print(f"took {found.seconds:.1f} s{rate(record)}")
+    if config.output:
+        write(config.output, record)
+    if config.results:
+        write(config.results, found.results)
+    return 0
+
+
+def watch(config: Config) -> int:
+    """Evaluate each global checkpoint in `config.watch` as it appears, until the job has ended."""
+    net, evaluator = prepared(config)
+    job = job_folder(config.watch) or job_folder(Path())
+    count = 0
+    for checkpoint in follow(config.watch, job):
+        record = evaluated(checkpoint, net, evaluator, config)
+        if record is None:
+            continue
+        count += 1
+        print(figures_line(record), flush=True)
+        if config.output:
+            append(config.output, record)
+    print(f"{count} checkpoints of {config.watch} evaluated; no job runs there any more")
+    return 0
+
+
+def evaluated(
+    checkpoint: GlobalCheckpoint, net: nn.Cell, evaluator: Evaluator, config: Config
+) -> dict[str, Any] | None:
+    """A line of metrics.jsonl of one checkpoint; None where it was removed in the meantime."""
+    try:
+        load_detector(net, config, checkpoint.path, config.frozen_from)
+    except UserError:
+        if checkpoint.path.exists():
+            raise
+        print(f"{checkpoint.path.name} was removed before it could be read", flush=True)
+        return None
+    found = measured(evaluator).record()
+    path = str(checkpoint.path)
+    return {"iteration": checkpoint.iteration, **found, "time": time.time(), "checkpoint": path}
+
+
+def prepared(config: Config) -> tuple[nn.Cell, Evaluator]:
+    """The network without its weights, and what measures it; prints what it is measured on."""
+    for path in filter(None, (config.output, config.results)):
+        if not path.absolute().parent.is_dir():
+            raise UserError(f"{path}: its folder does not exist; make it first")
+    use_device(config.device_target, config.device_id, config.threads)
+    data = open_validation(config)
+    print(data, flush=True)
+    net = Faster_Rcnn_Resnet(config)
+    return net, Evaluator(config, net, data)
+
+
+def measured(evaluator: Evaluator) -> Evaluation:
+    """One evaluation with a progress display.
+
+    Raises:
+        UserError: an image is gone or does not decode.
+    """
+    total = len(evaluator.data)
+    try:
+        return evaluator.run(lambda images: shown(images, total))
+    except (OSError, BrokenImageError) as error:
+        raise UserError(f"{evaluator.data.source}: {error}") from error
+
+
+def shown(images: Iterable, total: int) -> Iterator:
+    """`images` with a progress display."""
+    # The numbers first: when they end, the display is closed.
+    return (image for _, image in zip(progress(range(total), "evaluated", "image"), images))
+
+
+def write(path: Path, value: Any) -> None:
+    """A JSON file, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    partial = path.with_name(f".partial.{path.name}")
+    try:
+        partial.write_text(json.dumps(value) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    print(f"written to {path}")
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """A JSON line.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,81 @@
+"""Run the detector over images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor, nn
+from mindspore.dataset import vision
+
+from src.data.augmentation import preprocess_fn
+from src.data.coco_json import NO_BOX
+from src.data.image_check import BrokenImageError, decode_fully
+from src.evaluation.coco_metrics import MAX_DETECTIONS
+from src.util import top_detections
+
+
+def detect(
+    infer: nn.Cell, config: Any, images: Iterable[tuple[str, bytes]]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The detections of each image.
+
+    The network takes `config.test_batch_size` images at a time; where fewer are left, the last one
+    fills the batch and is not counted again.
+
+    Args:
+        infer: gives boxes, labels and mask of a batch, as `FasterRcnn_Infer`.
+        config: test_batch_size, test_max_per_img, and what `preprocess_fn` takes.
+        images: name, for messages, and content of each, a JPEG or PNG.
+
+    Returns:
+        For each image (n, 5) float32 x1, y1, x2, y2 in pixels of the original, score, best first,
+        and (n,) int32 classes counted from 0 without the background; at most 100 of them.
+
+    Raises:
+        BrokenImageError: an image does not decode.
+    """
+    size = config.test_batch_size
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []
+    for name, encoded in images:
+        try:
+            decode_fully(encoded)
+        except BrokenImageError as error:
+            raise BrokenImageError(f"{name}: {error}") from error
+        waiting.append(prepare(encoded, config))
+        if len(waiting) == size:
+            yield from _detect_batch(infer, config, waiting)
+            waiting = []
+    if waiting:
+        filled = waiting + [waiting[-1]] * (size - len(waiting))
+        yield from list(_detect_batch(infer, config, filled))[: len(waiting)]
+
+
+def prepare(encoded: bytes, config: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(3, img_height, img_width) float32, and (4,) height and width of the original and factors."""
+    decoded = vision.Decode()(np.frombuffer(encoded, np.uint8))
+    image, shape, *_ = preprocess_fn(decoded, NO_BOX, False, config)
+    return image, shape
+
+
+def _detect_batch(
+    infer: nn.Cell, config: Any, batch: list[tuple[np.ndarray, np.ndarray]]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    images, metas = (np.stack(arrays) for arrays in zip(*batch))
+    found = [output.asnumpy() for output in infer(Tensor(images), Tensor(metas))]
+    most = min(config.test_max_per_img, MAX_DETECTIONS)
+    for boxes, labels, mask, (height, width, *_) in zip(*found, metas):
+        boxes, sound = within_image(boxes, height, width)
+        yield top_detections(boxes, labels, mask.reshape(-1) & sound, most)
+
+
+def within_image(boxes: np.ndarray, height: float, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """`boxes` (D, 5) clipped to the image, and which of them (D,) have an area in it.
+
+    The network clips to its own input, which is larger than the image where that was padded.
+    """
+    clipped = boxes.copy()
+    clipped[:, 0:4:2] = np.clip(boxes[:, 0:4:2], 0, width)
+    clipped[:, 1:4:2] = np.clip(boxes[:, 1:4:2], 0, height)
+    return clipped, (clipped[:, 2:4] > clipped[:, 0:2]).all(axis=1)

@@ -1,0 +1,106 @@
+"""A detector measured on a validation set, as often as its weights change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import numpy as np
+from mindspore import Tensor, nn
+
+from src.evaluation.coco_metrics import box_figures
+from src.evaluation.detect import detect
+from src.evaluation.validation_set import ValidationSet
+from src.FasterRcnn.faster_rcnn_resnet import FasterRcnn_Infer
+from src.util import coco_results
+
+
+@dataclass
+class Evaluation:
+    """What one evaluation found.
+
+    Attributes:
+        figures: the twelve of `coco_metrics.FIGURES`; None where there is nothing to measure.
+        per_class: AP of each class that has an object, by name.
+        images: how many were looked at.
+        seconds: for all of it, without the compilation before the first one.
+        results: detections in COCO's result format, with the file's own ids.
+    """
+
+    figures: dict[str, float | None]
+    per_class: dict[str, float]
+    images: int
+    seconds: float
+    results: list[dict[str, Any]]
+
+    def record(self) -> dict[str, Any]:
+        """What goes into a metrics file: everything but the detections."""
+        seconds = round(self.seconds, 3)
+        return {
+            **self.figures, "per_class": self.per_class, "images": self.images, "seconds": seconds
+        }  # fmt: skip
+
+
+class Evaluator:
+    """Evaluates a network, which may be in training in between.
+
+    Network and training share their parameters; evaluation has one compiled graph more.
+
+    Args:
+        config: the detector's configuration.
+        network: a `Faster_Rcnn`.
+        data: what it is measured on.
+    """
+
+    def __init__(self, config: Any, network: nn.Cell, data: ValidationSet):
+        self.data = data
+        self._config = config
+        self._network = network
+        self._infer: nn.Cell | None = None
+
+    def run(self, progress: Callable[[Iterable], Iterator] = iter) -> Evaluation:
+        """Evaluate the weights that the network has now.
+
+        Args:
+            progress: passes the images on, and may show how many.
+
+        Raises:
+            OSError, BrokenImageError: an image is gone or does not decode.
+        """
+        was_training = self._network.training
+        self._network.set_train(False)
+        try:
+            self._compile()
+            begin = time.perf_counter()
+            detections = self._detections(progress)
+        finally:
+            self._network.set_train(was_training)
+        names = {place: name for place, (_, name) in self.data.categories.items()}
+        numbers = list(range(1, len(self.data) + 1))
+        figures, per_class = box_figures(self.data.truths, detections, numbers, names)
+        seconds = time.perf_counter() - begin
+        results = self.data.as_results(detections)
+        return Evaluation(figures, per_class, len(self.data), seconds, results)
+
+    def _compile(self) -> None:
+        """The graph of evaluation, once."""
+        if self._infer is not None:
+            return
+        config = self._config
+        infer = FasterRcnn_Infer(config, self._network)
+        shape = (config.test_batch_size, 3, config.img_height, config.img_width)
+        metas = np.ones((config.test_batch_size, 4), np.float32)
+        infer.compile(Tensor(np.zeros(shape, np.float32)), Tensor(metas))
+        self._infer = infer
+
+    def _detections(self, progress: Callable) -> list[dict[str, Any]]:
+        """Of all images, with the numbers of the validation set."""
+        places = list(range(1, self._config.num_classes))
+        found = detect(self._infer, self._config, progress(self.data.encoded()))
+        return [
+            entry
+            for number, (boxes, labels) in enumerate(found, 1)
+            for entry in coco_results(number, boxes, labels, places)
+        ]

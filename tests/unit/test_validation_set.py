@@ -1,0 +1,170 @@
+"""The images and boxes to evaluate on, and the detections of batches of them."""
+
+import cv2
+import numpy as np
+import pytest
+from coco_files import coco_of, jpeg, write_coco
+from evaluation_sets import CLASSES, tiny, validation
+from mindspore import Tensor
+
+from src.data.conversion import data_to_mindrecord_byte_image
+from src.data.image_check import BrokenImageError
+from src.dataset import create_fasterrcnn_dataset
+from src.errors import UserError
+from src.evaluation.detect import detect, prepare, within_image
+from src.evaluation.validation_set import open_validation
+
+
+def test_a_json_keeps_its_ids_and_its_boxes_unrounded(tmp_path):
+    coco = coco_of(3, boxes=((4.25, 4.5, 20.75, 20.5),))
+    for number, entry in enumerate(coco["images"]):
+        entry["id"] = f"scan {number}"
+    for number, entry in enumerate(coco["annotations"]):
+        entry["image_id"] = f"scan {number}"
+    coco["annotations"][1]["area"] = 33.5
+    coco["annotations"][2]["iscrowd"] = 1
+    data = validation(tmp_path, coco)
+    assert [truth["bbox"] for truth in data.truths] == [[4.25, 4.5, 20.75, 20.5]] * 3
+    assert [truth["area"] for truth in data.truths] == [20.75 * 20.5, 33.5, 20.75 * 20.5]
+    assert [truth["iscrowd"] for truth in data.truths] == [0, 0, 1]
+    found = [{"image_id": 2, "category_id": 2, "score": 0.5}]
+    found.append({"image_id": 2, "category_id": 3, "score": 0.5})
+    assert data.as_results(found) == [{"image_id": "scan 1", "category_id": 18, "score": 0.5}]
+    files = [tmp_path / data.source.stem / f"{number}.jpg" for number in range(3)]
+    assert list(data.encoded()) == [(str(file), file.read_bytes()) for file in files]
+
+
+def test_what_cannot_be_used_is_left_out_and_said(tmp_path):
+    coco = coco_of(4)
+    coco["categories"].append({"id": 3, "name": "sofa"})
+    coco["annotations"][0]["category_id"] = 3
+    coco["annotations"][1]["bbox"] = [3, 3, 0, 9]
+    data = validation(tmp_path, coco, eval_limit=3)
+    assert (len(data), len(data.truths), sorted(data.categories)) == (3, 1, [1, 2])
+    said = str(data)
+    assert "1 boxes of category 'sofa', not in coco_classes" in said
+    assert "1 boxes without a usable bbox" in said
+
+
+def test_a_mindrecord_is_numbered_and_keeps_crowds(tmp_path):
+    coco = coco_of(3)
+    coco["annotations"][1]["iscrowd"] = 1
+    coco["annotations"].pop()
+    path = write_coco(tmp_path, coco)
+    folder = tmp_path / "mindrecord_4"
+    config = tiny(instance_set=str(path), mindrecord_dir=str(folder))
+    data_to_mindrecord_byte_image(config, "coco", True, "FasterRcnn.mindrecord", 1)
+    config.val_set = str(tmp_path / "mindrecord_{worker}")
+    shard, direct = open_validation(config, worker=4), validation(tmp_path, coco)
+    assert shard.image_ids == [0, 1, 2] and shard.truths == direct.truths
+    assert [truth["iscrowd"] for truth in shard.truths] == [0, 1]
+    contents = [content for _, content in shard.encoded()]
+    assert contents == [content for _, content in direct.encoded()]
+    config.eval_limit = 2
+    assert [len(open_validation(config, 4)), len(list(open_validation(config, 4).encoded()))] == [
+        2,
+        2,
+    ]
+    config.coco_classes = CLASSES[:2]
+    with pytest.raises(UserError, match="a box of class 2, and coco_classes lists 2 names"):
+        open_validation(config, worker=4)
+
+
+def without_categories(coco):
+    coco["categories"] = [{"id": 18, "name": "sofa"}]
+
+
+def without_boxes(coco):
+    coco["annotations"] = []
+
+
+def crowds_only(coco):
+    for entry in coco["annotations"]:
+        entry["iscrowd"] = 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_categories, "none of its categories is in coco_classes .it has sofa."),
+        (without_boxes, "no annotated box in 5 images"),
+        (crowds_only, "no annotated box in 5 images.*crowds do not count"),
+    ],
+)
+def test_a_set_without_anything_to_measure_is_refused(tmp_path, change, message):
+    coco = coco_of(5)
+    change(coco)
+    with pytest.raises(UserError, match=message):
+        validation(tmp_path, coco)
+
+
+def test_a_missing_set_and_missing_images_are_refused(tmp_path):
+    with pytest.raises(UserError, match="val_set is empty"):
+        open_validation(tiny())
+    with pytest.raises(UserError, match="val_set gone.json: no such file"):
+        open_validation(tiny(val_set="gone.json"))
+    with pytest.raises(UserError, match="no such MindRecord file"):
+        open_validation(tiny(val_set=str(tmp_path)))
+    path = write_coco(tmp_path, coco_of(3))
+    (tmp_path / "train_0" / "1.jpg").unlink()
+    with pytest.raises(UserError, match=r"1.jpg: no such image \(1 of the 3 images"):
+        open_validation(tiny(val_set=str(path)))
+    assert len(open_validation(tiny(val_set=str(path), eval_limit=1))) == 1
+
+
+def test_images_are_prepared_as_by_the_data_pipeline(tmp_path):
+    path = write_coco(tmp_path, coco_of(3))
+    folder = tmp_path / "mindrecord_0"
+    for keep_ratio in (True, False):
+        config = tiny(instance_set=str(path), mindrecord_dir=str(folder), keep_ratio=keep_ratio)
+        data_to_mindrecord_byte_image(config, "coco", True, "FasterRcnn.mindrecord", 1)
+        data = create_fasterrcnn_dataset(
+            config, str(folder / "FasterRcnn.mindrecord"), 3, is_training=False
+        )
+        (expected,) = data.create_dict_iterator(num_epochs=1, output_numpy=True)
+        for number in range(3):
+            image, shape = prepare(jpeg(number), config)
+            np.testing.assert_array_equal(image, expected["image"][number])
+            np.testing.assert_array_equal(shape, expected["image_shape"][number])
+
+
+def grey(level, height=40, width=20):
+    return cv2.imencode(".png", np.full((height, width, 3), level, np.uint8))[1].tobytes()
+
+
+def test_the_last_batch_is_filled_and_its_filling_not_counted():
+    config = tiny(test_batch_size=3, test_max_per_img=2)
+    sizes = []
+
+    def infer(images, metas):
+        """One box whose score is the image's brightness, one outside, two weak ones."""
+        sizes.append(images.shape)
+        bright = images.asnumpy()[:, 0, 0, 0] / 10 + 0.5
+        rows = np.zeros((len(bright), 4, 5), np.float32)
+        rows[:, :] = [2, 2, 90, 90, 0.01]
+        rows[:, 1] = [30, 2, 90, 90, 0.99]
+        rows[:, 0, 4] = bright
+        labels = np.tile(np.arange(4, dtype=np.int32)[None, :, None], (len(bright), 1, 1))
+        return Tensor(rows), Tensor(labels), Tensor(np.ones((len(bright), 4, 1), bool))
+
+    levels = [10, 60, 110, 160, 210]
+    images = [(str(level), grey(level)) for level in levels]
+    found = list(detect(infer, config, images))
+    assert sizes == [(3, 3, 64, 64)] * 2 and len(found) == 5
+    scores = [boxes[0, 4] for boxes, _ in found]
+    assert scores == sorted(scores) and len(set(scores)) == 5
+    for boxes, labels in found:
+        assert labels.tolist() == [0, 2]
+        assert boxes[0, :4].tolist() == [2, 2, 20, 40]
+
+
+def test_an_image_that_does_not_decode_is_named():
+    with pytest.raises(BrokenImageError, match="scan 3: its pixels do not decode"):
+        next(detect(None, tiny(), [("scan 3", jpeg()[:30])]))
+
+
+def test_boxes_are_clipped_to_the_image():
+    boxes = np.array([[-3, 5, 30, 70, 0.5], [21, 1, 22, 2, 0.5], [1, 1, 1, 9, 0.5]], np.float32)
+    clipped, sound = within_image(boxes, 40, 20)
+    assert clipped[0].tolist() == [0, 5, 20, 40, 0.5] and boxes[0, 0] == -3
+    assert sound.tolist() == [True, False, False]
