@@ -14,7 +14,7 @@ from src.errors import require_packages, run_command
 
 require_packages()
 
-from src.launch.command_line import job_from, launcher_parser
+from src.launch.command_line import add_scheduler_flags, job_from, launcher_parser
 from src.launch.launchers import launch_scheduler
 from src.model_utils.config import find_config_file, parse_known
 
@@ -22,11 +22,7 @@ from src.model_utils.config import find_config_file, parse_known
 def main() -> None:
     """Parse, check, start."""
     parser = launcher_parser(__doc__)
-    parser.add_argument(
-        "--scheduler_manage_address",
-        default="127.0.0.1:18019",
-        help="ip:port of the management API (default 127.0.0.1:18019)",
-    )
+    add_scheduler_flags(parser)
     args = parse_known(parser)
     find_config_file(args.config_path)
     launch_scheduler(job_from(args), args.scheduler_manage_address, args.start_timeout)

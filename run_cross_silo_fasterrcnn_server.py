@@ -15,7 +15,7 @@ from src.errors import require_packages, run_command
 
 require_packages()
 
-from src.launch.command_line import add_bool, job_from, launcher_parser
+from src.launch.command_line import add_server_flags, job_from, launcher_parser
 from src.launch.launchers import launch_servers
 from src.model_utils.config import get_config
 
@@ -23,26 +23,7 @@ from src.model_utils.config import get_config
 def main() -> None:
     """Parse, check, start."""
     parser = launcher_parser(__doc__)
-    parser.add_argument(
-        "--http_server_address",
-        default="127.0.0.1:6668",
-        help="ip:port of the first server; the others take the next ports",
-    )
-    parser.add_argument(
-        "--tcp_server_ip", default="127.0.0.1", help="address for traffic between servers"
-    )
-    parser.add_argument("--local_server_num", type=int, default=4, help="servers to start here")
-    parser.add_argument(
-        "--checkpoint_dir", default="./fl_ckpt", help="folder of the servers' checkpoints"
-    )
-    parser.add_argument(
-        "--fetch_timeout",
-        type=float,
-        default=120.0,
-        metavar="SECONDS",
-        help="after the last iteration, wait this long for silos to fetch its model (default 120)",
-    )
-    add_bool(parser, "--resume", False, "continue the job of this fl_name")
+    add_server_flags(parser)
     config = get_config(parser=parser)
     launch_servers(job_from(config), config)
 

@@ -17,7 +17,12 @@ from src.errors import require_packages, run_command
 
 require_packages()
 
-from src.launch.command_line import add_worker_flags, job_from, launcher_parser
+from src.launch.command_line import (
+    add_local_worker_flags,
+    add_worker_flags,
+    job_from,
+    launcher_parser,
+)
 from src.launch.launchers import launch_workers
 from src.model_utils.config import get_config
 
@@ -25,10 +30,7 @@ from src.model_utils.config import get_config
 def main() -> None:
     """Parse, check, start."""
     parser = launcher_parser(__doc__)
-    parser.add_argument("--local_worker_num", type=int, default=2, help="silos on this machine")
-    parser.add_argument(
-        "--first_worker_id", type=int, default=0, help="number of the first one (default 0)"
-    )
+    add_local_worker_flags(parser)
     add_worker_flags(parser)
     config = get_config(parser=parser)
     launch_workers(job_from(config), config)

@@ -10,15 +10,8 @@ import mindspore
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
+from src.checkpoint_names import map_name
 from src.errors import UserError
-
-BACKBONE = "backbone."
-# Classifier, optimiser state and counters of a ResNet-50 checkpoint; they have no place here.
-DROPPED = ("end_point", "global_step", "learning_rate", "moments", "momentum")
-RENAMED = {
-    "down_sample_layer.0.weight": "conv_down_sample.weight",
-    "down_sample_layer.1.": "bn_down_sample.",
-}
 
 logger = logging.getLogger(__name__)
 
@@ -42,17 +35,6 @@ class LoadReport:
             groups[group] = groups.get(group, 0) + 1
         listed = ", ".join(f"{count} of {group}" for group, count in groups.items())
         return f"{text}; not found in it: {listed}"
-
-
-def map_name(name: str) -> str | None:
-    """The detector's name for a parameter of a ResNet-50 checkpoint; None for one to drop."""
-    if name.startswith(DROPPED):
-        return None
-    if not name.startswith(BACKBONE):
-        name = BACKBONE + name
-    for old, new in RENAMED.items():
-        name = name.replace(old, new)
-    return name
 
 
 def load_pretrained(net: nn.Cell, path: str | Path) -> LoadReport:

@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--checkpoint_dir", type=Path, default=Path("fl_ckpt"))
     config = get_config(parser=parser)
     name = job_from(config).name
+    print("building the detector", flush=True)
     # Late, so that --help and a wrong flag do not wait for MindSpore.
     from src.training import build_detector, save_models
 

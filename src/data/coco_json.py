@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from src.model_utils.config import setting
 
 NO_BOX = np.array([[0, 0, 0, 0, 0, 1]], np.int32)  # the row of an image without a usable box
 PROBED_IMAGES = 10
+LARGE = 50_000_000  # characters of json, whose parsing takes seconds
 LISTS = {"images": ("id", "file_name"), "annotations": ("image_id",), "categories": ("id", "name")}
 
 
@@ -65,6 +67,8 @@ def read_coco(path: Path, with_masks: bool = False) -> dict[str, Any]:
         raise UserError(f"{path}: no such COCO json; give the path of one") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text: {error}") from error
+    if len(text) >= LARGE:
+        print(f"reading {path}, {len(text) / 1e6:.0f} MB", file=sys.stderr, flush=True)
     try:
         coco = json.loads(text, object_hook=None if with_masks else _without_mask)
     except (ValueError, RecursionError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from src.data.coco_json import NO_BOX, LabelledImage, Labels, load_labels
 from src.data.image_check import BrokenImageError, decode_fully, image_size
@@ -20,9 +18,9 @@ from src.data.mindrecord_file import locked_folder, row, write_rows
 from src.data.text_labels import load_text_labels
 from src.errors import UserError
 from src.model_utils.config import setting
+from src.progress import progress
 
 BATCH_BYTES = 4 * 2**20
-SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass
@@ -112,7 +110,9 @@ def convert(
         _refuse_notes(labels.source, summary.notes)
     sizes = [image.path.stat().st_size for image in labels.images]
     _check_disk(target.parent, sum(sizes))
-    rows = _whole_rows(progress(labels.images, target.parent.name), summary, strict, verify)
+    rows = _whole_rows(
+        progress(labels.images, target.parent.name, "image"), summary, strict, verify
+    )
     write_rows(target, _batches(rows, labels.source, summary, strict), file_num, max(sizes))
     summary.seconds = time.monotonic() - start
     return summary
@@ -202,16 +202,3 @@ def _batches(
         _refuse_notes(source, summary.notes)
     if batch:
         yield batch
-
-
-def progress(images: list[LabelledImage], what: str) -> Iterator[LabelledImage]:
-    """`images` one by one, with a bar on a terminal and a line now and then elsewhere."""
-    if sys.stderr.isatty():
-        yield from tqdm(images, desc=what, unit="image", leave=False)
-        return
-    last = time.monotonic()
-    for number, image in enumerate(images, 1):
-        yield image
-        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            print(f"{what}: {number} of {len(images)} images", file=sys.stderr, flush=True)

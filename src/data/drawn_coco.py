@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from src.errors import UserError
+from src.progress import progress
 
 CATEGORIES = {  # name of COCO -> (id of COCO, middle of the hue range in degrees)
     "airplane": (5, 0),
@@ -176,7 +177,7 @@ def draw_part(plan: DrawingPlan, root: Path, data_type: str, part: int, count: i
         "annotations": [],
         "categories": [{"id": id_, "name": name} for name, (id_, _) in CATEGORIES.items()],
     }
-    for number in range(1, count + 1):
+    for number in progress(range(1, count + 1), f"drawing {data_type}", "image"):
         image, annotations = draw_image(plan, part, number)
         name = f"{number:012d}.jpg"
         if not cv2.imwrite(str(folder / name), image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):

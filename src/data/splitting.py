@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
+from src.progress import progress
 
 NO_CATEGORY = -1  # stands for the images without a box when shards are skewed
 
@@ -130,7 +131,7 @@ def write_shards(shards: list[dict[str, Any]], folder: Path, overwrite: bool = F
     try:
         temporary.mkdir(parents=True)
         names = [f"train_{number}.json" for number in range(len(shards))]
-        for name, shard in zip(names, shards):
+        for name, shard in progress(list(zip(names, shards)), "writing", "shard"):
             (temporary / name).write_text(json.dumps(shard), encoding="utf-8")
         return [(temporary / name).replace(folder / name) for name in names]
     except OSError as error:

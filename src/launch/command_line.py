@@ -63,6 +63,49 @@ def job_from(args: Any) -> JobConfig:
     return load_job(args.yaml_config, overrides)
 
 
+def add_scheduler_flags(parser: argparse.ArgumentParser) -> None:
+    """The scheduler launcher's own flag."""
+    parser.add_argument(
+        "--scheduler_manage_address",
+        default="127.0.0.1:18019",
+        help="ip:port of the management API (default 127.0.0.1:18019)",
+    )
+
+
+def add_server_flags(parser: argparse.ArgumentParser) -> None:
+    """The server launcher's own flags."""
+    _add_address(parser, "ip:port of the first server; the others take the next ports")
+    parser.add_argument(
+        "--tcp_server_ip", default="127.0.0.1", help="address for traffic between servers"
+    )
+    parser.add_argument("--local_server_num", type=int, default=4, help="servers to start here")
+    parser.add_argument(
+        "--checkpoint_dir", default="./fl_ckpt", help="folder of the servers' checkpoints"
+    )
+    parser.add_argument(
+        "--fetch_timeout",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="after the last iteration, wait this long for silos to fetch its model (default 120)",
+    )
+    add_bool(parser, "--resume", False, "continue the job of this fl_name")
+
+
+def add_local_worker_flags(parser: argparse.ArgumentParser) -> None:
+    """The worker launcher's own flags: how many workers, from which number on."""
+    parser.add_argument("--local_worker_num", type=int, default=2, help="silos on this machine")
+    parser.add_argument(
+        "--first_worker_id", type=int, default=0, help="number of the first one (default 0)"
+    )
+
+
+def _add_address(parser: argparse.ArgumentParser, text: str) -> None:
+    """Where servers listen and workers connect; a command for both has it once."""
+    if "--http_server_address" not in parser._option_string_actions:
+        parser.add_argument("--http_server_address", default="127.0.0.1:6668", help=text)
+
+
 def add_worker_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that the worker launcher takes and hands on to each worker."""
     suppress = argparse.SUPPRESS
@@ -71,10 +114,8 @@ def add_worker_flags(parser: argparse.ArgumentParser) -> None:
         default="",
         help="folder of mindrecord_0, mindrecord_1, ... (default: the one around mindrecord_dir)",
     )
-    parser.add_argument(
-        "--http_server_address",
-        default="127.0.0.1:6668",
-        help="server to talk to, or several with commas; worker i takes the i-th, in turn",
+    _add_address(
+        parser, "server to talk to, or several with commas; worker i takes the i-th, in turn"
     )
     parser.add_argument(
         "--server_num",

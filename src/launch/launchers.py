@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
-from src.data.mindrecord_file import BASE_NAME, check_mindrecord
 from src.errors import UserError
 from src.federated.job_config import JobConfig
-from src.launch.addresses import (
-    listens,
-    parse_address,
-    parse_ip,
-    require_free_port,
-    server_addresses,
-)
+from src.launch.addresses import listens, parse_address
+from src.launch.checks import require
 from src.launch.command_line import WORKER_FLAGS, data_folder
 from src.launch.job_record import FOLDER, role_folder, update_record
 from src.launch.processes import (
     Role,
     Started,
-    require_not_running,
     start,
     stop,
     wait_until_ready,
 )
 from src.launch.recovery_files import require_iterations_left
 from src.launch.redis_store import JobStore
+from src.launch.role_checks import scheduler_checks, server_checks, worker_checks
 from src.launch.server_start import (
     consecutive_ports,
     ensure_initial_model,
@@ -45,10 +38,8 @@ ROLE_SCRIPT = PROJECT_DIR / "test_fl_fasterrcnn.py"
 def launch_scheduler(job: JobConfig, manage_address: str, timeout_s: float) -> None:
     """Start the scheduler in the current folder and return when it listens."""
     base = Path.cwd()
+    require(scheduler_checks(job, base, manage_address))
     host, port = parse_address(manage_address, "--scheduler_manage_address")
-    require_not_running(base, ["scheduler"])
-    _store(job).require()
-    require_free_port(host, port, "--scheduler_manage_address")
     _note_job(base, job)
     role = Role(
         role="scheduler",
@@ -72,14 +63,11 @@ def launch_servers(job: JobConfig, config: Config) -> None:
             none), and the server launcher's own flags.
     """
     base = Path.cwd()
+    require(server_checks(job, base, config))
     host, first_port = parse_address(config.http_server_address, "--http_server_address")
-    parse_ip(config.tcp_server_ip, "--tcp_server_ip")
     ports = consecutive_ports(first_port, config.local_server_num)
     numbers = servers_to_start(base, len(ports), config.resume)
     store = _store(job)
-    store.require()
-    for port in (ports[number] for number in numbers):
-        require_free_port(host, port, "--http_server_address")
     checkpoint_dir = Path(config.checkpoint_dir).expanduser().absolute()
     prepare_job(job, store, checkpoint_dir, config.resume)
     ensure_initial_model(job, checkpoint_dir, config)
@@ -126,18 +114,9 @@ def launch_workers(job: JobConfig, config: Config) -> None:
         config: keys of default_config.yaml, and the worker launcher's own flags.
     """
     base = Path.cwd()
-    if config.local_worker_num < 1:
-        raise UserError(f"--local_worker_num is {config.local_worker_num}, expected 1 or more")
-    server_addresses(config.http_server_address, config.server_num)
+    require(worker_checks(job, base, config))
     numbers = range(config.first_worker_id, config.first_worker_id + config.local_worker_num)
-    require_not_running(base, [role_folder("worker", i) for i in numbers])
     data = data_folder(config).absolute()
-    require_shards(data, numbers, config.prefix or BASE_NAME, config.batch_size)
-    if config.pre_trained and not Path(config.pre_trained).expanduser().is_file():
-        raise UserError(
-            f"pre_trained: {Path(config.pre_trained).absolute()} is not there; give the path of "
-            'a .ckpt file, or "" to start from the seed'
-        )
     _note_job(base, job)
     # Those of them that are set per worker below.
     given = set(config.given_flags) - {"device_id", "threads"}
@@ -171,23 +150,6 @@ def launch_workers(job: JobConfig, config: Config) -> None:
     print(f"{labels} have joined {job.name}: {job.iterations} iterations")
     print(f'next: grep -rn "\\]epoch:" {roles[0].label}   follows the training')
     print("      finish_cross_silo_fasterrcnn.py   stops it; it ends by itself when it is done")
-
-
-def require_shards(data: Path, numbers: Iterable[int], file_name: str, batch_size: int) -> None:
-    """Raise a UserError where workers `numbers` lack a shard, or one is not whole or too small."""
-    folders = [data / f"mindrecord_{number}" for number in numbers]
-    missing = [f for f in folders for end in ("", ".db") if not (f / f"{file_name}{end}").is_file()]
-    if not missing:
-        for folder in folders:
-            check_mindrecord(folder / file_name, batch_size)
-        return
-    names = ", ".join(dict.fromkeys(folder.name for folder in missing))
-    there = sorted(p.parent.name for p in data.glob(f"mindrecord_*/{file_name}"))
-    raise UserError(
-        f"--dataset_path {data}: no complete {file_name} with its .db in {names} "
-        f"(found: {', '.join(there[:8]) or 'no shard'}); {len(folders)} worker(s) need one shard "
-        "each: make them with generate_mindrecord.py or start fewer (--local_worker_num)"
-    )
 
 
 def _store(job: JobConfig) -> JobStore:
@@ -253,13 +215,15 @@ def _start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) -
         )
 
 
-def _still_waiting(base: Path) -> Any:
-    def say(missing: list[Started]) -> None:
-        for role in missing:
-            phase = read_status(status_path(base, role.role.label)).get("phase", "starting")
-            print(f"waiting for {role.role.label}: {phase}", flush=True)
+def _still_waiting(base: Path) -> Callable[[list[Started]], str]:
+    def words(missing: list[Started]) -> str:
+        labels = [role.role.label for role in missing]
+        phases = [
+            read_status(status_path(base, label)).get("phase", "starting") for label in labels
+        ]
+        return "waiting for " + ", ".join(f"{one}: {phase}" for one, phase in zip(labels, phases))
 
-    return say
+    return words
 
 
 def _short(base: Path, path: Path) -> str:

@@ -27,6 +27,7 @@ from src.launch.job_record import (
 )
 from src.launch.supervise import SuperviseSpec
 from src.model_utils.config import PROJECT_DIR
+from src.progress import Waiting
 
 # By its path, not with -m: a folder `src` in the user's current folder would win.
 SUPERVISOR = PROJECT_DIR / "src" / "launch" / "supervise.py"
@@ -164,7 +165,7 @@ def wait_until_ready(
     started: list[Started],
     is_ready: Callable[[Started], bool],
     timeout_s: float,
-    progress: Callable[[list[Started]], None] | None = None,
+    progress: Callable[[list[Started]], str] | None = None,
 ) -> None:
     """Return when every role is ready; one that is may have ended already, with exit code 0.
 
@@ -172,12 +173,27 @@ def wait_until_ready(
         started: the roles.
         is_ready: asks one of them.
         timeout_s: for all of them together.
-        progress: called about every 10 s with those that are not ready.
+        progress: called after 2 s and then now and then with those that are not ready; gives the
+            words for it.
 
     Raises:
         StartError: one ended (with the last lines of its log), or the time is over.
     """
-    deadline, next_word = time.monotonic() + timeout_s, time.monotonic() + 10
+    waiting = Waiting()
+    try:
+        _until_ready(started, is_ready, timeout_s, progress, waiting)
+    finally:
+        waiting.close()
+
+
+def _until_ready(
+    started: list[Started],
+    is_ready: Callable[[Started], bool],
+    timeout_s: float,
+    progress: Callable[[list[Started]], str] | None,
+    waiting: Waiting,
+) -> None:
+    deadline = time.monotonic() + timeout_s
     missing = list(started)
     while missing:
         for role in started:
@@ -185,13 +201,11 @@ def wait_until_ready(
             if code is not None and (code != 0 or not is_ready(role)):
                 raise StartError(*_failure(role))
         missing = [role for role in missing if not is_ready(role)]
-        now = time.monotonic()
-        if missing and now > deadline:
+        if missing and time.monotonic() > deadline:
             names = ", ".join(f"{m.role.label} ({m.log})" for m in missing)
             raise StartError(f"not ready within {timeout_s:.0f} s: {names}", 1)
-        if missing and progress and now > next_word:
-            progress(missing)
-            next_word = now + 10
+        if missing and progress and waiting.due():
+            waiting.tell(progress(missing))
         time.sleep(0.1)
 
 
@@ -219,7 +233,7 @@ def stop(records: list[ProcessRecord], grace_s: float = STOP_GRACE_S) -> list[st
     processes = {p: r for r in records if (p := r.process())}
     for process in processes:
         _quietly(process.terminate)
-    _, alive = psutil.wait_procs(list(processes), timeout=grace_s)
+    alive = _wait_for_ends(processes, grace_s)
     lines = []
     for process in alive:
         lines.append(f"{processes[process].label} (pid {process.pid}) had to be killed")
@@ -227,6 +241,23 @@ def stop(records: list[ProcessRecord], grace_s: float = STOP_GRACE_S) -> list[st
             _quietly(member.kill)
     psutil.wait_procs(alive, timeout=5)
     return lines
+
+
+def _wait_for_ends(
+    processes: dict[psutil.Process, ProcessRecord], timeout_s: float
+) -> list[psutil.Process]:
+    """Those of `processes` that have not ended within `timeout_s`."""
+    deadline, waiting = time.monotonic() + timeout_s, Waiting()
+    try:
+        alive = list(processes)
+        while alive and (left := deadline - time.monotonic()) > 0:
+            _, alive = psutil.wait_procs(alive, timeout=min(left, 0.5))
+            if alive and waiting.due():
+                labels = ", ".join(processes[process].label for process in alive)
+                waiting.tell(f"waiting for the end of {labels}")
+        return alive
+    finally:
+        waiting.close()
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

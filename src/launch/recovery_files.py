@@ -7,7 +7,9 @@ initial model; file n holds the model after iteration n.
 from __future__ import annotations
 
 import re
+import shutil
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,19 +42,25 @@ def recovery_name(fl_name: str, iteration: int) -> str:
     return f"{fl_name}_recovery_iteration_{iteration}_{stamp}.ckpt"
 
 
-def put_aside_earlier_run(folder: Path, fl_name: str) -> Path | None:
-    """Move the files that an earlier run left, so that a new one starts from the initial model.
+def files_of_earlier_run(folder: Path, fl_name: str) -> list[RecoveryFile]:
+    """The files that an earlier run left, without which a new one starts from the initial model.
 
-    An initial model (iteration 0) among later files is the sign of an earlier run of this suite:
-    later ones go to folder/earlier_1, earlier_2, ... Without it the user has put them there, to
-    go on from, and they stay.
+    An initial model (iteration 0) among later files is the sign of an earlier run of this suite.
+    Without it the user has put them there, to go on from.
+    """
+    files = list_recovery_files(folder, fl_name)
+    later = [f for f in files if f.iteration > 0]
+    return later if len(later) < len(files) else []
+
+
+def put_aside_earlier_run(folder: Path, fl_name: str) -> Path | None:
+    """Move `files_of_earlier_run` to folder/earlier_1, earlier_2, ...
 
     Returns:
         Where they went, or None when nothing was moved.
     """
-    files = list_recovery_files(folder, fl_name)
-    later = [f for f in files if f.iteration > 0]
-    if len(later) in (0, len(files)):
+    later = files_of_earlier_run(folder, fl_name)
+    if not later:
         return None
     number = 1
     while (aside := folder / f"earlier_{number}").exists():
@@ -63,13 +71,18 @@ def put_aside_earlier_run(folder: Path, fl_name: str) -> Path | None:
     return aside
 
 
-def require_iterations_left(folder: Path, fl_name: str, iterations: int) -> int:
+def require_iterations_left(
+    folder: Path, fl_name: str, iterations: int, leave_out: Collection[RecoveryFile] = ()
+) -> int:
     """The iteration that a start from the newest file of `folder` begins with.
+
+    Args:
+        leave_out: files that will have gone by then.
 
     Raises:
         UserError: the job's last iteration is done already.
     """
-    files = list_recovery_files(folder, fl_name)
+    files = [f for f in list_recovery_files(folder, fl_name) if f not in leave_out]
     first = files[0].iteration + 1 if files else 1
     if first > iterations:
         raise UserError(
@@ -77,3 +90,22 @@ def require_iterations_left(folder: Path, fl_name: str, iterations: int) -> int:
             "nothing is left to do; raise --fl_iteration_num or give another --checkpoint_dir"
         )
     return first
+
+
+def begin_from_newest(folder: Path, fl_name: str) -> list[str]:
+    """Make the newest file the initial model, and put those of the iterations before it aside.
+
+    For a job that counts from 1 again: a server that starts later takes the highest number.
+
+    Returns:
+        Lines that say what was done.
+    """
+    files = list_recovery_files(folder, fl_name)
+    if not files or files[0].iteration == 0:
+        return []
+    initial = folder / recovery_name(fl_name, 0)
+    partial = folder / ".partial.ckpt"
+    shutil.copyfile(files[0].path, partial)
+    partial.replace(initial)
+    aside = put_aside_earlier_run(folder, fl_name)
+    return [f"its initial model is {initial}; earlier recovery files are in {aside}"]

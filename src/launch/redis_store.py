@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -33,17 +36,18 @@ class JobStore:
     Args:
         address: (ip, port) of Redis.
         fl_name: the job's name, part of each of its keys.
+        timeout_s: of one request.
     """
 
-    def __init__(self, address: tuple[str, int], fl_name: str):
+    def __init__(self, address: tuple[str, int], fl_name: str, timeout_s: float = 5.0):
         self.address = address
         self.fl_name = fl_name
         self._redis = redis.Redis(
             host=address[0],
             port=address[1],
             decode_responses=True,
-            socket_timeout=5,
-            socket_connect_timeout=3,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=min(timeout_s, 3.0),
         )
 
     def require(self) -> None:
@@ -61,6 +65,15 @@ class JobStore:
         """All keys of this job; no other job's, whatever letters its name has."""
         prefix = f"ms_fl:{self.fl_name}:"
         return [k for k in self._redis.scan_iter(match="ms_fl:*") if k.startswith(prefix)]
+
+    def jobs(self) -> dict[str, int]:
+        """Number of keys of each job of the engine that this Redis knows, by the job's name."""
+        keys = self._redis.scan_iter(match="ms_fl:*", count=1000)
+        return dict(Counter(key.split(":")[1] for key in keys))
+
+    def size(self) -> int:
+        """Number of all keys, the engine's and others'."""
+        return self._redis.dbsize()
 
     def instance(self) -> str | None:
         """The name of the job's current instance, or None before its first server."""
@@ -82,6 +95,24 @@ class JobStore:
         """Identity of each silo whose weights `iteration` counted, while Redis still has it."""
         key = f"ms_fl:{self.fl_name}:{self.instance()}:{iteration}:client:cipher:updateModel:flSet"
         return sorted(self._redis.smembers(key))
+
+    def joined(self, iteration: int) -> list[str]:
+        """Identity of each silo that takes part in `iteration`, while Redis still has it."""
+        key = f"ms_fl:{self.fl_name}:{self.instance()}:{iteration}:client:DeviceMetas:Hash"
+        return sorted(self._redis.hkeys(key))
+
+    def settings(self) -> dict[str, Any]:
+        """fl_iteration_num, time windows and so on that the servers go by; {} before a server."""
+        text = self._redis.get(self._settings_key())
+        return json.loads(text) if text else {}
+
+    def replace_settings(self, **values: Any) -> None:
+        """Lay `values` over the settings; servers that start from now on read them."""
+        text = json.dumps({**self.settings(), **values})
+        self._redis.set(self._settings_key(), text, keepttl=True)
+
+    def _settings_key(self) -> str:
+        return f"ms_fl:{self.fl_name}:{self.instance()}:hyperParams:String"
 
     def purge(self) -> int:
         """Delete this job's keys and return how many there were."""

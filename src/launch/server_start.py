@@ -8,7 +8,6 @@ from pathlib import Path
 
 from src.errors import StartError, UserError
 from src.federated.job_config import JobConfig
-from src.launch import preflight
 from src.launch.job_record import read_record, role_folder
 from src.launch.processes import require_not_running
 from src.launch.recovery_files import list_recovery_files, put_aside_earlier_run
@@ -46,7 +45,6 @@ def prepare_job(job: JobConfig, store: JobStore, checkpoint_dir: Path, resume: b
     checkpoint_dir.mkdir(parents=True, exist_ok=True)
     if resume:
         return
-    preflight.require_no_live_servers(store)
     purged = store.purge()
     if purged:
         print(f"removed {purged} Redis keys of an earlier job named {job.name}")
@@ -56,7 +54,7 @@ def prepare_job(job: JobConfig, store: JobStore, checkpoint_dir: Path, resume: b
 
 
 def ensure_initial_model(job: JobConfig, checkpoint_dir: Path, config: Config) -> None:
-    """Make the servers' initial model where checkpoint_dir has none; check that it has room."""
+    """Make the servers' initial model where checkpoint_dir has none."""
     if not list_recovery_files(checkpoint_dir, job.name):
         print(f"{checkpoint_dir} holds no model of {job.name}: making the initial one", flush=True)
         tool = PROJECT_DIR / "tools" / "create_initial_checkpoint.py"
@@ -72,5 +70,3 @@ def ensure_initial_model(job: JobConfig, checkpoint_dir: Path, config: Config) -
             f"{checkpoint_dir} holds a model already: --pre_trained and --seed do not change it; "
             "another --checkpoint_dir begins anew"
         )
-    size = list_recovery_files(checkpoint_dir, job.name)[0].path.stat().st_size
-    preflight.require_disk(checkpoint_dir, SERVER_FILES * size, f"{SERVER_FILES} checkpoints")

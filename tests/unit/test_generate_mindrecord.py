@@ -173,12 +173,6 @@ def test_large_image_gets_a_larger_page(generate, tmp_path):
     assert len(annotations_in(tmp_path / "mindrecord_0")) == 2
 
 
-def test_progress_lines_where_there_is_no_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(conversion, "SECONDS_BETWEEN_LINES", 0.0)
-    assert list(conversion.progress([1, 2], "mindrecord_0")) == [1, 2]
-    assert "mindrecord_0: 2 of 2 images" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -1,0 +1,80 @@
+"""What is in a MindSpore checkpoint, by name and shape, without loading MindSpore."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from src.checkpoint_names import map_name
+from src.errors import UserError
+from src.launch.detector_size import Shape, parameter_shapes
+
+MESSAGES = "mindspore.train.checkpoint_pb2"
+
+
+def checkpoint_shapes(path: Path) -> dict[str, Shape]:
+    """Name to shape of every parameter in a checkpoint.
+
+    Raises:
+        UserError: no such file, or not a checkpoint.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"pre_trained: {path.absolute()} is not there; give the path of a .ckpt file, or "
+            '"" to start from the seed'
+        )
+    if path.suffix != ".ckpt":
+        raise UserError(
+            f"pre_trained: {path}: a MindSpore checkpoint ends in .ckpt; rename it if it is one"
+        )
+    content = _messages().Checkpoint()
+    try:
+        content.ParseFromString(path.read_bytes())
+    except (DecodeError, OSError) as error:
+        raise UserError(
+            f"pre_trained: {path}: not a MindSpore checkpoint, or cut short: {error}"
+        ) from error
+    return {value.tag: tuple(value.tensor.dims) for value in content.value}
+
+
+def matching_names(path: Path, config: Any) -> tuple[int, int]:
+    """How many of the detector's parameters a checkpoint has, and how many the detector has.
+
+    Raises:
+        UserError: not a checkpoint, none of them in it, or one of another shape.
+    """
+    wanted = parameter_shapes(config)
+    found = 0
+    for name, shape in checkpoint_shapes(path).items():
+        target = name if name in wanted else map_name(name)
+        if target not in wanted:
+            continue
+        found += 1
+        if shape != wanted[target]:
+            raise UserError(
+                f"pre_trained: {path}: {target} has shape {list(shape)}, this detector's has "
+                f"{list(wanted[target])}; the checkpoint is of another model or of other classes"
+            )
+    if not found:
+        raise UserError(
+            f"pre_trained: {path}: no parameter of this detector in it; expected a ResNet-50 or "
+            "Faster R-CNN ResNet-50 FPN checkpoint"
+        )
+    return found, len(wanted)
+
+
+def _messages() -> ModuleType:
+    """MindSpore's message classes from their file: importing its package takes seconds."""
+    if MESSAGES in sys.modules:
+        return sys.modules[MESSAGES]
+    package = importlib.util.find_spec("mindspore")
+    path = Path(package.submodule_search_locations[0]) / "train" / "checkpoint_pb2.py"
+    spec = importlib.util.spec_from_file_location("checkpoint_messages", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

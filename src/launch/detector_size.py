@@ -1,0 +1,96 @@
+"""The detector's parameters by name and shape from its configuration, without MindSpore.
+
+For checks before anything is started: how large checkpoints and messages are, and what of a
+checkpoint fits. That it lists what the network has is tested.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+Shape = tuple[int, ...]
+FLOAT_BYTES = 4
+BLOCK_EXPANSION = 4  # of a bottleneck block's inner width
+
+
+def parameter_shapes(config: Any) -> dict[str, Shape]:
+    """Name to shape of every parameter of the detector, trained or not.
+
+    Args:
+        config: keys of default_config.yaml.
+    """
+    return {
+        **dict(_backbone(config)),
+        **dict(_neck(config)),
+        **dict(_proposals(config)),
+        **dict(_box_head(config)),
+    }
+
+
+def model_bytes(config: Any) -> int:
+    """Size of all parameters in bytes; a checkpoint of the whole detector is hardly larger."""
+    return FLOAT_BYTES * sum(math.prod(shape) for shape in parameter_shapes(config).values())
+
+
+def _backbone(config: Any) -> Iterator[tuple[str, Shape]]:
+    stem = config.resnet_in_channels[0]
+    yield from _conv("backbone.conv1", stem, 3, 7)
+    yield from _norm("backbone.bn1", stem)
+    stages = zip(config.resnet_block, config.resnet_in_channels, config.resnet_out_channels)
+    for stage, (blocks, channels, out) in enumerate(stages, 1):
+        for block in range(blocks):
+            name = f"backbone.layer{stage}.{block}"
+            yield from _block(name, out if block else channels, out, shortcut=block == 0)
+
+
+def _block(name: str, channels: int, out: int, shortcut: bool) -> Iterator[tuple[str, Shape]]:
+    inner = out // BLOCK_EXPANSION
+    for number, shape in enumerate(((inner, channels, 1), (inner, inner, 3), (out, inner, 1)), 1):
+        yield from _conv(f"{name}.conv{number}", *shape)
+        yield from _norm(f"{name}.bn{number}", shape[0])
+    if shortcut:
+        yield from _conv(f"{name}.conv_down_sample", out, channels, 1)
+        yield from _norm(f"{name}.bn_down_sample", out)
+
+
+def _neck(config: Any) -> Iterator[tuple[str, Shape]]:
+    out = config.fpn_out_channels
+    for level, channels in enumerate(config.fpn_in_channels):
+        yield from _conv(f"fpn_ncek.lateral_convs_list.{level}", out, channels, 1, bias=True)
+        yield from _conv(f"fpn_ncek.fpn_convs_list.{level}", out, out, 3, bias=True)
+
+
+def _proposals(config: Any) -> Iterator[tuple[str, Shape]]:
+    name, width = "rpn_with_loss.rpn_convs_list.0", config.rpn_feat_channels
+    logits = config.num_anchors * config.rpn_cls_out_channels
+    yield from _conv(f"{name}.rpn_conv", width, config.rpn_in_channels, 3, bias=True)
+    yield from _conv(f"{name}.rpn_cls", logits, width, 1, bias=True)
+    yield from _conv(f"{name}.rpn_reg", 4 * config.num_anchors, width, 1, bias=True)
+
+
+def _box_head(config: Any) -> Iterator[tuple[str, Shape]]:
+    width, cells = config.rcnn_fc_out_channels, config.roi_layer.out_size**2
+    boxes = 4 * (config.num_classes - bool(config.without_bg_loss))
+    for name, shape in (
+        ("shared_fc_0", (config.rcnn_in_channels * cells, width)),
+        ("shared_fc_1", (width, width)),
+        ("cls_scores", (width, config.num_classes)),
+        ("reg_scores", (width, boxes)),
+    ):
+        yield f"rcnn.{name}.weight", shape
+        yield f"rcnn.{name}.bias", shape[1:]
+
+
+def _conv(
+    name: str, out: int, channels: int, kernel: int, bias: bool = False
+) -> Iterator[tuple[str, Shape]]:
+    yield f"{name}.weight", (out, channels, kernel, kernel)
+    if bias:
+        yield f"{name}.bias", (out,)
+
+
+def _norm(name: str, channels: int) -> Iterator[tuple[str, Shape]]:
+    for part in ("moving_mean", "moving_variance", "gamma", "beta"):
+        yield f"{name}.{part}", (channels,)

@@ -1,0 +1,299 @@
+"""What a job is doing: collected from its folder, Redis and the scheduler in about a second."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from src.errors import UserError
+from src.launch.addresses import parse_address
+from src.launch.job_record import JobRecord, ProcessRecord, read_record
+from src.launch.management import Management
+from src.launch.redis_store import DISABLED, FINISHED, RUNNING, STOPPED, JobStore
+from src.launch.status_file import read_status, status_path
+from src.launch.time_left import time_left
+from src.reporting.run_folder import exit_states, started_commands
+
+NOTHING, FINISHED_JOB, FAILED, RUNNING_JOB = "nothing", "finished", "failed", "running"
+EXIT_CODES = {RUNNING_JOB: 0, FINISHED_JOB: 10, FAILED: 11, NOTHING: 12}
+
+ROLES = ("scheduler", "server", "worker")
+STATES = {RUNNING: "running", DISABLED: "disabled", FINISHED: "finished", STOPPED: "stopped"}
+IN_ITERATION = ("train", "push", "wait", "pull")
+ANSWER_S = 1.0
+
+
+@dataclass
+class ProcessState:
+    """One process that a launcher started from the folder.
+
+    Attributes:
+        state: "running", "ended" (exit code 0) or "failed".
+        since: start time, seconds since the epoch.
+        address: what it listens on, or "".
+        code: its exit code; None while it runs, or where nobody has seen its end.
+        reason: why it ended.
+    """
+
+    label: str
+    role: str
+    state: str
+    since: float
+    pid: int
+    address: str
+    log: str
+    code: int | None = None
+    reason: str = ""
+
+
+@dataclass
+class SiloState:
+    """One worker of this folder; None where it has not said so yet.
+
+    Attributes:
+        name: its identity as the servers know it, without the number of images.
+        updated: time of its last word, seconds since the epoch.
+        ap, ap50: of its latest evaluation, 0 to 1.
+    """
+
+    label: str
+    name: str
+    phase: str
+    iteration: int | None = None
+    iterations: int | None = None
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    ap: float | None = None
+    ap50: float | None = None
+    updated: float | None = None
+    reason: str = ""
+
+
+@dataclass
+class IterationState:
+    """The current iteration: names of silos, without their numbers of images.
+
+    Attributes:
+        number, of: from 1; None where nobody says.
+        threshold: silos that make it; None where nobody says.
+        missing: silos of earlier iterations and of this folder that have not joined.
+        unknown: further silos that are missing, of which only the number is known.
+        source: "Redis", or "worker status" where Redis does not tell.
+    """
+
+    number: int | None = None
+    of: int | None = None
+    threshold: int | None = None
+    joined: list[str] = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unknown: int = 0
+    source: str = ""
+
+
+@dataclass
+class JobStatus:
+    """All of it. `word` is running, finished, failed or nothing.
+
+    Attributes:
+        cluster: "running", "disabled", "finished", "stopped" as Redis has it, or "".
+        scheduler: one line, what the scheduler says of the cluster.
+        redis: one line, what Redis holds of the job.
+        eta_s: seconds to the end of the last iteration; None is unknown.
+        notes: lines that a reader should see.
+    """
+
+    word: str
+    folder: str
+    host: str = ""
+    time: float = 0.0
+    fl_name: str = ""
+    redis: str = ""
+    cluster: str = ""
+    scheduler: str = ""
+    iteration: IterationState = field(default_factory=IterationState)
+    processes: list[ProcessState] = field(default_factory=list)
+    silos: list[SiloState] = field(default_factory=list)
+    eta_s: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class Collector:
+    """Collects the status of one folder's job, and remembers the silos that it has seen.
+
+    Args:
+        folder: the one that the launchers were called from.
+        manage_address: the scheduler's "ip:port"; "" takes the one that was started from there.
+    """
+
+    def __init__(self, folder: Path, manage_address: str = ""):
+        self.folder = folder
+        self._manage_address = manage_address
+        self._seen: set[str] = set()
+
+    def collect(self) -> JobStatus:
+        """The present status; what does not answer within a second is told in a line."""
+        status = JobStatus(NOTHING, str(self.folder), socket.gethostname(), time.time())
+        record = read_record(self.folder)
+        if record is None or not any(entry.role in ROLES for entry in record.processes):
+            return status
+        status.fl_name = record.fl_name
+        exits = exit_states(self.folder)
+        status.processes = [_process(entry, exits, self.folder) for entry in record.processes]
+        status.silos = self._silos(record)
+        status.word = _word(status)
+        self._ask_redis(status, record)
+        self._ask_scheduler(status, record)
+        if status.iteration.number is None:
+            _iteration_from_silos(status)
+        self._name_the_missing(status.iteration, status.silos)
+        if status.word == RUNNING_JOB:
+            paused = status.cluster in ("disabled", "finished")
+            labels = [silo.label for silo in status.silos]
+            found = status.iteration
+            status.eta_s = (
+                None if paused else time_left(self.folder, labels, found.number, found.of)
+            )
+        return status
+
+    def _silos(self, record: JobRecord) -> list[SiloState]:
+        commands = started_commands(self.folder)
+        workers = sorted((p for p in record.processes if p.role == "worker"), key=_number)
+        return [_silo(self.folder, p.label, commands.get(p.label, [])) for p in workers]
+
+    def _ask_redis(self, status: JobStatus, record: JobRecord) -> None:
+        store = JobStore(parse_address(record.redis, "job record"), record.fl_name, ANSWER_S)
+        try:
+            values, settings = store.status(), store.settings()
+            if not values:
+                status.redis = f"{record.redis} answers and knows no job {record.fl_name}"
+                return
+            # After a new instance a server has one in each of the two for ten seconds.
+            beats = len({key.split(":heartbeat:")[1] for key in store.heartbeats()})
+            status.redis = f"{record.redis} answers, signs of life of {beats} server(s)"
+            status.cluster = STATES.get(values.get("runningState", ""), "")
+            self._iteration(status.iteration, store, values, settings)
+            if values.get("lastIterationSuccess") == "0":
+                reason = values.get("lastIterationResult", "")
+                status.notes.append(f"the iteration before the current one failed: {reason}")
+        except redis.RedisError as error:
+            status.redis = f"{record.redis} does not answer ({error})"
+        finally:
+            store.close()
+
+    def _iteration(
+        self,
+        found: IterationState,
+        store: JobStore,
+        values: dict[str, str],
+        settings: dict[str, Any],
+    ) -> None:
+        current = int(values.get("iterationNum", 0))
+        found.of = settings.get("fl_iteration_num")
+        found.threshold = settings.get("start_fl_job_threshold")
+        found.joined = plain_names(store.joined(current))
+        found.sent = plain_names(store.uploaded(current))
+        found.number, found.source = min(current, found.of or current), "Redis"
+        self._seen |= {*found.joined, *plain_names(store.uploaded(current - 1))}
+
+    def _ask_scheduler(self, status: JobStatus, record: JobRecord) -> None:
+        started = [p.address for p in record.running("scheduler")]
+        address = self._manage_address or next(iter(started), "")
+        if not address:
+            status.scheduler = "none of this folder runs (--scheduler_manage_address asks another)"
+            return
+        try:
+            answer = Management(address, ANSWER_S).state()
+        except UserError as error:
+            status.scheduler = str(error)
+            return
+        servers = len(answer.get("nodes", []))
+        cluster = answer.get("cluster_state", "stopped")
+        status.scheduler = f"{address} says {cluster}, {servers} server(s)"
+
+    def _name_the_missing(self, iteration: IterationState, silos: list[SiloState]) -> None:
+        if iteration.threshold is None:
+            return
+        expected = self._seen | {s.name for s in silos if s.phase not in ("finished", "failed")}
+        lacking = max(0, iteration.threshold - len(iteration.joined))
+        iteration.missing = sorted(expected - set(iteration.joined)) if lacking else []
+        iteration.unknown = max(0, lacking - len(iteration.missing))
+
+
+def plain_names(identities: Iterable[str]) -> list[str]:
+    """Identities without the number of images behind them."""
+    return sorted(re.sub(r" \(\d+\)$", "", identity) for identity in identities)
+
+
+def _number(entry: ProcessRecord) -> int:
+    return entry.number
+
+
+def _process(entry: ProcessRecord, exits: dict[str, dict], folder: Path) -> ProcessState:
+    log = f"{entry.label}/{entry.role}.log"
+    shown = ProcessState(
+        entry.label, entry.role, RUNNING_JOB, entry.created, entry.pid, entry.address, log
+    )
+    if entry.role == "redis":
+        shown.log = "redis.log"
+    if entry.process() is not None:
+        return shown
+    end = exits.get(entry.label, {})
+    shown.code, shown.reason = end.get("code"), end.get("reason", "")
+    if entry.role == "redis" or (shown.code == 0 and not shown.reason.startswith("stopped by")):
+        shown.state = "ended"
+    else:
+        shown.state = FAILED
+        shown.reason = shown.reason or "was killed together with its supervisor"
+    return shown
+
+
+def _silo(folder: Path, label: str, command: list[str]) -> SiloState:
+    flags = dict(word[2:].split("=", 1) for word in command if re.match(r"--\w+=", word))
+    name = f"{flags.get('silo_name', socket.gethostname())}_{flags.get('user_id', label[7:])}"
+    values = read_status(status_path(folder, label))
+    keys = ("iteration", "iterations", "step", "steps", "loss", "ap", "ap50", "reason")
+    known = {key: values[key] for key in keys if key in values}
+    return SiloState(
+        label, name, values.get("phase", "starting"), **known, updated=values.get("time")
+    )
+
+
+def _word(status: JobStatus) -> str:
+    """What the job does, of the processes of this folder."""
+    roles = [p for p in status.processes if p.role in ROLES]
+    workers = [p for p in roles if p.role == "worker"]
+    # Servers would wait for ever for a silo that has failed.
+    if FAILED in (p.state for p in workers) and RUNNING_JOB not in (p.state for p in workers):
+        return FAILED
+    if any(p.state == RUNNING_JOB for p in roles):
+        return RUNNING_JOB
+    return FAILED if any(p.state == FAILED for p in roles) else FINISHED_JOB
+
+
+def _iteration_from_silos(status: JobStatus) -> None:
+    """Where Redis cannot be asked: what the workers of this folder know."""
+    silos = [silo for silo in status.silos if silo.iteration]
+    if not silos:
+        return
+    found = status.iteration
+    found.number = max(silo.iteration for silo in silos)
+    found.of = silos[0].iterations
+    found.number = min(found.number, found.of or found.number)
+    now = [silo for silo in silos if silo.iteration == found.number]
+    found.joined = sorted(silo.name for silo in now if silo.phase in IN_ITERATION)
+    found.sent = sorted(silo.name for silo in now if silo.phase in ("wait", "pull"))
+    found.source = "worker status"
+
+
+def as_values(status: JobStatus) -> dict[str, Any]:
+    """The status as plain values for JSON, with its exit code."""
+    return {**asdict(status), "exit_code": EXIT_CODES[status.word]}

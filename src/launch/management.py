@@ -1,0 +1,248 @@
+"""The scheduler's management API, with what the engine does wrong in it guarded.
+
+The scheduler only writes into Redis; the servers act on it within a second or two. `Management`
+talks to it, the functions below it look into Redis before and after.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Callable
+
+from src.errors import UserError
+from src.federated.job_config import JobConfig
+from src.launch.recovery_files import begin_from_newest
+from src.launch.redis_store import DISABLED, FINISHED, RUNNING, JobStore
+
+ANSWER_S = 3.0
+EFFECT_S = 20.0
+# Every server looks into Redis once a second. A change before all have seen the one before it has
+# left a job that never came to its end.
+SETTLE_S = 2.5
+LARGEST_ANSWER = 10**6
+
+WINDOWS = (
+    "start_fl_job_time_window",
+    "update_model_time_window",
+    "global_iteration_time_window",
+)
+
+
+class Management:
+    """One scheduler's API. Every request ends within some seconds.
+
+    Args:
+        address: "ip:port" that the scheduler listens on.
+        timeout_s: for its answer.
+    """
+
+    def __init__(self, address: str, timeout_s: float = ANSWER_S):
+        self.address = address
+        self._timeout_s = timeout_s
+
+    def state(self) -> dict[str, Any]:
+        """`cluster_state` (CLUSTER_READY, _DISABLE, _FINISH; missing when stopped) and `nodes`."""
+        return self._call("/state")
+
+    def query(self) -> dict[str, Any]:
+        """The settings that the servers go by."""
+        return self._call("/queryInstance")["result"]
+
+    def enable(self) -> None:
+        """Let the servers take silos again."""
+        self._call("/enableFLS")
+
+    def disable(self) -> None:
+        """Let the servers refuse silos; the current iteration fails."""
+        self._call("/disableFLS")
+
+    def new_instance(self, values: dict[str, Any]) -> None:
+        """Begin again with iteration 1 and `values` in place of the settings of the same names."""
+        self._call("/newInstance", json.dumps(values).encode())
+
+    def _call(self, path: str, body: bytes | None = None) -> dict[str, Any]:
+        request = urllib.request.Request(f"http://{self.address}{path}", data=body)
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout_s) as answer:
+                return self._understand(path, answer.read(LARGEST_ANSWER))
+        except urllib.error.HTTPError as error:
+            with error:
+                reason = self._understand(path, error.read(LARGEST_ANSWER)).get("error_message")
+            raise UserError(
+                f"the scheduler at {self.address} refuses {path}: {reason or f'HTTP {error.code}'}"
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            raise UserError(
+                f"the scheduler at {self.address} does not answer ({reason}): start it with "
+                "run_cross_silo_fasterrcnn_sched.py, or give --scheduler_manage_address"
+            ) from None
+
+    def _understand(self, path: str, text: bytes) -> dict[str, Any]:
+        try:
+            values = json.loads(text)
+        except ValueError:
+            values = None
+        if not isinstance(values, dict) or "code" not in values:
+            raise UserError(
+                f"{self.address} is no scheduler of a federation: {path} answers {text[:40]!r}; "
+                "give its ip:port in --scheduler_manage_address"
+            )
+        return values
+
+
+def enable(management: Management, store: JobStore) -> list[str]:
+    """Let a disabled job go on, and return what happened in lines.
+
+    Raises:
+        UserError: it is enabled or finished, or the servers do not follow.
+    """
+    management.enable()
+    _await(lambda: store.status().get("runningState") == RUNNING, "the servers' going on")
+    time.sleep(SETTLE_S)
+    return [f"{store.fl_name} is enabled: iteration {store.status()['iterationNum']} takes silos"]
+
+
+def disable(management: Management, store: JobStore, force: bool = False) -> list[str]:
+    """Let a job pause, and return what happened in lines.
+
+    The engine makes the current iteration fail for it, whether or not silos are in it.
+
+    Args:
+        force: also when silos lose their training for it, or the job its last iteration.
+
+    Raises:
+        UserError: it is disabled or finished, that is the price and not `force`, or the servers do
+            not follow.
+    """
+    number, last = _iteration(store)
+    if not force and (silos := store.joined(number)):
+        raise UserError(
+            f"disabling fails the current iteration, {number} of {last}, and what "
+            f"{', '.join(silos)} have trained in it is lost; --force does it all the same"
+        )
+    if not force and number >= last:
+        raise UserError(
+            f"disabling fails the current iteration, and {number} of {last} is the last one: the "
+            "job would be over without it; --force does it all the same"
+        )
+    _pause(management, store, number)
+    return [
+        f"{store.fl_name} is disabled: its servers refuse silos until status.py enable",
+        f"iteration {number} of {last} has failed by it; the job goes on with {number + 1}",
+        "silos that wait end with an error after their --join_timeout (600 s by default)",
+    ]
+
+
+def new_instance(
+    management: Management,
+    store: JobStore,
+    job: JobConfig,
+    checkpoint_dir: Path | None,
+    force: bool = False,
+) -> list[str]:
+    """Begin the job again with iteration 1, its present model and the settings of `job`.
+
+    Guarded are: settings that the engine does not check (`job` is checked); its timers, which take
+    the time windows' milliseconds for seconds; silos, which see that the job was started anew and
+    end; servers in the middle of a sum, which would not follow; earlier recovery files, which
+    would outlast those of the new instance.
+
+    Args:
+        job: fl_iteration_num, start_fl_job_threshold, the ratio and the windows are read.
+        checkpoint_dir: of the servers, where this machine has it.
+        force: also while silos take part.
+
+    Returns:
+        What happened, in lines.
+
+    Raises:
+        UserError: the job is finished or in its last iteration, silos take part and not `force`,
+            or the servers do not follow.
+    """
+    number, last = _iteration(store)
+    if store.status().get("runningState") == FINISHED:
+        raise UserError(
+            f"{store.fl_name} is finished and its servers are about to end: start them anew with "
+            "run_cross_silo_fasterrcnn_server.py"
+        )
+    # Between two iterations silos are in neither, for a moment.
+    silos = sorted({*store.joined(number), *store.joined(number - 1)})
+    if silos and not force:
+        raise UserError(
+            f"{', '.join(silos)} take part (iteration {number} of {last}) and would end with an "
+            "error, since the job is started anew under them: stop these workers first and wait a "
+            "minute, or give --force"
+        )
+    if store.status().get("runningState") != DISABLED:
+        if number >= last:
+            raise UserError(
+                f"{store.fl_name} is in its last iteration, {number}: let it finish, and start "
+                "its servers anew with run_cross_silo_fasterrcnn_server.py"
+            )
+        # A server that is adding up would stay behind in the old instance.
+        _pause(management, store, number)
+    servers = {_node(key) for key in store.heartbeats()}
+    before = store.instance()
+    management.new_instance(_values(job))
+    _await(lambda: store.instance() != before, "the new instance")
+    prefix = f":{store.instance()}:"
+    _await(
+        lambda: {_node(key) for key in store.heartbeats() if prefix in key} >= servers,
+        "all servers' change to the new instance",
+    )
+    # They have set their timers; a server that starts later reads milliseconds again.
+    store.replace_settings(**{key: job[f"round.{key}"] for key in WINDOWS})
+    lines = [
+        f"{store.fl_name} begins again: iteration 1 of {job.iterations}, "
+        f"{job['round.start_fl_job_threshold']} silos, from its present model"
+    ]
+    if checkpoint_dir is not None:
+        lines += begin_from_newest(checkpoint_dir, store.fl_name)
+    return [*lines, f"start each silo anew with --fl_iteration_num={job.iterations}"]
+
+
+def _pause(management: Management, store: JobStore, number: int) -> None:
+    """Disable the job and return when every server knows it."""
+    management.disable()
+    _await(lambda: _iteration(store)[0] > number, "the servers' pause")
+    time.sleep(SETTLE_S)
+
+
+def _values(job: JobConfig) -> dict[str, Any]:
+    """What newInstance takes; windows in seconds, see `new_instance`."""
+    return {
+        "fl_iteration_num": job.iterations,
+        "start_fl_job_threshold": job["round.start_fl_job_threshold"],
+        "update_model_ratio": float(job["round.update_model_ratio"]),
+        **{key: job[f"round.{key}"] // 1000 for key in WINDOWS},
+    }
+
+
+def _iteration(store: JobStore) -> tuple[int, int]:
+    """The current iteration and the last one's number."""
+    status, settings = store.status(), store.settings()
+    if not status or not settings:
+        host, port = store.address
+        raise UserError(f"Redis at {host}:{port} knows no job {store.fl_name}: start its servers")
+    return int(status["iterationNum"]), int(settings["fl_iteration_num"])
+
+
+def _node(heartbeat_key: str) -> str:
+    return heartbeat_key.split(":heartbeat:")[1]
+
+
+def _await(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + EFFECT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"the scheduler has taken the request, but {what} is not there within "
+                f"{EFFECT_S:.0f} s: are the servers alive (status.py)?"
+            )
+        time.sleep(0.1)

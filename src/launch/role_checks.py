@@ -1,0 +1,243 @@
+"""What each role needs before it is started: the checks of the launchers and of the preflight."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from src.data.mindrecord_file import BASE_NAME, check_mindrecord
+from src.errors import UserError
+from src.federated.job_config import JobConfig
+from src.launch.addresses import (
+    listens,
+    parse_address,
+    parse_ip,
+    require_free_port,
+    server_addresses,
+)
+from src.launch.checkpoint_content import matching_names
+from src.launch.checks import WARN, Check, Finding
+from src.launch.command_line import data_folder
+from src.launch.detector_size import model_bytes
+from src.launch.job_record import role_folder
+from src.launch.machine_checks import (
+    PROCESS_BYTES,
+    device,
+    machine_checks,
+    memory,
+    server_bytes,
+    worker_bytes,
+)
+from src.launch.preflight import disk_room, require_no_live_servers, worker_files
+from src.launch.processes import require_not_running
+from src.launch.recovery_files import (
+    files_of_earlier_run,
+    list_recovery_files,
+    require_iterations_left,
+)
+from src.launch.redis_store import JobStore
+from src.launch.server_start import SERVER_FILES, consecutive_ports, servers_to_start
+
+MANAGE_FLAG, SERVER_FLAG = "--scheduler_manage_address", "--http_server_address"
+
+
+def scheduler_checks(job: JobConfig, base: Path, manage_address: str) -> list[Check]:
+    """Of the scheduler, in the order in which a user would mend what is wrong."""
+
+    def free() -> str:
+        host, port = parse_address(manage_address, MANAGE_FLAG)
+        require_not_running(base, ["scheduler"])
+        require_free_port(host, port, MANAGE_FLAG)
+        return f"{host}:{port} is free for the scheduler"
+
+    return [
+        *machine_checks(),
+        Check("address", lambda: "{}:{}".format(*parse_address(manage_address, MANAGE_FLAG))),
+        Check("redis", lambda: redis_answers(job)),
+        Check("ports", free),
+        Check("memory", lambda: memory("the scheduler", PROCESS_BYTES)),
+    ]
+
+
+def server_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
+    """Of the servers; `config` has the keys of default_config.yaml and the launcher's flags."""
+    folder = Path(config.checkpoint_dir).expanduser().absolute()
+
+    def ports() -> str:
+        host, first = parse_address(config.http_server_address, SERVER_FLAG)
+        all_ports = consecutive_ports(first, config.local_server_num)
+        numbers = servers_to_start(base, len(all_ports), config.resume)
+        for number in numbers:
+            require_free_port(host, all_ports[number], SERVER_FLAG)
+        listed = ", ".join(str(all_ports[number]) for number in numbers)
+        return f"{listed} of {host} are free for {len(numbers)} server(s)"
+
+    def addresses() -> str:
+        consecutive_ports(
+            parse_address(config.http_server_address, SERVER_FLAG)[1], config.local_server_num
+        )
+        parse_ip(config.tcp_server_ip, "--tcp_server_ip")
+        return f"{config.http_server_address} for silos, {config.tcp_server_ip} between servers"
+
+    count = config.local_server_num
+    return [
+        *machine_checks(),
+        Check("address", addresses),
+        Check("redis", lambda: redis_answers(job)),
+        Check("ports", ports),
+        Check("keys", lambda: keys_of_job(job, config.resume), after="redis"),
+        Check("checkpoint_dir", lambda: models_there(job, folder, config.resume)),
+        *_pre_trained(config),
+        Check(
+            "disk",
+            lambda: disk_room(folder, SERVER_FILES * model_bytes(config), f"{SERVER_FILES} models"),
+        ),
+        Check("memory", lambda: memory(f"{count} server(s)", count * server_bytes(config))),
+    ]
+
+
+def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
+    """Of the workers; `config` has the keys of default_config.yaml and the launcher's flags."""
+    count = config.local_worker_num
+    numbers = range(config.first_worker_id, config.first_worker_id + count)
+
+    def workers() -> str:
+        if count < 1:
+            raise UserError(f"--local_worker_num is {count}, expected 1 or more")
+        server_addresses(config.http_server_address, config.server_num)
+        require_not_running(base, [role_folder("worker", number) for number in numbers])
+        return ", ".join(role_folder("worker", number) for number in numbers)
+
+    def shards() -> str:
+        file_name = config.prefix or BASE_NAME
+        return require_shards(data_folder(config).absolute(), numbers, file_name, config.batch_size)
+
+    files = worker_files(config, job.iterations, count)
+    size = model_bytes(config)
+    return [
+        *machine_checks(),
+        Check("workers", workers),
+        Check("mindrecord", shards),
+        *_pre_trained(config),
+        Check("device", lambda: device(config.device_target, count, config.threads)),
+        Check("disk", lambda: disk_room(base, files * size, f"{files} checkpoints")),
+        Check("memory", lambda: memory(f"{count} worker(s)", count * worker_bytes(config))),
+        Check("servers", lambda: servers_answer(config)),
+    ]
+
+
+def redis_answers(job: JobConfig) -> str | Finding:
+    """Whether the job's Redis is there, and whose keys it holds.
+
+    Raises:
+        UserError: it does not answer.
+    """
+    host, port = job.redis_address
+    with _opened(job) as store:
+        store.require()
+        jobs = store.jobs()
+        mine, all_keys = jobs.pop(job.name, 0), store.size()
+    text = f"{host}:{port} answers, {mine} keys of {job.name}"
+    if jobs:
+        text += "; also of " + ", ".join(f"{name} ({count})" for name, count in jobs.items())
+    strangers = all_keys - mine - sum(jobs.values())
+    return f"{text}; {strangers} keys that are of no federation" if strangers else text
+
+
+def keys_of_job(job: JobConfig, resume: bool) -> str | Finding:
+    """Whether a new job of this name may take its place in Redis.
+
+    Raises:
+        UserError: its servers are alive.
+    """
+    with _opened(job) as store:
+        if resume:
+            known = store.status().get("iterationNum")
+            return f"--resume goes on at iteration {known}" if known else "no key to resume from"
+        require_no_live_servers(store)
+        left = len(store.keys())
+    return f"{left} keys of an ended job {job.name} will be removed" if left else "no key is there"
+
+
+def models_there(job: JobConfig, folder: Path, resume: bool) -> str:
+    """What the servers begin with.
+
+    Raises:
+        UserError: the folder cannot be written, or its newest model is the last iteration's.
+    """
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--checkpoint_dir {folder}: {there} is no folder that can be written")
+    aside = [] if resume else files_of_earlier_run(folder, job.name)
+    first = require_iterations_left(folder, job.name, job.iterations, leave_out=aside)
+    left = [file for file in list_recovery_files(folder, job.name) if file not in aside]
+    if not left:
+        return f"{folder}: no model of {job.name} yet, an initial one will be made"
+    moved = f"; {len(aside)} of an earlier run go aside" if aside else ""
+    return f"{folder}: begins iteration {first} of {job.iterations} from {left[0].path.name}{moved}"
+
+
+def require_shards(data: Path, numbers: Iterable[int], file_name: str, batch_size: int) -> str:
+    """The shards of workers `numbers` and their images in words.
+
+    Raises:
+        UserError: one is missing, not whole, or smaller than a batch.
+    """
+    folders = [data / f"mindrecord_{number}" for number in numbers]
+    missing = [f for f in folders for end in ("", ".db") if not (f / f"{file_name}{end}").is_file()]
+    if not missing:
+        counts = [check_mindrecord(folder / file_name, batch_size) for folder in folders]
+        pairs = zip(folders, counts)
+        return f"{data}: " + ", ".join(f"{f.name} {count} images" for f, count in pairs)
+    names = ", ".join(dict.fromkeys(folder.name for folder in missing))
+    there = sorted(p.parent.name for p in data.glob(f"mindrecord_*/{file_name}"))
+    raise UserError(
+        f"--dataset_path {data}: no complete {file_name} with its .db in {names} "
+        f"(found: {', '.join(there[:8]) or 'no shard'}); {len(folders)} worker(s) need one shard "
+        "each: make them with generate_mindrecord.py or start fewer (--local_worker_num)"
+    )
+
+
+def servers_answer(config: Any) -> str | Finding:
+    """Whether something listens where the workers look for servers; they wait for it if not."""
+    addresses = server_addresses(config.http_server_address, config.server_num)
+    silent = [a for a in addresses if not listens(a.rpartition(":")[0], int(a.rpartition(":")[2]))]
+    if not silent:
+        return f"{', '.join(addresses)} take connections"
+    return Finding(
+        WARN,
+        "servers",
+        f"nothing listens at {', '.join(silent)}: start the servers or mend {SERVER_FLAG}; "
+        f"workers wait {config.join_timeout:.0f} s for them (--join_timeout)",
+    )
+
+
+def _pre_trained(config: Any) -> list[Check]:
+    def matches() -> str:
+        path = Path(config.pre_trained).expanduser()
+        found, wanted = matching_names(path, config)
+        return f"{path}: {found} of the detector's {wanted} parameters are in it by name and shape"
+
+    if config.pre_trained:
+        return [Check("pre_trained", matches, after="packages")]
+    return []
+
+
+@contextlib.contextmanager
+def _opened(job: JobConfig) -> Iterator[JobStore]:
+    """The job's Redis for one look; one that fails meanwhile is a UserError."""
+    store = JobStore(job.redis_address, job.name)
+    try:
+        yield store
+    except redis.RedisError as error:
+        host, port = store.address
+        raise UserError(
+            f"Redis at {host}:{port} failed while it was looked into: {error}"
+        ) from None
+    finally:
+        store.close()

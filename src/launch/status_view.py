@@ -1,0 +1,180 @@
+"""A job's status as text: once, or redrawn in place while the job runs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import Callable, TextIO
+
+from src.launch.job_status import (
+    NOTHING,
+    RUNNING_JOB,
+    IterationState,
+    JobStatus,
+    ProcessState,
+    SiloState,
+)
+
+CLEAR, HOME, END_OF_LINE, BELOW = "\x1b[2J", "\x1b[H", "\x1b[K", "\x1b[J"
+
+
+def lines_of(status: JobStatus) -> list[str]:
+    """The status in lines."""
+    if status.word == NOTHING:
+        return [
+            f"nothing: no job was started from {status.folder}, or "
+            "finish_cross_silo_fasterrcnn.py has ended it"
+        ]
+    lines = [
+        f"{status.fl_name}: {headline(status)}",
+        f"  folder     {status.folder} on {status.host}",
+        f"  Redis      {status.redis}",
+        f"  scheduler  {status.scheduler}",
+        "",
+        f"{'process':11}{'state':10}{'since':19}{'for':>9}{'pid':>9}  {'where':17}log",
+    ]
+    lines += [_process_line(process, status.time) for process in status.processes]
+    lines += ["", *_iteration_lines(status)]
+    if status.silos:
+        lines += ["", f"{'silo':11}{'phase':24}{'iteration':>12}{'step':>16}"]
+        lines[-1] += f"{'loss':>9}{'AP':>7}{'AP50':>7}  said"
+    lines += [_silo_line(silo, status.time) for silo in status.silos]
+    return lines + [f"  note: {line}" for line in [*_failures(status), *status.notes]]
+
+
+def headline(status: JobStatus) -> str:
+    """In a few words: the word, the iteration, the time that is left."""
+    parts = [status.word]
+    if status.cluster == "disabled" and status.word == RUNNING_JOB:
+        parts = ["running, but disabled (status.py enable lets it go on)"]
+    iteration = status.iteration
+    if iteration.number is not None:
+        parts.append(f"iteration {iteration.number} of {iteration.of or '?'}")
+    if status.word == RUNNING_JOB and status.cluster == "finished":
+        parts.append("its processes are ending")
+    elif status.word == RUNNING_JOB:
+        eta = status.eta_s
+        parts.append("time left unknown" if eta is None else f"about {duration(eta)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """As in: 42 s, 12 min, 3 h 20 min, 2 d 5 h."""
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def _process_line(process: ProcessState, now: float) -> str:
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(process.since))
+    running = process.state == RUNNING_JOB
+    state = process.state if running or process.code is None else f"{process.state} {process.code}"
+    lasted = duration(now - process.since) if running else ""
+    return (
+        f"{process.label:11}{state:10}{since:19}{lasted:>9}{process.pid:>9}  "
+        f"{process.address or '-':17}{process.log}"
+    )
+
+
+def _iteration_lines(status: JobStatus) -> list[str]:
+    iteration = status.iteration
+    if iteration.number is None:
+        return ["no iteration is known yet"]
+    if status.cluster == "finished":
+        return [f"all {iteration.of} iterations are done"]
+    of = f" of {iteration.threshold}" if iteration.threshold else ""
+    lines = [
+        f"iteration {iteration.number} of {iteration.of or '?'} (from {iteration.source}): "
+        f"{len(iteration.joined)}{of} silo(s) joined, {len(iteration.sent)} sent"
+    ]
+    for what, names in (("joined", iteration.joined), ("sent", iteration.sent)):
+        if names:
+            lines.append(f"  {what:9}{', '.join(_with_labels(names, status.silos))}")
+    missing = _missing(iteration, status.silos)
+    return lines + ([f"  missing  {missing}"] if missing else [])
+
+
+def _missing(iteration: IterationState, silos: list[SiloState]) -> str:
+    names = _with_labels(iteration.missing, silos)
+    if iteration.unknown:
+        names.append(f"{iteration.unknown} of unknown name")
+    return ", ".join(names)
+
+
+def _with_labels(names: list[str], silos: list[SiloState]) -> list[str]:
+    """The names, with the worker of this folder that goes by it."""
+    labels = {silo.name: silo.label for silo in silos}
+    return [f"{name} ({labels[name]})" if name in labels else name for name in names]
+
+
+def _silo_line(silo: SiloState, now: float) -> str:
+    def number(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    done = "-" if silo.iteration is None else f"{_within(silo)} of {silo.iterations}"
+    steps = "-" if silo.step is None else f"{silo.step} of {silo.steps}"
+    said = "-" if silo.updated is None else f"{duration(max(0.0, now - silo.updated))} ago"
+    return (
+        f"{silo.label:11}{silo.phase:24}{done:>12}{steps:>16}{number(silo.loss, '.4f'):>9}"
+        f"{number(silo.ap, '.3f'):>7}{number(silo.ap50, '.3f'):>7}  {said}"
+    )
+
+
+def _within(silo: SiloState) -> int:
+    """A silo that is done stands at one iteration more than there are."""
+    return min(silo.iteration or 0, silo.iterations or silo.iteration or 0)
+
+
+def _failures(status: JobStatus) -> list[str]:
+    reasons = {silo.label: silo.reason for silo in status.silos if silo.reason}
+    lines = [
+        f"{p.label} failed: {reasons.get(p.label) or p.reason} (see {p.log})"
+        for p in status.processes
+        if p.state == "failed"
+    ]
+    if lines and any(p.role == "server" and p.state == RUNNING_JOB for p in status.processes):
+        lines.append(
+            "the servers wait for it: start it again, or finish_cross_silo_fasterrcnn.py ends all"
+        )
+    return lines
+
+
+class Screen:
+    """Shows one block after the other: in place on a terminal, else one below the other."""
+
+    def __init__(self, out: TextIO | None = None):
+        self._out = out or sys.stdout
+        self._terminal = self._out.isatty()
+        self._first = True
+
+    def show(self, lines: list[str], stamp: str) -> None:
+        """Show a block under its time."""
+        if not self._terminal:
+            self._out.write("\n".join([f"== {stamp}", *lines, ""]) + "\n")
+        else:
+            size = shutil.get_terminal_size()
+            # Some terminals say that they have no size.
+            width, height = size.columns or 80, size.lines or 24
+            block = [f"{stamp}   (Ctrl-C ends the display, not the job)", *lines][: height - 1]
+            text = "".join(line[: width - 1] + END_OF_LINE + "\n" for line in block)
+            self._out.write((CLEAR if self._first else "") + HOME + text + BELOW)
+        self._first = False
+        self._out.flush()
+
+
+def watch(collect: Callable[[], JobStatus], interval_s: float, screen: Screen) -> JobStatus:
+    """Show the status every `interval_s` seconds until the job has ended; returns the last one."""
+    while True:
+        status = collect()
+        screen.show(lines_of(status), time.strftime("%Y-%m-%d %H:%M:%S"))
+        if status.word != RUNNING_JOB:
+            return status
+        time.sleep(interval_s)

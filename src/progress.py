@@ -1,0 +1,61 @@
+"""Signs of life of what takes more than two seconds: a bar on a terminal, lines in a file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from tqdm import tqdm
+
+FIRST_S, EVERY_S, REDRAW_S = 2.0, 10.0, 0.5
+
+Item = TypeVar("Item")
+
+
+def progress(items: Sequence[Item], what: str, unit: str) -> Iterator[Item]:
+    """`items` one by one, with a bar on a terminal and a line now and then elsewhere.
+
+    Args:
+        what: stands before the count.
+        unit: of the items, in the singular.
+    """
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=what, unit=unit, leave=False, delay=1.0)
+        return
+    next_word = time.monotonic() + FIRST_S
+    for number, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() >= next_word and number < len(items):
+            next_word = time.monotonic() + EVERY_S
+            print(f"{what}: {number} of {len(items)} {unit}s", file=sys.stderr, flush=True)
+
+
+class Waiting:
+    """A wait whose length nobody knows; `close` removes what stands on the terminal."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._next = self._begin + FIRST_S
+        self._line = tqdm(bar_format="{desc}", leave=False) if sys.stderr.isatty() else None
+
+    def due(self) -> bool:
+        """Whether it is time to say what is waited for."""
+        return time.monotonic() >= self._next
+
+    def tell(self, what: str) -> None:
+        """Say so, with the seconds that it has taken."""
+        now = time.monotonic()
+        text = f"{what}, {now - self._begin:.0f} s"
+        if self._line is not None:
+            self._next = now + REDRAW_S
+            self._line.set_description_str(text)
+        else:
+            self._next = now + EVERY_S
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """The wait is over."""
+        if self._line is not None:
+            self._line.close()

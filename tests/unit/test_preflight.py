@@ -1,0 +1,322 @@
+"""The checks before a start: verdicts, what they look at, and the tool that lists them."""
+
+import json
+import socket
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+import redis as redis_client
+from commands import TINY, free_port_range, make_shards, run, start_redis, write_job
+
+from src.checkpoint_names import map_name
+from src.errors import UserError
+from src.federated.job_config import load_job
+from src.launch import machine_checks
+from src.launch.checkpoint_content import checkpoint_shapes, matching_names
+from src.launch.checks import Check, Finding, require, run_checks
+from src.launch.detector_size import model_bytes, parameter_shapes
+from src.launch.machine_checks import (
+    device,
+    memory,
+    package_versions,
+    pinned_versions,
+    python_version,
+    server_bytes,
+    worker_bytes,
+)
+from src.launch.preflight import disk_room, worker_files
+from src.launch.recovery_files import recovery_name
+from src.launch.role_checks import keys_of_job, models_there, redis_answers, servers_answer
+from src.model_utils.config import load_config
+
+TOOL = "tools/preflight.py"
+
+
+@pytest.fixture(autouse=True)
+def own_index(tmp_path, monkeypatch):
+    """Keep the per-user index of jobs out of the real home."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture(scope="module")
+def redis_port(tmp_path_factory):
+    port = free_port_range(8)
+    process = start_redis(tmp_path_factory.mktemp("redis"), port)
+    yield port
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def redis(redis_port):
+    """An empty Redis."""
+    client = redis_client.Redis(port=redis_port)
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_config(TINY)
+
+
+@pytest.fixture(scope="module")
+def network(tiny):
+    from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
+
+    return Faster_Rcnn_Resnet(tiny)
+
+
+def job_in(folder, port):
+    return load_job(write_job(folder, port, 3))
+
+
+def fail():
+    raise UserError("this is wrong: mend it")
+
+
+def test_findings_and_the_launchers_verdict(capsys):
+    checks = [
+        Check("fine", lambda: "as it should be"),
+        Check("odd", lambda: Finding("WARN", "odd", "look here")),
+        Check("bad", fail),
+        Check("worse", fail, after="bad"),
+        Check("last", lambda: "reached"),
+    ]
+    levels = [(f.level, f.subject) for f in run_checks(checks)]
+    assert levels == [("PASS", "fine"), ("WARN", "odd"), ("FAIL", "bad"), ("PASS", "last")]
+    with pytest.raises(UserError, match="^this is wrong: mend it$"):
+        require(checks)
+    assert capsys.readouterr().out == "WARN  odd            look here\n"
+
+
+def test_python_and_packages(monkeypatch):
+    assert python_version().startswith("3.9.")
+    assert "packages as in requirements.txt" in package_versions()
+    monkeypatch.setattr(machine_checks, "_installed", lambda name: "9.9")
+    found = package_versions()
+    assert found.level == "WARN" and "numpy 9.9 (tested with 1.23.5)" in found.text
+    monkeypatch.setattr(machine_checks, "_installed", lambda name: "" if name == "redis" else "1")
+    with pytest.raises(UserError, match="has no redis: run make install"):
+        package_versions()
+    monkeypatch.setattr(machine_checks, "PYTHON", (3, 4))
+    with pytest.raises(UserError, match=r"expected 3\.4"):
+        python_version()
+
+
+def test_pins_are_read(tmp_path):
+    path = tmp_path / "requirements.txt"
+    path.write_text("-r other.txt\nnumpy==1.23.5\n# words\nopencv-python-headless==4.8.1.78\n")
+    expected = {"numpy": "1.23.5", "opencv-python-headless": "4.8.1.78"}
+    assert pinned_versions(path) == expected
+
+
+def test_names_and_shapes_are_the_networks(network, tiny):
+    expected = {p.name: tuple(p.shape) for p in network.get_parameters()}
+    assert parameter_shapes(tiny) == expected
+
+
+def test_names_and_shapes_of_the_full_detector():
+    shapes = parameter_shapes(load_config())
+    assert len(shapes) == 295
+    assert shapes["rcnn.shared_fc_0.weight"] == (12544, 1024)
+    assert shapes["backbone.layer3.5.conv2.weight"] == (256, 256, 3, 3)
+    assert model_bytes(load_config()) == 167_224_704
+
+
+def save(path, arrays):
+    from mindspore import Tensor, save_checkpoint
+
+    values = [{"name": name, "data": Tensor(array)} for name, array in arrays.items()]
+    save_checkpoint(values, str(path))
+    return path
+
+
+def test_a_checkpoint_is_read_without_mindspore(tmp_path):
+    path = save(tmp_path / "a.ckpt", {"w": np.ones((2, 3), np.float32), "b": np.ones(4, np.int32)})
+    assert checkpoint_shapes(path) == {"w": (2, 3), "b": (4,)}
+
+
+def test_how_many_names_of_a_classifier_match(tmp_path, tiny):
+    shapes = parameter_shapes(tiny)
+    old = {"layer2.0.down_sample_layer.0.weight": "backbone.layer2.0.conv_down_sample.weight"}
+    arrays = {name: np.ones(shapes[map_name(name)], np.float32) for name in [*old, "conv1.weight"]}
+    assert [map_name(name) for name in old] == list(old.values())
+    arrays["end_point.weight"] = np.ones((3, 3), np.float32)
+    path = save(tmp_path / "resnet.ckpt", arrays)
+    assert matching_names(path, tiny) == (2, 115)
+
+
+@pytest.mark.parametrize("kind", ["missing", "named otherwise", "garbage", "cut", "other", "shape"])
+def test_pre_trained_that_does_not_serve(tmp_path, tiny, kind):
+    arrays = {"backbone.conv1.weight": np.ones((8, 3, 7, 7), np.float32)}
+    if kind in ("other", "shape"):
+        arrays = {
+            "other": {"w": np.ones(3, np.float32)},
+            "shape": {"conv1.weight": np.ones((64, 3, 7, 7), np.float32)},
+        }[kind]
+    path = save(tmp_path / "a.ckpt", arrays)
+    if kind == "missing":
+        path = tmp_path / "b.ckpt"
+    elif kind == "named otherwise":
+        path = path.rename(tmp_path / "a.bin")
+    elif kind in ("garbage", "cut"):
+        content = b"neither this nor that" if kind == "garbage" else path.read_bytes()[:200]
+        path = tmp_path / "b.ckpt"
+        path.write_bytes(content)
+    words = {
+        "missing": "is not there",
+        "named otherwise": "ends in .ckpt",
+        "garbage": "not a MindSpore checkpoint",
+        "cut": "not a MindSpore checkpoint",
+        "other": "no parameter of this detector in it",
+        "shape": r"has shape \[64, 3, 7, 7\], this detector's has \[8, 3, 7, 7\]",
+    }[kind]
+    with pytest.raises(UserError, match=words) as caught:
+        matching_names(path, tiny)
+    assert str(path) in str(caught.value)
+
+
+def test_memory_is_estimated_as_measured(tiny):
+    demo = load_config("configs/demo/default_config.yaml")
+    large = load_config(None, batch_size=1)
+    for config, measured in ((tiny, 0.6), (demo, 2.6), (large, 7.0)):
+        assert worker_bytes(config) / 1e9 == pytest.approx(measured, rel=0.15)
+    assert server_bytes(large) / 1e9 == pytest.approx(3.0, rel=0.1)
+
+
+def test_too_little_memory_is_a_warning(monkeypatch):
+    free = SimpleNamespace(available=4e9)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    assert memory("2 worker(s)", 3e9) == "2 worker(s) need about 3.0 GB, 4.0 GB are free"
+    found = memory("2 worker(s)", 5e9)
+    assert (found.level, found.subject) == ("WARN", "memory")
+    assert "smaller batch_size" in found.text
+
+
+def test_more_workers_than_cores(monkeypatch):
+    monkeypatch.setattr(machine_checks.os, "cpu_count", lambda: 2)
+    assert device("CPU", 2, 0) == "CPU, 2 cores, 1 for each of 2"
+    assert device("CPU", 3, 0).level == "WARN"
+
+
+def test_checkpoints_to_be_written(tmp_path):
+    config = load_config(None)
+    assert worker_files(config, 30, 2) == 60
+    config.keep_checkpoint_max = 4
+    assert worker_files(config, 30, 2) == 8
+    config.save_checkpoint = False
+    assert worker_files(config, 30, 2) == 0
+    assert f"are free in {tmp_path}" in disk_room(tmp_path / "not" / "made", 10**6, "3 checkpoints")
+    with pytest.raises(UserError, match=r"3 checkpoints need 1000000000.0 GB"):
+        disk_room(tmp_path / "not" / "made", 10**18, "3 checkpoints")
+
+
+def test_whose_keys_are_in_redis(tmp_path, redis, redis_port):
+    job = job_in(tmp_path, redis_port)
+    assert redis_answers(job) == f"127.0.0.1:{redis_port} answers, 0 keys of FasterRCNN"
+    redis.set("ms_fl:FasterRCNN:InstanceName:String", "i_1")
+    redis.set("ms_fl:Other:InstanceName:String", "i_1")
+    redis.set("ms_fl:Other:ModelInfo:String", "{}")
+    redis.set("session:1", "of a shop")
+    text = redis_answers(job)
+    assert "1 keys of FasterRCNN; also of Other (2); 1 keys that are of no federation" in text
+    assert keys_of_job(job, resume=False) == "1 keys of an ended job FasterRCNN will be removed"
+    assert redis.exists("ms_fl:FasterRCNN:InstanceName:String")
+
+
+def test_a_redis_that_is_not_there(tmp_path):
+    job = job_in(tmp_path, free_port_range(1))
+    with pytest.raises(UserError, match="Redis does not answer"):
+        redis_answers(job)
+
+
+def test_what_the_servers_begin_with(tmp_path, redis_port):
+    job = job_in(tmp_path, redis_port)
+    folder = tmp_path / "fl_ckpt"
+    assert "an initial one will be made" in models_there(job, folder, False)
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / recovery_name("FasterRCNN", 2)).touch()
+    assert "begins iteration 3 of 3 from" in models_there(job, folder, False)
+    (folder / recovery_name("FasterRCNN", 0)).touch()
+    text = models_there(job, folder, False)
+    assert "begins iteration 1 of 3" in text and "1 of an earlier run go aside" in text
+    assert "begins iteration 3 of 3" in models_there(job, folder, True)
+    (folder / recovery_name("FasterRCNN", 3)).touch()
+    with pytest.raises(UserError, match="nothing is left to do"):
+        models_there(job, folder, True)
+    with pytest.raises(UserError, match="is no folder that can be written"):
+        models_there(job, folder / recovery_name("FasterRCNN", 3) / "below", False)
+
+
+def test_servers_that_do_not_listen_are_a_warning():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        flags = SimpleNamespace(
+            http_server_address=f"127.0.0.1:{port}", server_num=1, join_timeout=600.0
+        )
+        assert servers_answer(flags) == f"127.0.0.1:{port} take connections"
+    found = servers_answer(flags)
+    assert (found.level, found.subject) == ("WARN", "servers")
+    assert f"nothing listens at 127.0.0.1:{port}" in found.text
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return make_shards(tmp_path_factory.mktemp("data"), images=4)
+
+
+def test_the_tool_when_all_is_well(tmp_path, redis, redis_port, shards):
+    write_job(tmp_path, redis_port, 3)
+    flags = [
+        f"--config_path={TINY}",
+        f"--dataset_path={shards}",
+        "--local_server_num=2",
+        f"--http_server_address=127.0.0.1:{redis_port + 2}",
+        f"--scheduler_manage_address=127.0.0.1:{redis_port + 1}",
+    ]
+    before = sorted(tmp_path.iterdir())
+    result = run(tmp_path, TOOL, *flags)
+    assert result.returncode == 0, result.stdout
+    lines = result.stdout.splitlines()
+    assert f"PASS  redis          127.0.0.1:{redis_port} answers, 0 keys of FasterRCNN" in lines
+    assert any("mindrecord_0 2 images, mindrecord_1 2 images" in line for line in lines)
+    assert lines[-1].endswith(" 0 FAIL")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_tool_lists_all_that_is_wrong_with_the_mend(tmp_path, shards):
+    port = free_port_range(2)
+    write_job(tmp_path, port, 3)
+    flags = [f"--config_path={TINY}", "--dataset_path=nowhere", "--pre_trained=nowhere.ckpt"]
+    flags += [f"--scheduler_manage_address=127.0.0.1:{port + 1}", "--json"]
+    result = run(tmp_path, TOOL, *flags)
+    assert result.returncode == 2
+    values = json.loads(result.stdout)
+    assert values["exit_code"] == 2
+    failed = {f["subject"]: f["text"] for f in values["findings"] if f["level"] == "FAIL"}
+    assert f"redis-server --port {port}" in failed["redis"]
+    assert "generate_mindrecord.py" in failed["mindrecord"]
+    assert "give the path of a .ckpt file" in failed["pre_trained"]
+    assert "keys" not in failed
+
+
+@pytest.mark.parametrize(
+    ("flag", "line"),
+    [
+        ("--yaml_config=nowhere.yaml", "FAIL  yaml_config    --yaml_config nowhere.yaml: no such"),
+        ("--config_path=nowhere.yaml", "FAIL  configuration  --config_path nowhere.yaml: no such"),
+        ("--rol=worker", "FAIL  configuration  unknown flag --rol (did you mean --role?)"),
+    ],
+)
+def test_the_tool_without_its_files(tmp_path, flag, line):
+    result = run(tmp_path, TOOL, flag)
+    assert result.returncode == 2
+    assert line in result.stdout
+    assert "PASS  python" in result.stdout

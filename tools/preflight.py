@@ -1,0 +1,52 @@
+"""Is everything there that a launcher needs? A line a check: PASS, WARN, or FAIL with the mend.
+
+  python tools/preflight.py                          everything on this machine, default flags
+  python tools/preflight.py --role=server --local_server_num=2 --checkpoint_dir=fl_ckpt
+  python tools/preflight.py --role=worker --dataset_path=datasets/coco_split/split_100 \\
+         --pre_trained=resnet50.ckpt --http_server_address=192.168.1.5:6668
+  python tools/preflight.py --json
+
+It takes the flags of the run_* scripts and starts nothing: Python and packages, both YAML files,
+Redis and whose keys are in it, ports, MindRecord with its count, the pre-trained file and how many
+names match, device, memory against the number of processes, disk against the checkpoints to come.
+The launchers make the same checks, print what is worth a WARN and stop at the first FAIL.
+Exit code: 0 without a FAIL, else 2. Memory is estimated, so it is never a FAIL.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.errors import require_packages, run_command
+
+# Whether the engine is there is one of the checks.
+require_packages("yaml", "psutil", "redis", "numpy", "tqdm", "google.protobuf")
+
+from src.launch.checks import FAIL, LEVELS
+from src.launch.preflight_run import preflight
+
+
+def main() -> int:
+    """Check, print, count."""
+    as_json = "--json" in sys.argv[1:]
+    found = []
+    for finding in preflight(__doc__, sys.argv[1:]):
+        found.append(finding)
+        if not as_json:
+            print(finding, flush=True)
+    counts = Counter(finding.level for finding in found)
+    code = 2 if counts[FAIL] else 0
+    if as_json:
+        print(json.dumps({"exit_code": code, "findings": [vars(f) for f in found]}, indent=1))
+    else:
+        print(", ".join(f"{counts[level]} {level}" for level in LEVELS))
+    return code
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,139 @@
+"""What a job does: what runs, the iteration, who has joined and who is missing, losses, time left.
+
+  python tools/status.py                    the job of the current folder
+  python tools/status.py --folder=/silo/a   of another one; --all: all jobs of this user
+  python tools/status.py --watch            redrawn in place until the job has ended
+  python tools/status.py --json             one JSON object (a list with --all)
+
+In a folder without a job it shows the user's only one. Nothing that does not answer keeps it longer
+than some seconds. Exit code: 0 running, 10 finished, 11 failed, 12 nothing there (of several jobs
+the lowest of these), 2 bad input; "word" and "exit_code" say the same in the JSON. A job has
+failed when its processes of this folder have ended and one of them not well, also when servers
+still wait for its workers. Ctrl-C ends --watch (130) and leaves the job alone.
+
+The management API of the scheduler, which has to run:
+
+  python tools/status.py query              the settings that the servers go by
+  python tools/status.py disable            pause: servers refuse silos; the iteration fails by it
+  python tools/status.py enable             go on
+  python tools/status.py new-instance --yaml_config=federation.yaml --fl_iteration_num=10
+                                            from iteration 1 again, with the present model
+
+These end with 0 when it is done. What would cost silos their training is refused without --force.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.errors import UserError, require_packages, run_command
+
+require_packages("redis", "psutil", "yaml", "numpy")
+
+import redis
+
+from src.launch.addresses import parse_address
+from src.launch.command_line import JOB_FLAGS
+from src.launch.job_record import indexed_folders, read_record
+from src.launch.job_status import EXIT_CODES, Collector, as_values
+from src.launch.manage_job import run_management
+from src.launch.status_view import Screen, lines_of, watch
+from src.model_utils.config import parse_known
+
+COMMANDS = ("show", "query", "enable", "disable", "new-instance")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("command", nargs="?", choices=COMMANDS, default="show")
+    parser.add_argument("--folder", type=Path, help="where the job was started (default: here)")
+    parser.add_argument("--all", action="store_true", help="every job of this user")
+    parser.add_argument("--json", action="store_true", help="JSON in place of text")
+    parser.add_argument("--watch", action="store_true", help="until the job has ended")
+    parser.add_argument(
+        "--interval", type=float, metavar="SECONDS", help="of --watch (2; 30 into a file)"
+    )
+    parser.add_argument(
+        "--scheduler_manage_address",
+        default="",
+        help="ip:port of the scheduler (default: the one that was started from the folder)",
+    )
+    parser.add_argument("--force", action="store_true", help="also when silos lose training by it")
+    group = parser.add_argument_group("new-instance")
+    group.add_argument("--yaml_config", help="the federation's file (default: the job's own)")
+    for flag, key in JOB_FLAGS.items():
+        if flag != "fl_name":
+            group.add_argument(f"--{flag}", type=int, help=f"in place of the file's {key}")
+    return parser
+
+
+def folders_of(args: argparse.Namespace) -> list[Path]:
+    """The folders whose jobs are meant."""
+    if args.folder:
+        if not args.folder.is_dir():
+            raise UserError(f"--folder {args.folder}: no such folder")
+        return [args.folder.absolute()]
+    jobs = indexed_folders()
+    if args.all:
+        return jobs
+    if read_record(Path.cwd()) or not jobs:
+        return [Path.cwd()]
+    if len(jobs) > 1:
+        listed = ", ".join(map(str, jobs))
+        raise UserError(f"no job was started from here, and several elsewhere ({listed}): give "
+                        "--folder, or --all")  # fmt: skip
+    return jobs
+
+
+def show(args: argparse.Namespace, folders: list[Path]) -> int:
+    """Show the jobs of `folders`; the exit code."""
+    collectors = [Collector(folder, args.scheduler_manage_address) for folder in folders]
+    if args.watch:
+        if len(collectors) != 1 or args.json:
+            raise UserError("--watch shows one job as text: give --folder, without --all or --json")
+        screen = Screen()
+        interval = args.interval or (2.0 if sys.stdout.isatty() else 30.0)
+        return EXIT_CODES[watch(collectors[0].collect, interval, screen).word]
+    found = [collector.collect() for collector in collectors]
+    if args.json:
+        values = [as_values(status) for status in found]
+        print(json.dumps(values if args.all else values[0], indent=1))
+    else:
+        print("\n\n".join("\n".join(lines_of(status)) for status in found) or "nothing: no job")
+    return min((EXIT_CODES[status.word] for status in found), default=EXIT_CODES["nothing"])
+
+
+def main() -> int:
+    """Parse, then show or manage."""
+    args = parse_known(build_parser())
+    # End without a word when the reader of a pipe does, as in: status.py --json | head
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if args.interval is not None and args.interval <= 0:
+        raise UserError(f"--interval is {args.interval}, expected more than 0 seconds")
+    if args.scheduler_manage_address:
+        parse_address(args.scheduler_manage_address, "--scheduler_manage_address")
+    folders = folders_of(args)
+    if args.command == "show":
+        return show(args, folders)
+    if len(folders) != 1:
+        raise UserError(f"{args.command} is for one job: give --folder")
+    try:
+        lines = run_management(args.command, folders[0], args)
+    except redis.RedisError as error:
+        raise UserError(f"Redis of the job failed: {error}; is it up?") from error
+    print(json.dumps(lines, indent=1) if args.json else "\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
