@@ -1,7 +1,6 @@
 """Does training together pay? Two silos together, one of them alone, all images in one place.
 
-  python tools/compare_training.py                            about 15 minutes on two cores
-  python tools/compare_training.py --write=docs/learning.md   also puts table and plot into the page
+  python tools/compare_training.py            about half an hour on two cores
 
 Runs the demo five times on the same drawn images, with equal numbers of training steps in every
 silo: on an even split and on one that is skewed by category. Every run goes through the real
@@ -19,7 +18,6 @@ from src.errors import require_packages, run_command
 
 require_packages()
 
-from src.benchmarks.page import split_page, write_table
 from src.launch.comparison import compare, table
 from src.launch.demo import DEMO_CONFIG, DemoPlan
 from src.model_utils.config import parse_known
@@ -45,10 +43,7 @@ def main() -> int:
         default = getattr(plan, name)
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
     parser.add_argument("--config_path", type=Path, default=DEMO_CONFIG, help="%(default)s")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this file")
     args = parse_known(parser)
-    if args.write:
-        split_page(args.write)
     plan = DemoPlan(
         config=args.config_path,
         iterations=args.iterations,
@@ -60,9 +55,6 @@ def main() -> int:
     folder = args.folder.expanduser().absolute()
     results = compare(plan, folder)
     figure = folder / "learning.svg"
-    if args.write:
-        write_table(args.write, table(results))
-        figure = args.write.with_suffix(".svg")
     with writing(figure, "--folder"):
         comparison_figure(results).savefig(figure)
     print(f"\n{table(results)}\n\ndrawn: {figure}")

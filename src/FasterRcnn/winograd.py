@@ -27,7 +27,7 @@ from src.FasterRcnn.winograd_transforms import (
 )
 
 # Tiles in a piece: enough for the full rate of the products, few enough for the caches.
-TILES_AT_ONCE = 320
+TILES_AT_ONCE = 160
 
 _kept = threading.local()
 

@@ -26,6 +26,7 @@ from src.model_utils.config import PROJECT_DIR
 
 DEMO_CONFIG = PROJECT_DIR / "configs" / "demo" / "default_config.yaml"
 SERVERS = 2
+IMAGE_SIZE = (256, 160)
 LOSS = re.compile(r"\]epoch: \d+ step: \d+ total_loss: (\S+)")
 # After the last step: aggregation, checkpoints, and everybody's exit.
 END_TIMEOUT_S = 180.0
@@ -50,10 +51,10 @@ class DemoPlan:
     """
 
     config: Path
-    iterations: int = 8
+    iterations: int = 7
     images: int = 160
     val_images: int = 60
-    interval: int = 4
+    interval: int = 7
     shards: int = 2
     silos: int = 2
     alpha: float | None = None
@@ -101,6 +102,10 @@ class Demo:
             "--out=datasets/demo_coco",
             f"--images={plan.images}",
             f"--val_images={plan.val_images}",
+            f"--width={IMAGE_SIZE[0]}",
+            f"--height={IMAGE_SIZE[1]}",
+            "--crowd_share=0",
+            "--empty_share=0",
         )
         skew = [] if plan.alpha is None else [f"--alpha={plan.alpha}"]
         self._call(

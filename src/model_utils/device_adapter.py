@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import mindspore as ms
 
 from src.errors import UserError
-
-# glibc's names in malloc.h, and a size beyond every tensor.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEPT_BYTES = 2**31 - 1
 
 
 def use_device(device_target: str, device_id: int, threads: int = 0) -> None:
@@ -37,16 +31,3 @@ def use_device(device_target: str, device_id: int, threads: int = 0) -> None:
             f"({str(error).strip().splitlines()[0]}); use --device_target=CPU, or install the "
             "MindSpore package and the driver of that device"
         ) from error
-    if device_target == "CPU":
-        keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Let large arrays reuse memory instead of asking the kernel for zeroed pages in every step.
-
-    Does nothing where the C library is not glibc.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
