@@ -51,10 +51,10 @@ class DemoPlan:
     """
 
     config: Path
-    iterations: int = 7
+    iterations: int = 6
     images: int = 160
     val_images: int = 60
-    interval: int = 7
+    interval: int = 6
     shards: int = 2
     silos: int = 2
     alpha: float | None = None
