@@ -41,13 +41,14 @@ def build_parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=int, default=default, help="%(default)s")
     parser.add_argument("--crowd_share", type=float, default=plan.crowd_share, help="%(default)s")
     parser.add_argument("--empty_share", type=float, default=plan.empty_share, help="%(default)s")
+    parser.add_argument("--hue_spread", type=float, default=plan.hue_spread, help="%(default)s")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier data set")
     return parser
 
 
 def main() -> None:
     args = parse_known(build_parser())
-    names = ("seed", "width", "height", "max_shapes", "crowd_share", "empty_share")
+    names = ("seed", "width", "height", "max_shapes", "crowd_share", "empty_share", "hue_spread")
     plan = DrawingPlan(**{name: getattr(args, name) for name in names})
     plan.check()
     if args.images < 1 or args.val_images < 0:

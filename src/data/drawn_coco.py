@@ -1,8 +1,8 @@
 """A small detection data set, drawn: coloured shapes on noise, labelled as COCO labels photographs.
 
-The shape alone says the category; the hue is a hint, since each category's range overlaps the
-next one's. Every number comes from the seed, the part and the image's number: image 7 is the same
-in a set of ten and in a set of a thousand.
+The shape alone says the category; the hue is a hint, since by default each category's range
+overlaps the next one's. Every number comes from the seed, the part and the image's number: image 7
+is the same in a set of ten and in a set of a thousand.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ CATEGORIES = {  # name of COCO -> (id of COCO, middle of the hue range in degree
     "pizza": (59, 180),
     "book": (84, 270),
 }
-HUE_SPREAD = 60  # degrees to either side
 SHAPE_SIDE = (30, 100)  # pixels
 CROWD_SHAPE_SIDE = 14
 OUTLINED = 0.35  # share of shapes that are drawn as an outline
@@ -41,6 +40,7 @@ class DrawingPlan:
         max_shapes: shapes in an image, 1 to this.
         crowd_share: share of the images with a crowd, one box marked iscrowd around many shapes.
         empty_share: share of the images without a box.
+        hue_spread: degrees to either side of a category's hue; from 45 on the ranges overlap.
     """
 
     seed: int = 1
@@ -49,6 +49,7 @@ class DrawingPlan:
     max_shapes: int = 3
     crowd_share: float = 0.06
     empty_share: float = 0.06
+    hue_spread: float = 60
 
     def check(self) -> None:
         """Raises: UserError: a size, a count or a share is out of range."""
@@ -56,6 +57,8 @@ class DrawingPlan:
             raise UserError(f"image size {self.width}x{self.height}: expected 64x64 or more")
         if self.seed < 0 or self.max_shapes < 1:
             raise UserError("--seed must be 0 or more, --max_shapes 1 or more")
+        if not 0 <= self.hue_spread <= 180:
+            raise UserError(f"--hue_spread {self.hue_spread}: expected 0 to 180 degrees")
         if not (self.crowd_share >= 0 <= self.empty_share <= 1 - self.crowd_share):
             raise UserError("--crowd_share and --empty_share: expected 0 or more, 1 in sum at most")
 
@@ -77,14 +80,18 @@ def _polygon(name: str, box: tuple[int, int, int, int]) -> np.ndarray:
     return np.rint(np.array(unit) * (w - 1, h - 1) + (x, y)).astype(np.int32)
 
 
-def _colour(name: str, rng: np.random.Generator) -> tuple[int, int, int]:
-    hue = (CATEGORIES[name][1] + rng.uniform(-HUE_SPREAD, HUE_SPREAD)) % 360
+def _colour(name: str, spread: float, rng: np.random.Generator) -> tuple[int, int, int]:
+    hue = (CATEGORIES[name][1] + rng.uniform(-spread, spread)) % 360
     hsv = np.array([[[hue / 2, rng.uniform(150, 255), rng.uniform(150, 255)]]])
     return tuple(int(v) for v in cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2BGR)[0, 0])
 
 
 def _draw_shape(
-    image: np.ndarray, name: str, box: tuple[int, int, int, int], rng: np.random.Generator
+    image: np.ndarray,
+    name: str,
+    box: tuple[int, int, int, int],
+    spread: float,
+    rng: np.random.Generator,
 ) -> None:
     """Draw one shape of a category, filled or as an outline that stays within `box`."""
     mask = np.zeros(image.shape[:2], np.uint8)
@@ -92,7 +99,7 @@ def _draw_shape(
     if rng.random() < OUTLINED:
         width = int(rng.integers(4, 8))
         mask -= cv2.erode(mask, np.ones((2 * width + 1, 2 * width + 1), np.uint8))
-    image[mask > 0] = _colour(name, rng)
+    image[mask > 0] = _colour(name, spread, rng)
 
 
 def _background(plan: DrawingPlan, rng: np.random.Generator) -> np.ndarray:
@@ -116,14 +123,20 @@ def _free_box(
 
 
 def _draw_crowd(
-    image: np.ndarray, name: str, box: tuple[int, int, int, int], rng: np.random.Generator
+    image: np.ndarray,
+    name: str,
+    box: tuple[int, int, int, int],
+    spread: float,
+    rng: np.random.Generator,
 ) -> None:
     """Fill `box` with small shapes of one category, to its very edges."""
     x, y, w, h = box
     side = CROWD_SHAPE_SIDE
     for top in np.linspace(y, y + h - side, max(2, h // (side + 4))).astype(int):
         for left in np.linspace(x, x + w - side, max(2, w // (side + 4))).astype(int):
-            cv2.fillPoly(image, [_polygon(name, (left, top, side, side))], _colour(name, rng))
+            cv2.fillPoly(
+                image, [_polygon(name, (left, top, side, side))], _colour(name, spread, rng)
+            )
 
 
 def draw_image(plan: DrawingPlan, part: int, number: int) -> tuple[np.ndarray, list[dict]]:
@@ -145,7 +158,7 @@ def draw_image(plan: DrawingPlan, part: int, number: int) -> tuple[np.ndarray, l
         taken.append(box)
         name = str(rng.choice(list(CATEGORIES)))
         crowd = place == 0 and kind < plan.empty_share + plan.crowd_share
-        (_draw_crowd if crowd else _draw_shape)(image, name, box, rng)
+        (_draw_crowd if crowd else _draw_shape)(image, name, box, plan.hue_spread, rng)
         annotations.append(
             {
                 "category_id": CATEGORIES[name][0],

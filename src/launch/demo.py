@@ -106,6 +106,7 @@ class Demo:
             f"--height={IMAGE_SIZE[1]}",
             "--crowd_share=0",
             "--empty_share=0",
+            "--hue_spread=30",
         )
         skew = [] if plan.alpha is None else [f"--alpha={plan.alpha}"]
         self._call(
