@@ -7,6 +7,7 @@ product at hand and, called from a kernel's thread, stays on that thread.
 from __future__ import annotations
 
 import ctypes
+import logging
 from functools import cache
 from pathlib import Path
 
@@ -22,17 +23,20 @@ try:
 except ImportError:
     numba = None
 
+logger = logging.getLogger(__name__)
+
 LIBRARY = "libdnnl.so.2"
 PLAIN, TRANSPOSED = ord("N"), ord("T")
 
 
 @cache
 def sgemm_address() -> int:
-    """Where `dnnl_sgemm` lies in this process, 0 where MindSpore brings none."""
+    """Where `dnnl_sgemm` lies in this process; 0, said once, where MindSpore brings none."""
     path = Path(mindspore.__file__).parent / "lib" / LIBRARY
     try:
         function = ctypes.CDLL(str(path)).dnnl_sgemm
-    except (OSError, AttributeError):
+    except (OSError, AttributeError) as error:
+        logger.warning("library convolutions and products, slower (no dnnl_sgemm: %s)", error)
         return 0
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
@@ -113,20 +117,24 @@ def _layout(a: np.ndarray, b: np.ndarray, out: np.ndarray, orders: tuple[int, in
 def _multiply(start, end, address, orders, sizes, starts, strides, beta):
     rows, columns, depth, lda, ldb = sizes
     for k in range(start, end):
-        sgemm(
+        status = sgemm(
             address, orders[0], orders[1], rows, columns, depth,
             np.uint64(starts[0] + k * strides[0]), lda,
             np.uint64(starts[1] + k * strides[1]), ldb, beta,
             np.uint64(starts[2] + k * strides[2]), columns,
         )  # fmt: skip
+        if status:
+            raise RuntimeError("oneDNN refused a matrix product")
 
 
 @compiled
 def _multiply_rows(start, end, address, orders, sizes, starts, strides):
     _, columns, depth, lda, ldb = sizes
     skipped = 4 * start * (1 if orders[0] == TRANSPOSED else lda)
-    sgemm(
+    status = sgemm(
         address, orders[0], orders[1], end - start, columns, depth,
         np.uint64(starts[0] + skipped), lda, np.uint64(starts[1]), ldb, np.float32(0),
         np.uint64(starts[2] + 4 * start * columns), columns,
     )  # fmt: skip
+    if status:
+        raise RuntimeError("oneDNN refused a matrix product")
