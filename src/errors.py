@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
+import select
 import sys
 from collections.abc import Iterable
 from typing import Callable
+
+STANDARD_OUTPUT = 1
 
 
 class UserError(Exception):
@@ -59,6 +63,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     """
     try:
         code = main()
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -68,4 +73,17 @@ def run_command(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        if not _reader_has_gone():
+            raise
+        # As in `... | head`; at exit Python would try to write the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STANDARD_OUTPUT)
+        sys.exit(141)
     sys.exit(code or 0)
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads standard output any more; a broken connection elsewhere is not that."""
+    poll = select.poll()
+    poll.register(STANDARD_OUTPUT, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
