@@ -36,11 +36,7 @@ from src.launch.status_file import StatusFile, read_status
 from src.launch.supervise import SuperviseSpec
 from src.model_utils.config import PROJECT_DIR
 
-
-@pytest.fixture(autouse=True)
-def own_index(tmp_path, monkeypatch):
-    """Keep the per-user index of jobs out of the real home."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+pytestmark = pytest.mark.usefixtures("own_index")
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-import redis as redis_client
-from commands import TINY, free_port_range, make_shards, run, start_redis, write_job
+from commands import TINY, free_port_range, make_shards, run, write_job
 
 from src.checkpoint_names import map_name
 from src.errors import UserError
@@ -34,28 +33,7 @@ from src.model_utils.config import load_config
 TOOL = "tools/preflight.py"
 
 
-@pytest.fixture(autouse=True)
-def own_index(tmp_path, monkeypatch):
-    """Keep the per-user index of jobs out of the real home."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
-@pytest.fixture(scope="module")
-def redis_port(tmp_path_factory):
-    port = free_port_range(8)
-    process = start_redis(tmp_path_factory.mktemp("redis"), port)
-    yield port
-    process.kill()
-    process.wait()
-
-
-@pytest.fixture
-def redis(redis_port):
-    """An empty Redis."""
-    client = redis_client.Redis(port=redis_port)
-    client.flushall()
-    yield client
-    client.close()
+pytestmark = pytest.mark.usefixtures("own_index")
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ import sys
 import time
 
 import pytest
-import redis as redis_client
-from commands import free_port_range, run, start_redis
+from commands import free_port_range, run
 
 from src.launch.job_record import FOLDER, update_record, write_json
 from src.launch.job_status import Collector, as_values, plain_names
@@ -26,28 +25,7 @@ JOB, INSTANCE = "FasterRCNN", "i_1"
 DEVICE = b"\n\x04\x8c\xff"
 
 
-@pytest.fixture(autouse=True)
-def own_index(tmp_path, monkeypatch):
-    """Keep the per-user index of jobs out of the real home."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
-@pytest.fixture(scope="module")
-def redis_port(tmp_path_factory):
-    port = free_port_range(4)
-    process = start_redis(tmp_path_factory.mktemp("redis"), port)
-    yield port
-    process.kill()
-    process.wait()
-
-
-@pytest.fixture
-def redis(redis_port):
-    """An empty Redis."""
-    client = redis_client.Redis(port=redis_port)
-    client.flushall()
-    yield client
-    client.close()
+pytestmark = pytest.mark.usefixtures("own_index")
 
 
 class Job:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from src.FasterRcnn import convolution, winograd
+from src.FasterRcnn import blas, winograd
 from src.FasterRcnn.convolution import Conv3x3
 
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
@@ -106,7 +106,7 @@ def test_cell_trains_like_the_librarys(monkeypatch):
     monkeypatch.setattr(winograd, "convolve", lambda *args: calls.append(1) or forward(*args))
     loss, grads = loss_and_gradients(x)
     assert calls
-    monkeypatch.setattr(convolution, "kernels_usable", lambda: False)
+    monkeypatch.setattr(blas, "usable", lambda: False)
     calls.clear()
     expected_loss, expected = loss_and_gradients(x)
     assert not calls

@@ -1,0 +1,30 @@
+"""What several unit tests stand on: an index of jobs of their own, a Redis."""
+
+import pytest
+import redis as redis_client
+from commands import free_port_range, start_redis
+
+
+@pytest.fixture
+def own_index(tmp_path, monkeypatch):
+    """Keep the per-user index of jobs out of the real home."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture(scope="module")
+def redis_port(tmp_path_factory):
+    """The port of a Redis; on the seven behind it nothing listened."""
+    port = free_port_range(8)
+    process = start_redis(tmp_path_factory.mktemp("redis"), port)
+    yield port
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def redis(redis_port):
+    """An empty Redis."""
+    client = redis_client.Redis(port=redis_port)
+    client.flushall()
+    yield client
+    client.close()
