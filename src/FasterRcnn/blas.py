@@ -14,7 +14,7 @@ from pathlib import Path
 import mindspore
 import numpy as np
 
-from src.FasterRcnn.compiled import compiled, run_split
+from src.FasterRcnn.compiled import compiled, kernels_usable, run_split
 
 try:
     import numba
@@ -39,6 +39,11 @@ def sgemm_address() -> int:
         logger.warning("library convolutions and products, slower (no dnnl_sgemm: %s)", error)
         return 0
     return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def usable() -> bool:
+    """Whether kernels that multiply can run here."""
+    return kernels_usable() and sgemm_address() != 0
 
 
 def _product(

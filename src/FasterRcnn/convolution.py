@@ -11,8 +11,8 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from src.FasterRcnn import winograd
-from src.FasterRcnn.compiled import graph_operator, kernels_usable, thread_count
+from src.FasterRcnn import blas, winograd
+from src.FasterRcnn.compiled import graph_operator, thread_count
 
 
 class Conv3x3(nn.Conv2d):
@@ -25,7 +25,7 @@ class Conv3x3(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, **options: Any):
         super().__init__(in_channels, out_channels, 3, pad_mode="same", **options)
-        self.filtered = kernels_usable() and winograd.usable()
+        self.filtered = blas.usable()
         if self.filtered:
             self.filter = filtering_operator(thread_count())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mindspore
 from mindspore import Tensor, nn, ops
 
-from src.FasterRcnn import region_layer, resnet, resnet50v1
+from src.FasterRcnn import blas, region_layer, resnet, resnet50v1
 from src.FasterRcnn.anchor_generator import AnchorGenerator
 from src.FasterRcnn.bbox_assign_sample_stage2 import BboxAssignSampleForRcnn
 from src.FasterRcnn.config_check import check_config
@@ -90,7 +90,7 @@ class Faster_Rcnn(nn.Cell):
             config.batch_size,
             config.roi_align_finest_scale,
         )
-        self.joined = region_layer.usable()
+        self.joined = blas.usable()
         if self.joined:
             self.regions = region_layer.region_operator(self.roi_align, training=True)
             self.regions_test = region_layer.region_operator(self.roi_align, training=False)

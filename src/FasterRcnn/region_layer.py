@@ -14,15 +14,10 @@ from mindspore import ops
 
 from src.FasterRcnn import blas, roi_kernels
 from src.FasterRcnn.blas import PLAIN, TRANSPOSED
-from src.FasterRcnn.compiled import graph_operator, kernels_usable, thread_count
+from src.FasterRcnn.compiled import graph_operator, thread_count
 from src.FasterRcnn.roi_align import SingleRoIExtractor
 
 LARGEST_NUMBER = 2**31 - 1
-
-
-def usable() -> bool:
-    """Whether the operator can run here; else pool with `SingleRoIExtractor`, then multiply."""
-    return kernels_usable() and blas.sgemm_address() != 0
 
 
 class RegionLayer:

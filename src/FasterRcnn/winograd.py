@@ -14,7 +14,7 @@ import threading
 
 import numpy as np
 
-from src.FasterRcnn.blas import PLAIN, TRANSPOSED, products, sgemm_address
+from src.FasterRcnn.blas import PLAIN, TRANSPOSED, products
 from src.FasterRcnn.compiled import run_split, split_range
 from src.FasterRcnn.winograd_transforms import (
     PRODUCTS,
@@ -30,11 +30,6 @@ from src.FasterRcnn.winograd_transforms import (
 TILES_AT_ONCE = 160
 
 _kept = threading.local()
-
-
-def usable() -> bool:
-    """Whether the matrix products that this needs are at hand."""
-    return sgemm_address() != 0
 
 
 def worth_it(batch: int, inputs: int, outputs: int, height: int, width: int) -> bool:
