@@ -26,7 +26,7 @@ from src.model_utils.config import PROJECT_DIR
 
 DEMO_CONFIG = PROJECT_DIR / "configs" / "demo" / "default_config.yaml"
 SERVERS = 2
-IMAGE_SIZE = (256, 160)
+IMAGE_SIZE = (192, 128)
 LOSS = re.compile(r"\]epoch: \d+ step: \d+ total_loss: (\S+)")
 # After the last step: aggregation, checkpoints, and everybody's exit.
 END_TIMEOUT_S = 180.0
@@ -51,10 +51,10 @@ class DemoPlan:
     """
 
     config: Path
-    iterations: int = 6
+    iterations: int = 8
     images: int = 160
     val_images: int = 60
-    interval: int = 6
+    interval: int = 8
     shards: int = 2
     silos: int = 2
     alpha: float | None = None
