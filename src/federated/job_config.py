@@ -99,15 +99,24 @@ REQUIRED = (
 
 # What the engine accepts but cannot do between silos: the neutral value, and the reason.
 NEUTRAL: dict[str, tuple[Any, str]] = {
-    "aggregation.aggregation_type": ("FedAvg", "no other one is wired to the detector yet"),
     "enable_ssl": (False, "the launchers hand no certificates on to servers and silos"),
-    "encrypt.encrypt_type": ("NOT_ENCRYPT", "the engine's wheel has no encryption between silos"),
+    "encrypt.encrypt_type": (
+        "NOT_ENCRYPT",
+        "the engine's wheel has no encryption between silos; for differential privacy set "
+        "dp_clip_norm and dp_noise_multiplier in default_config.yaml",
+    ),
     "encrypt.encrypt_train_type": (
         "NOT_ENCRYPT",
         "this release of the engine reads encrypt_type only",
     ),
-    "compression.upload_compress_type": ("NO_COMPRESS", "silos never compress what they send"),
-    "compression.download_compress_type": ("NO_COMPRESS", "silos never ask for compression"),
+    "compression.upload_compress_type": (
+        "NO_COMPRESS",
+        "silos never compress: in this mode whole float32 arrays travel, see docs/aggregation.md",
+    ),
+    "compression.download_compress_type": (
+        "NO_COMPRESS",
+        "silos never ask for it: in this mode whole float32 arrays travel, docs/aggregation.md",
+    ),
     "client_verify.pki_verify": (False, "it verifies phones, and silos send no such signature"),
     "client.http_url_prefix": ("", "the servers would listen on paths that no silo asks for"),
 }
@@ -127,6 +136,10 @@ class JobConfig:
 
     def __getitem__(self, dotted: str) -> Any:
         return _flatten(self.values)[dotted]
+
+    def get(self, dotted: str) -> Any:
+        """The value of a key that may be left out; None where it is."""
+        return _flatten(self.values).get(dotted)
 
     @property
     def name(self) -> str:
@@ -183,6 +196,7 @@ def load_job(path: str | Path, overrides: dict[str, Any] | None = None) -> JobCo
     job = JobConfig(file, values)
     parse_address(values["distributed_cache"]["address"], f"{file}: distributed_cache.address")
     _check_windows(job)
+    _check_aggregation(job)
     return job
 
 
@@ -233,3 +247,25 @@ def _check_windows(job: JobConfig) -> None:
                 f"{job.path}: round.{part} is {job[f'round.{part}']} ms, longer than "
                 f"round.global_iteration_time_window ({whole} ms); make the latter the longest"
             )
+
+
+def _check_aggregation(job: JobConfig) -> None:
+    """What an algorithm needs beside its name."""
+    kind = job.get("aggregation.aggregation_type")
+    threshold, ratio = job["round.start_fl_job_threshold"], job["round.update_model_ratio"]
+    total = job.get("aggregation.total_client_num")
+    if kind == "FedProx" and job.get("aggregation.iid_rate") is None:
+        raise UserError(
+            f"{job.path}: aggregation.iid_rate is missing, the factor of FedProx' term, more than "
+            "0 and at most 1; 0.01 is a start"
+        )
+    if kind == "Scaffold" and (total is None or total < threshold):
+        raise UserError(
+            f"{job.path}: aggregation.total_client_num is {total}, and Scaffold needs the number "
+            f"of all silos of the job, at least round.start_fl_job_threshold ({threshold})"
+        )
+    if kind in ("Scaffold", "FedNova") and ratio < 1:
+        raise UserError(
+            f"{job.path}: round.update_model_ratio is {ratio}, and {kind} needs 1: the servers "
+            "would reckon with another number of silos than have sent"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import time
 from collections.abc import Iterable, Mapping
@@ -64,6 +65,7 @@ class Round:
         client_s: this process's own work: checking, scaling, decoding, loading.
         round_s: from the request to join to the loaded model.
         peak_rss_mb: largest resident memory of this process so far, 10**6 bytes.
+        epsilon: of differential privacy, spent so far; None without it. In the file where finite.
     """
 
     iteration: int
@@ -76,6 +78,7 @@ class Round:
     client_s: float = 0.0
     round_s: float = 0.0
     peak_rss_mb: float = 0.0
+    epsilon: float | None = None
 
     def close(self, began: float) -> None:
         """Fill in what is known at the end; `began` is a time of time.monotonic()."""
@@ -99,7 +102,8 @@ class Round:
 
     def append_to(self, path: Path) -> None:
         """Add the round as one JSON line; seconds and MB to three decimals."""
-        values = {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self).items()}
+        given = {k: v for k, v in asdict(self).items() if v not in (None, math.inf)}
+        values = {k: round(v, 3) if isinstance(v, float) else v for k, v in given.items()}
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from src.errors import UserError, nearest
+from src.model_utils.flag_help import HELP
 
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = "default_config.yaml"
@@ -34,12 +35,13 @@ POSITIVE = (
     "batch_size", "base_lr", "client_epoch_num", "loss_scale", "grad_clip_norm", "img_width",
     "img_height", "num_gts", "num_classes", "epoch_size", "num_parallel_workers", "interval",
     "test_batch_size", "num_expected_neg", "num_expected_pos", "rpn_proposal_max_num",
-    "rpn_max_num", "data_size_unit",
+    "rpn_max_num", "data_size_unit", "observation_window_size", "frequency_increase_ratio",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "sync_frequency", "threads", "keep_checkpoint_max", "warmup_step",
     "warmup_ratio", "weight_decay", "momentum", "device_id", "seed", "flip_ratio", "expand_ratio",
-    "eval_limit",
+    "eval_limit", "min_consistent_rate", "min_consistent_rate_at_round", "unchanged_round",
+    "dp_clip_norm", "dp_noise_multiplier",
 )  # fmt: skip
 
 
@@ -49,7 +51,6 @@ UNAVAILABLE = {
     "enable_profiling": (False, "it only ever profiled upstream's ModelArts runs"),
     "finetune": (False, "nothing reads it; pre_trained continues from any checkpoint"),
     "log_summary": (False, "no summary files are written"),
-    "sync_type": ("fixed", "adaptive synchronisation is not available yet"),
 }
 
 
@@ -343,7 +344,7 @@ def get_config(
         parser.add_argument("--config_path", default=DEFAULT_CONFIG, help="YAML file of the keys")
     own = {action.dest for action in parser._actions}
     defaults = default_values()
-    add_config_flags(parser, defaults, {}, {}, DEFAULT_CONFIG)
+    add_config_flags(parser, defaults, HELP, {}, DEFAULT_CONFIG)
     args = vars(parse_known(parser, argv))
     given = {k: v for k, v in args.items() if k in defaults and v is not None}
     config = load_config(args["config_path"], **given)

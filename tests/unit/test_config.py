@@ -9,11 +9,13 @@ from src.errors import UserError
 from src.model_utils.config import (
     PROJECT_DIR,
     Config,
+    default_values,
     feature_shapes_of,
     get_config,
     load_config,
     parse_yaml,
 )
+from src.model_utils.flag_help import HELP
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -70,7 +72,9 @@ def test_upstreams_file_loads_unchanged(tmp_path):
         ("keep_ratio: 1\n", "keep_ratio is 1, expected True or False"),
         ("backbone: vgg\n", "expected one of resnet_v1.5_50, resnet_v1_50"),
         ("finetune: True\n", "finetune is True, expected False: nothing reads it"),
-        ("sync_type: adaptive\n", "expected 'fixed': adaptive synchronisation is not available"),
+        ("sync_type: often\n", "expected one of fixed, adaptive"),
+        ("observation_window_size: 0\n", "expected more than 0"),
+        ("unchanged_round: -1\n", "expected 0 or more"),
         ("img_width: 100\n", "expected multiples of 32"),
         ("num_classes: 5\n", "coco_classes lists 81 names"),
         ("feature_shapes: [[1, 1]]\n", "remove the key and it is derived"),
@@ -110,3 +114,9 @@ def test_flag_out_of_range_names_the_command_line():
 def test_three_documents_are_values_help_and_choices(tmp_path):
     path = write(tmp_path, "seed: 1\n---\nseed: a number\n---\nseed: [1, 2]\n")
     assert parse_yaml(path) == ({"seed": 1}, {"seed": "a number"}, {"seed": [1, 2]})
+
+
+def test_help_is_of_keys_that_exist_and_tells_their_defaults():
+    defaults = default_values()
+    assert set(HELP) <= set(defaults)
+    assert all(f"(default {defaults[key]!r})" in text for key, text in HELP.items())

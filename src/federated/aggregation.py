@@ -1,0 +1,123 @@
+"""How the silos' work becomes one model: the algorithm's settings, checked, without MindSpore."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from src.errors import UserError
+from src.federated.fingerprint import fingerprint
+from src.federated.job_config import JobConfig
+
+FEDAVG, FEDPROX, SCAFFOLD, FEDNOVA = "FedAvg", "FedProx", "Scaffold", "FedNova"
+
+# The servers know a control variate by this prefix, and count it otherwise than a weight.
+CONTROL = "control."
+# The adaptive frequency's second half of an upload.
+ABSOLUTE = "as_abs_grad."
+
+# Names of what silos must agree on; see `fingerprint`.
+ALGORITHM_ASPECT = "aggregation (the federation's file)"
+SYNC_ASPECT = "sync_type and its keys"
+
+
+@dataclass(frozen=True)
+class AdaptiveSettings:
+    """Keys of default_config.yaml that sync_type adaptive reads; there they are explained."""
+
+    min_consistent_rate: float = 1.1
+    min_consistent_rate_at_round: int = 0
+    ema_alpha: float = 0.5
+    observation_window_size: int = 5
+    frequency_increase_ratio: int = 2
+    unchanged_round: int = 0
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """The settings of a job.
+
+    Attributes:
+        kind: one of the four of the engine.
+        iid_rate: the factor of FedProx' term.
+        adaptive: None where every iteration has the same number of steps.
+    """
+
+    kind: str = FEDAVG
+    iid_rate: float = 0.0
+    adaptive: AdaptiveSettings | None = None
+
+    @property
+    def server_models(self) -> int:
+        """Arrays of the model's size that the servers hold, and that a silo sends and receives."""
+        return 2 if self.kind == SCAFFOLD or self.adaptive else 1
+
+    @property
+    def silo_models(self) -> int:
+        """Arrays of the model's size that a silo keeps in memory for the algorithm."""
+        return {FEDAVG: 0, FEDPROX: 1, SCAFFOLD: 3, FEDNOVA: 1}[self.kind] + 3 * bool(self.adaptive)
+
+    def aspects(self) -> dict[str, object]:
+        """What silos must agree on, under the same names for every algorithm."""
+        algorithm = (self.kind, self.iid_rate if self.kind == FEDPROX else None)
+        return {ALGORITHM_ASPECT: algorithm, SYNC_ASPECT: self.adaptive}
+
+    def server_features(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What their first model holds beside the weights, by name: zeros.
+
+        Scaffold's control variates are not among it: a server adds them by itself.
+        """
+        if not self.adaptive:
+            return {}
+        return {ABSOLUTE + name: np.zeros_like(array) for name, array in weights.items()}
+
+    def made_for(self, mark: np.ndarray) -> bool:
+        """Whether a model's fingerprint, in which `aspects` come last, names this algorithm."""
+        own = fingerprint(self.aspects())
+        return mark.size < own.size or abs(float(mark[-2]) - float(own[-2])) < 0.5
+
+    def words(self) -> str:
+        """The settings as a check tells them."""
+        rate = f" with iid_rate {self.iid_rate}" if self.kind == FEDPROX else ""
+        when = "an adaptive" if self.adaptive else "a fixed"
+        return f"{self.kind}{rate}, after {when} number of steps"
+
+
+def aggregation_of(job: JobConfig, config: Any) -> Aggregation:
+    """The settings in the federation's file and the configuration's keys, as they fit together.
+
+    Raises:
+        UserError: a key out of range, or a combination that cannot work.
+    """
+    settings = _adaptive_settings(config)
+    adaptive = settings if config.sync_type == "adaptive" else None
+    kind, iid_rate = algorithm_in(job)
+    if adaptive and kind not in (FEDAVG, FEDPROX):
+        raise UserError(
+            f"sync_type is 'adaptive', and aggregation.aggregation_type in {job.path} is {kind!r}: "
+            "the servers average the sizes of changes with FedAvg and FedProx only; choose one of "
+            "these, or sync_type: fixed"
+        )
+    return Aggregation(kind, iid_rate, adaptive)
+
+
+def aggregation_type(job: JobConfig) -> str:
+    """The job's algorithm; FedAvg where its file names none."""
+    return job.get("aggregation.aggregation_type") or FEDAVG
+
+
+def algorithm_in(job: JobConfig) -> tuple[str, float]:
+    """The job's algorithm and the factor of FedProx' term, 0 for the others."""
+    kind = aggregation_type(job)
+    return kind, float(job["aggregation.iid_rate"]) if kind == FEDPROX else 0.0
+
+
+def _adaptive_settings(config: Any) -> AdaptiveSettings:
+    names = [field.name for field in fields(AdaptiveSettings)]
+    settings = AdaptiveSettings(**{name: getattr(config, name) for name in names})
+    if not 0 < settings.ema_alpha < 1:
+        raise UserError(f"ema_alpha is {settings.ema_alpha}, expected more than 0 and less than 1")
+    return settings
