@@ -1,0 +1,225 @@
+"""Differential privacy on the client: what leaves the silo is a clipped update with noise on it.
+
+The update is the difference of the trained weights to the global model that training began from.
+It is scaled down to an L2 norm of at most `clip_norm` over all values that travel, and every value
+gets Gaussian noise of standard deviation `noise_multiplier * clip_norm`. What is sent is the global
+model and that sum, so that servers need to know nothing of it: Gaussian mechanism, Dwork and Roth,
+"The algorithmic foundations of differential privacy", 2014, appendix A, with the clipping of
+McMahan et al., "Learning differentially private recurrent language models", 2018, at the silo.
+
+The guarantee is of one upload of one silo, against everybody who sees it, the servers included. It
+compares any two data sets of the silo: two clipped updates differ by up to 2 * clip_norm.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+
+from src.errors import UserError
+from src.federated.aggregation import FEDAVG, FEDPROX, aggregation_type
+from src.federated.job_config import JobConfig
+from src.federated.privacy_ledger import PrivacyLedger
+from src.federated.rounds import Features, check_finite
+
+# In units of clip_norm, the largest distance of two clipped updates.
+SENSITIVITY = 2.0
+# What leaves the silo under these is the weights alone.
+ALGORITHMS = (FEDAVG, FEDPROX)
+# Values that are worked on at a time, in float64.
+PIECE = 1 << 18
+
+
+@dataclass(frozen=True)
+class PrivacySettings:
+    """The keys dp_clip_norm, dp_noise_multiplier and dp_delta."""
+
+    clip_norm: float
+    noise_multiplier: float
+    delta: float
+
+
+def privacy_settings(job: JobConfig, config: Any) -> PrivacySettings | None:
+    """The checked settings; None where dp_clip_norm is 0, which is off.
+
+    Raises:
+        UserError: values that make no sense, or a job in which more than weights leaves a silo.
+    """
+    clip, noise, delta = config.dp_clip_norm, config.dp_noise_multiplier, config.dp_delta
+    for key, value in (("dp_clip_norm", clip), ("dp_noise_multiplier", noise)):
+        if not (math.isfinite(value) and value >= 0):
+            raise UserError(f"{key} is {value}, expected a finite number, 0 or more")
+    if not 0 < delta < 1:
+        raise UserError(f"dp_delta is {delta}, expected more than 0 and less than 1, as in 1e-5")
+    if clip == 0 and noise > 0:
+        raise UserError(
+            f"dp_noise_multiplier is {noise} and dp_clip_norm 0: noise says nothing about an "
+            "update of any size; set dp_clip_norm too, or neither"
+        )
+    if clip == 0:
+        return None
+    algorithm = aggregation_type(job)
+    if algorithm not in ALGORITHMS:
+        raise UserError(
+            f"dp_clip_norm is {clip} and aggregation_type {algorithm}, expected "
+            f"{' or '.join(ALGORITHMS)}: with it more than noised weights would leave the silo"
+        )
+    if config.sync_type != "fixed":
+        raise UserError(
+            f"dp_clip_norm is {clip} and sync_type {config.sync_type}, expected fixed: otherwise "
+            "gradients without noise would leave the silo too"
+        )
+    return PrivacySettings(clip, noise, delta)
+
+
+class Privacy:
+    """Makes a silo's uploads private, and adds up what they have told.
+
+        privacy.remember(global_model)      # whenever one is loaded
+        ...                                 # training
+        upload = privacy.protect(weights, step, iteration)
+
+    Args:
+        settings: see there.
+        ledger: keeps the uploads of this and of earlier processes.
+        log: takes a line.
+
+    Attributes:
+        epsilon: what all uploads so far have spent at `settings.delta`; infinite where one had no
+            noise, 0 before the first.
+    """
+
+    def __init__(
+        self, settings: PrivacySettings, ledger: PrivacyLedger, log: Callable[[str], None]
+    ):
+        self._settings = settings
+        self._ledger = ledger
+        self._log = log
+        self._model: dict[str, np.ndarray] = {}
+        if not settings.noise_multiplier:
+            log("WARNING: dp_noise_multiplier is 0: what leaves is clipped, but not private")
+        for line in ledger.begin():
+            log(line)
+        self.epsilon = epsilon_of(ledger.multipliers, settings.delta)
+
+    def remember(self, model: Features) -> None:
+        """Keep a copy of the global model, (float32 arrays of any shape), for the next upload."""
+        for name, array in model.items():
+            flat = array.reshape(-1)
+            if name in self._model:
+                np.copyto(self._model[name], flat)
+            else:
+                self._model[name] = flat.astype(np.float32)
+
+    def protect(self, weights: Features, step: int, iteration: int) -> dict[str, np.ndarray]:
+        """What leaves the silo in place of `weights`; it is entered in the ledger before.
+
+        The result takes the memory of the global model, which `remember` must bring anew before
+        the next call.
+
+        Args:
+            weights: name -> float32 array, the names those of the last global model.
+            step, iteration: for messages and the ledger.
+
+        Raises:
+            NotFiniteError: a weight is NaN or infinite; nothing is entered.
+        """
+        check_finite(weights, step, 1)
+        settings = self._settings
+        norm = self._update_norm(weights)
+        scale = min(1.0, settings.clip_norm / norm) if norm else 1.0
+        deviation = settings.noise_multiplier * settings.clip_norm
+        self._spend(iteration)
+        self._log(
+            f"privacy: update of norm {norm:.4g}, times {scale:.4g} to keep it within "
+            f"{settings.clip_norm:.4g}; noise of standard deviation {deviation:.4g} on each value; "
+            f"{self._spent()}"
+        )
+        self._add_update(weights, scale, deviation)
+        return {name: self._model[name].reshape(array.shape) for name, array in weights.items()}
+
+    def _update_norm(self, weights: Features) -> float:
+        """L2 norm of the update over all values."""
+        square = 0.0
+        for base, array in self._pieces(weights):
+            update = np.subtract(array, base, dtype=np.float64)
+            square += float(update @ update)
+        return math.sqrt(square)
+
+    def _add_update(self, weights: Features, scale: float, deviation: float) -> None:
+        """Turn the global model into itself, the scaled update and the noise.
+
+        All three are added in float64 and rounded to float32 once.
+        """
+        generator = fresh_generator()
+        for base, array in self._pieces(weights):
+            update = np.subtract(array, base, dtype=np.float64)
+            update *= scale
+            if deviation:
+                noise = generator.standard_normal(update.size)
+                noise *= deviation
+                update += noise
+            update += base
+            base[:] = update
+
+    def _pieces(self, weights: Features) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        """The global model and the weights side by side, 1-D views of PIECE values at most."""
+        for name, array in weights.items():
+            base, flat = self._model[name], array.reshape(-1)
+            for begin in range(0, flat.size, PIECE):
+                yield base[begin : begin + PIECE], flat[begin : begin + PIECE]
+
+    def _spend(self, iteration: int) -> None:
+        settings = self._settings
+        multipliers = [*self._ledger.multipliers, settings.noise_multiplier]
+        self.epsilon = epsilon_of(multipliers, settings.delta)
+        self._ledger.add(iteration, settings, self.epsilon)
+
+    def _spent(self) -> str:
+        uploads = len(self._ledger.multipliers)
+        if math.isinf(self.epsilon):
+            return f"epsilon is infinite: of {uploads} upload(s) one had no noise"
+        at = f"epsilon {self.epsilon:.4g} at delta {self._settings.delta:g}"
+        return f"{at} in {uploads} upload(s)"
+
+
+def make_privacy(
+    job: JobConfig, config: Any, data: Path, log: Callable[[str], None]
+) -> Privacy | None:
+    """That of a worker on the shard in the folder `data`; None where it is off."""
+    settings = privacy_settings(job, config)
+    return Privacy(settings, PrivacyLedger(config.output_dir, data), log) if settings else None
+
+
+def fresh_generator() -> np.random.Generator:
+    """A generator of noise that nobody can start again: seeded by the operating system alone."""
+    seed = int.from_bytes(os.urandom(32), "little")
+    return np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(seed)))
+
+
+def epsilon_of(multipliers: Iterable[float], delta: float) -> float:
+    """Epsilon at `delta` of uploads with these noise multipliers, one after another.
+
+    An upper bound, by Renyi differential privacy (Mironov, 2017): a few percent above the exact
+    value, and no dearer with a thousand uploads.
+    """
+    counts = Counter(multipliers)
+    if not counts:
+        return 0.0
+    if 0 in counts:
+        return math.inf
+    # Late: it takes a second, and few silos need it.
+    from dp_accounting import GaussianDpEvent
+    from dp_accounting.rdp import RdpAccountant
+
+    accountant = RdpAccountant()
+    for multiplier, count in counts.items():
+        accountant.compose(GaussianDpEvent(multiplier / SENSITIVITY), count)
+    return float(accountant.get_epsilon(delta))

@@ -1,0 +1,47 @@
+"""Which weights leave a silo: all that are trained, but for those that local_params names.
+
+The weights of such a local part are trained in every silo by itself; servers never see them, and
+silos need not agree on their values, only on which they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from src.errors import UserError, nearest
+
+
+def local_names(names: Iterable[str], patterns: str) -> list[str]:
+    """Those of `names` that stay in the silo, in their order.
+
+    Args:
+        names: of the weights that are trained.
+        patterns: the key local_params: patterns such as "rcnn.*" with commas between them, in
+            which * stands for anything; "" keeps nothing back.
+
+    Raises:
+        UserError: a pattern matches none of the names, or all are matched.
+    """
+    known = list(names)
+    wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    for pattern in wanted:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise UserError(
+                f"local_params: {pattern!r} matches none of the {len(known)} trained weights"
+                f"{nearest(pattern, _groups(known))}; they are named like {known[-1]}"
+            )
+    local = [name for name in known if any(fnmatchcase(name, pattern) for pattern in wanted)]
+    if known and len(local) == len(known):
+        raise UserError(
+            f"local_params: {patterns!r} keeps all {len(known)} trained weights in the silo, so "
+            'that none is left to federate; name a part of them, such as "rcnn.*"'
+        )
+    return local
+
+
+def _groups(names: Sequence[str]) -> list[str]:
+    """The names, and a pattern for each part of the network that holds some of them."""
+    parts = [name.split(".") for name in names]
+    groups = [".".join(part[:end]) + ".*" for part in parts for end in range(1, len(part))]
+    return [*dict.fromkeys(groups), *names]
