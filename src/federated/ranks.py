@@ -1,0 +1,316 @@
+"""The ranks of one silo: processes that train on a share of its images each, as one.
+
+Rank 0 alone talks to the servers; the others get its weights and its decisions, and all of them
+the mean of their gradients. On a CPU the gradients travel over the same connections, a star with
+rank 0 in its middle: MindSpore's cluster of CPU processes loses a registration now and then when
+they start at once, and its AllReduce gives up after 30 s, which one rank's evaluation or a longer
+compilation can take. On other devices the device's own library averages them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any, Callable
+
+import numpy as np
+from mindspore.train.callback import Callback, RunContext
+
+from src.errors import UserError
+from src.federated.rank_channel import Channel, Message, RankError
+from src.federated.rounds import Features, GaveUpError, Round
+from src.federated.silo import Silo
+from src.federated.transport import Client
+
+RETRY_S = 0.2
+# A rank introduces itself at once; what does not is something else that found the port.
+HELLO_S = 10.0
+
+Load = Callable[[dict[str, np.ndarray]], None]
+
+
+class Ranks:
+    """This process's connections to the other ranks of its silo.
+
+    Args:
+        rank: this one's number; 0 listens and the others connect to it.
+        size: all ranks of the silo, on all machines.
+        address: host and port of rank 0.
+        silo: equal in all ranks, and in no other silo that may use the same port by mistake.
+        connect_s: how long the others may take to start.
+        silence_s: see `Channel`.
+
+    Raises:
+        UserError: rank 0 cannot listen at the address.
+        GaveUpError: not all ranks were there in time; names those that are missing.
+        RankError: what connected is no rank of this silo.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        address: tuple[str, int],
+        silo: str,
+        connect_s: float,
+        silence_s: float,
+    ):
+        self.rank = rank
+        self.size = size
+        self._silence_s = silence_s
+        self._failure: RankError | None = None
+        self._channels: dict[int, Channel] = {}
+        deadline = time.monotonic() + connect_s
+        if rank == 0:
+            self._accept(address, silo, deadline)
+        else:
+            self._connect(address, silo, deadline)
+
+    def agree(self, values: Mapping[str, object]) -> None:
+        """Raise RankError on all ranks when one has other values than rank 0; names the keys."""
+        texts = {key: repr(value) for key, value in values.items()}
+        if self.rank:
+            self._channels[0].send(Message("agree", texts))
+            self._channels[0].receive()
+            return
+        for rank, channel in self._channels.items():
+            theirs = channel.receive().fields
+            differing = [key for key, text in texts.items() if theirs.get(key) != text]
+            if differing:
+                raise RankError(
+                    f"rank {rank} and rank 0 of this silo differ in: {', '.join(differing)}; give "
+                    "all ranks the same configuration and the same data"
+                )
+        self.tell(Message("agreed"))
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """The mean over all ranks of a 1-D float32 array, the same bits on each.
+
+        It is called from within a training step, where nothing can be raised: after a failure it
+        gives `values` back, and `check` raises.
+        """
+        if self._failure is None:
+            try:
+                return self._mean(values)
+            except RankError as error:
+                self._failure = error
+        return values
+
+    def check(self) -> None:
+        """Raise what went wrong within a training step."""
+        if self._failure is not None:
+            raise self._failure
+
+    def tell(self, message: Message) -> None:
+        """Rank 0's word to the others."""
+        for channel in self._channels.values():
+            channel.send(message)
+
+    def hear(self) -> Message:
+        """Rank 0's next word."""
+        return self._channels[0].receive()
+
+    def fail(self, reason: str) -> None:
+        """Tell the others, as far as they are there, why this rank ends."""
+        for channel in self._channels.values():
+            with contextlib.suppress(RankError):
+                channel.send(Message("error", {"reason": reason}))
+
+    def close(self) -> None:
+        """Close the connections."""
+        for channel in self._channels.values():
+            channel.close()
+
+    def _mean(self, values: np.ndarray) -> np.ndarray:
+        if self.rank:
+            self._channels[0].send(Message("gradients", arrays={"": values}))
+            return self.hear().arrays[""]
+        total = values.copy()
+        for channel in self._channels.values():
+            total += channel.receive().arrays[""]
+        total /= self.size
+        self.tell(Message("gradients", arrays={"": total}))
+        return total
+
+    def _accept(self, address: tuple[str, int], silo: str, deadline: float) -> None:
+        """Wait for every other rank; kept in the order of their numbers, so that sums repeat."""
+        found: dict[int, Channel] = {}
+        with _listening(address) as server:
+            while len(found) < self.size - 1:
+                server.settimeout(max(0.01, deadline - time.monotonic()))
+                try:
+                    sock, peer = server.accept()
+                except socket.timeout:
+                    missing = sorted(set(range(1, self.size)) - set(found))
+                    raise GaveUpError(
+                        f"rank(s) {', '.join(map(str, missing))} of this silo's {self.size} did "
+                        f"not connect to {address[0]}:{address[1]} in time"
+                    ) from None
+                self._welcome(Channel(sock, f"what is at {peer[0]}", HELLO_S), silo, found)
+        self._channels = dict(sorted(found.items()))
+
+    def _welcome(self, channel: Channel, silo: str, found: dict[int, Channel]) -> None:
+        """Keep the channel of a rank; what is none is left alone, and another silo's an error."""
+        try:
+            hello = channel.receive().fields
+        except RankError:
+            channel.close()
+            return
+        rank, theirs = hello.get("rank"), (hello.get("silo"), hello.get("size"))
+        if theirs != (silo, self.size) or rank in found or rank not in range(1, self.size):
+            reason = (
+                f"rank {rank} of {theirs[0]} with {theirs[1]} ranks connected to rank 0 of {silo} "
+                f"with {self.size}; start each rank of the silo once, with the same flags"
+            )
+            channel.send(Message("error", {"reason": reason}))
+            raise RankError(reason)
+        channel.peer = f"rank {rank}"
+        channel.wait_at_most(self._silence_s)
+        found[rank] = channel
+
+    def _connect(self, address: tuple[str, int], silo: str, deadline: float) -> None:
+        while True:
+            try:
+                sock = socket.create_connection(address, timeout=max(1.0, self._silence_s))
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise GaveUpError(
+                        f"rank 0 of this silo does not listen at {address[0]}:{address[1]} "
+                        f"({error}); start it, or mend --rank_host and --rank_port"
+                    ) from error
+                time.sleep(RETRY_S)
+        self._channels = {0: Channel(sock, "rank 0", self._silence_s)}
+        hello = {"rank": self.rank, "size": self.size, "silo": silo}
+        self._channels[0].send(Message("hello", hello))
+
+
+def _listening(address: tuple[str, int]) -> socket.socket:
+    try:
+        return socket.create_server(address)
+    except OSError as error:
+        raise UserError(
+            f"--rank_host, --rank_port: rank 0 cannot listen on {address[0]}:{address[1]} "
+            f"({error.strerror}); give an address of this machine and a free port"
+        ) from error
+
+
+class WatchRanks(Callback):
+    """Ends the training after a step in which the mean over the ranks has failed."""
+
+    def __init__(self, ranks: Ranks):
+        super().__init__()
+        self._ranks = ranks
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        """After each step; it stands before whatever looks at the weights."""
+        self._ranks.check()
+
+
+class Leader(Silo):
+    """The silo on rank 0: it gives each model that it loads, and each decision, to the others.
+
+    Args:
+        ranks: of the silo.
+        client, load: as of `Silo`, and so are the others.
+    """
+
+    def __init__(self, ranks: Ranks, client: Client, load: Load, *more: Any, **options: Any):
+        def load_everywhere(features: dict[str, np.ndarray]) -> None:
+            ranks.tell(Message("load", arrays=features))
+            load(features)
+
+        super().__init__(client, load_everywhere, *more, **options)
+        self._ranks = ranks
+
+    def join(self) -> None:
+        """As `Silo.join`; the others hear of it even where nothing was left to do."""
+        super().join()
+        self._tell_state()
+
+    def exchange(self, features: Features, step: int = 0, epsilon: float | None = None) -> Round:
+        """As `Silo.exchange`."""
+        record = super().exchange(features, step, epsilon)
+        self._tell_state()
+        return record
+
+    def reload(self) -> None:
+        """As `Silo.reload`."""
+        super().reload()
+        self._tell_state()
+
+    def _tell_state(self) -> None:
+        state = {"iteration": self.iteration, "joined": self.joined, "finished": self.finished}
+        result = self.rounds[-1].result if self.rounds else ""
+        self._ranks.tell(Message("state", {**state, "result": result}))
+
+
+class _NoServers:
+    """Stands in for the connection to the servers, which rank 0 alone has."""
+
+    def close(self) -> None:
+        """Nothing: the other ranks may still have to hear why this one ends."""
+
+
+class Follower:
+    """What stands in for a `Silo` on the other ranks: it does as rank 0 tells.
+
+    Args:
+        ranks: of the silo.
+        load, on_phase: as of `Silo`; the phases are "train", "wait" and "done".
+    """
+
+    def __init__(self, ranks: Ranks, load: Load, on_phase: Callable[[str, int], None]):
+        self.client = _NoServers()
+        self.iteration = 0
+        self.joined = False
+        self.finished = False
+        self.data_size = 1
+        self.controls: dict[str, np.ndarray] = {}
+        self.rounds: list[Round] = []
+        self._ranks = ranks
+        self._load = load
+        self._on_phase = on_phase
+
+    def join(self) -> None:
+        """Wait until rank 0 has joined an iteration, with its weights, or knows of the end."""
+        self._follow()
+        self._on_phase("done" if self.finished else "train", self.iteration)
+
+    def exchange(self, features: Features, step: int = 0, epsilon: float | None = None) -> Round:
+        """Wait for the end of rank 0's exchange; what this rank has is not sent."""
+        self._on_phase("wait", self.iteration)
+        record = Round(self.iteration)
+        record.result = self._follow()
+        self.rounds.append(record)
+        return record
+
+    def reload(self) -> None:
+        """Wait for the model that rank 0 loads."""
+        self._follow()
+
+    def _follow(self) -> str:
+        while (message := self._ranks.hear()).kind == "load":
+            self._load(message.arrays)
+        self.iteration = message.fields["iteration"]
+        self.joined = message.fields["joined"]
+        self.finished = message.fields["finished"]
+        return message.fields["result"]
+
+
+def silo_of(
+    ranks: Ranks | None, client: Client, load: Load, *more: Any, **options: Any
+) -> Silo | Follower:
+    """This process's silo: a `Silo` of its own, or its part in one of several ranks.
+
+    Args:
+        ranks: None for a silo of one process.
+        client, load: as of `Silo`, and so are the others.
+    """
+    if ranks is None:
+        return Silo(client, load, *more, **options)
+    if ranks.rank == 0:
+        return Leader(ranks, client, load, *more, **options)
+    return Follower(ranks, load, options["on_phase"])

@@ -1,0 +1,67 @@
+"""Starting one silo that consists of several processes: its ranks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from src.errors import UserError
+from src.federated.job_config import JobConfig
+from src.launch.checks import require
+from src.launch.launchers import note_job, start_all, worker_flags, worker_joined
+from src.launch.processes import Role
+from src.launch.rank_flags import RANK_FLAGS, ROLE, local_ranks, rank_checks
+from src.model_utils.config import PROJECT_DIR
+
+RUNNER = PROJECT_DIR / "src" / "launch" / "rank_runner.py"
+
+
+def launch_ranks(job: JobConfig, config: Any) -> None:
+    """Start this machine's ranks in the current folder; return when the silo has joined.
+
+    Args:
+        job: the federation's configuration.
+        config: keys of default_config.yaml, and the distributed launcher's own flags.
+    """
+    base = Path.cwd()
+    ranks = local_ranks(config)
+    require(rank_checks(job, base, config))
+    note_job(base, job)
+    threads = config.threads or max(1, (os.cpu_count() or 1) // len(ranks))
+    command = worker_flags(job, config, base, ROLE, config.first_worker_id, threads)
+    command += ["--run_distribute=True", "--local_worker_num=1"]
+    command += [f"--device_id={config.device_id}"]
+    command += [f"--{name}={getattr(config, name)}" for name in RANK_FLAGS]
+    role = Role(
+        role=ROLE,
+        number=config.first_worker_id,
+        argv=_started_by(config.device_target, base / ROLE, ranks, command),
+        env={"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)},
+    )
+    timeout_s = config.start_timeout + config.join_timeout
+    start_all(base, [role], timeout_s, lambda started: worker_joined(base, started))
+    here = f"rank(s) {ranks[0]} to {ranks[-1]} of {config.device_num}"
+    print(f"worker_{config.first_worker_id}, {here}, has joined {job.name}")
+    print(f'next: cd {ROLE}/log_output && grep -rn "epoch" *   follows the training')
+    print("      finish_cross_silo_fasterrcnn.py   stops it; it ends by itself when it is done")
+
+
+def _started_by(device_target: str, folder: Path, ranks: range, command: list[str]) -> list[str]:
+    """The command that starts all ranks of this machine.
+
+    Nobody has run mpirun's yet; the engine's wheel for GPU and Ascend needs a machine of its own.
+    """
+    if device_target == "CPU":
+        runner = [sys.executable, str(RUNNER), str(folder), str(ranks[0]), str(len(ranks))]
+        return [*runner, *command]
+    mpirun = shutil.which("mpirun")
+    if mpirun is None:
+        raise UserError(
+            f"device_target: {device_target}: several ranks are started by mpirun, which is not "
+            "on the PATH; install OpenMPI 4, or give --device_target=CPU"
+        )
+    log = ["--output-filename", str(folder / "log_output"), "--merge-stderr-to-stdout"]
+    return [mpirun, "--allow-run-as-root", "-n", str(len(ranks)), *log, *command]

@@ -1,0 +1,139 @@
+"""The process above the ranks of a silo on this machine: starts them, keeps their output.
+
+It does for CPUs what mpirun does for other devices: the output of rank 1 goes to
+<folder>/log_output/1/rank.1/stdout, and when one rank fails the others end with it. What it says
+itself, and what the first rank here says, is its own output.
+
+Started by the launcher: python src/launch/rank_runner.py FOLDER FIRST COUNT COMMAND...
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from src.launch.log_filter import LogFilter
+from src.launch.supervise import die_with_parent
+
+POLL_S = 0.2
+# A rank notices within moments that another one has gone; then it has something to say.
+GRACE_S = 20.0
+
+
+class RankProcess:
+    """One rank, and the thread that keeps its output.
+
+    Args:
+        rank: its number.
+        argv: its command.
+        log: file for its output.
+        echoed: whether its output is this process's too.
+    """
+
+    def __init__(self, rank: int, argv: list[str], log: Path, echoed: bool):
+        self.rank = rank
+        self.error = ""
+        self._echoed = echoed
+        log.parent.mkdir(parents=True)
+        self.process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            preexec_fn=die_with_parent,
+        )
+        self._reader = threading.Thread(target=self._copy, args=(self.process.stdout, log))
+        self._reader.start()
+
+    def finish_reading(self) -> None:
+        """Wait for the last line of a rank that has ended."""
+        self._reader.join(timeout=5)
+
+    def end(self) -> str:
+        """How it failed, in words; "" of one that has not."""
+        code = self.process.returncode
+        if not code:
+            return ""
+        if code < 0:
+            return f"rank {self.rank} was killed by {signal.Signals(-code).name}"
+        return f"rank {self.rank} failed: {self.error or f'exit code {code}'}"
+
+    def _copy(self, output: IO[str], log: Path) -> None:
+        log_filter = LogFilter()
+        with log.open("a", encoding="utf-8") as file:
+            for line in filter(log_filter.passes, output):
+                file.write(line)
+                file.flush()
+                if line.startswith("error: "):
+                    self.error = line[len("error: ") :].strip()
+                elif self._echoed:
+                    print(line, end="", flush=True)
+
+
+def run_ranks(folder: Path, ranks: range, argv: list[str]) -> int:
+    """Run the ranks to their end; the exit code of the silo.
+
+    Args:
+        folder: of the silo's output.
+        ranks: their numbers.
+        argv: the command of each, without its number.
+    """
+    started: list[RankProcess] = []
+
+    def stop(number: int, _frame: Any) -> None:
+        for rank in started:
+            rank.process.terminate()
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    for rank in ranks:
+        log = folder / "log_output" / "1" / f"rank.{rank}" / "stdout"
+        # Its status stands for the silo's on this machine.
+        own = [] if rank == ranks[0] else ["--status_file="]
+        command = [*argv, f"--rank={rank}", *own]
+        started.append(RankProcess(rank, command, log, echoed=rank == ranks[0]))
+    failed = _until_the_end(started)
+    for rank in started:
+        rank.finish_reading()
+    if failed is None:
+        return 0
+    # The others may have ended a moment before the one whose fault the user can mend.
+    failed = next((rank for rank in started if rank.process.returncode == 2), failed)
+    others = [r.end() for r in started if r is not failed and r.process.returncode]
+    for words in others:
+        print(f"after that, {words}", flush=True)
+    print(f"error: {failed.end()}", flush=True)
+    return 2 if failed.process.returncode == 2 else 1
+
+
+def _until_the_end(started: list[RankProcess]) -> RankProcess | None:
+    """Wait; the rank that failed first, or None where all have ended well."""
+    failed, deadline = None, 0.0
+    while any(rank.process.poll() is None for rank in started):
+        first = next((rank for rank in started if rank.process.poll()), None)
+        if failed is None and first is not None:
+            failed, deadline = first, time.monotonic() + GRACE_S
+            first.finish_reading()
+            print(f"{first.end()}; the silo's other ranks end too", flush=True)
+        if failed is not None and time.monotonic() > deadline:
+            for rank in started:
+                rank.process.kill()
+        time.sleep(POLL_S)
+    return failed or next((rank for rank in started if rank.process.returncode), None)
+
+
+def main() -> int:
+    """Run what the command line says."""
+    folder, first, count, *argv = sys.argv[1:]
+    return run_ranks(Path(folder), range(int(first), int(first) + int(count)), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
