@@ -1,11 +1,14 @@
-"""Training together against training alone: the same steps on the same drawn images."""
+"""Runs of the demo that differ in one thing: who trains together, or how weights are averaged."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from src.errors import StartError
 from src.launch.demo import Demo, DemoPlan
@@ -13,8 +16,18 @@ from src.launch.demo import Demo, DemoPlan
 # Of the skewed split: most of a silo's images show two of the four categories.
 SKEW = 0.3
 
+# The aggregation section of the federation's file; FedNova and FedAvg have nothing to choose.
+ALGORITHMS = {
+    "FedAvg": {},
+    "FedProx": {"iid_rate": 0.01},
+    "Scaffold": {"total_client_num": 2},
+    "FedNova": {},
+}
 
-def plans(base: DemoPlan) -> dict[str, DemoPlan]:
+Figures = list[dict[str, Any]]
+
+
+def silo_plans(base: DemoPlan) -> dict[str, DemoPlan]:
     """The runs by name: equal numbers of steps in each silo, evaluated on the same images.
 
     Args:
@@ -29,8 +42,19 @@ def plans(base: DemoPlan) -> dict[str, DemoPlan]:
     }
 
 
-def compare(base: DemoPlan, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Run all plans, each in a folder of its own below `folder`; a finished one is not repeated.
+def algorithm_plans(base: DemoPlan, seeds: Sequence[int]) -> dict[str, DemoPlan]:
+    """Each aggregation algorithm with each seed on the skewed split, "FedAvg, seed 1" and so on."""
+    return {
+        f"{kind}, seed {seed}": replace(
+            base, alpha=SKEW, seed=seed, aggregation={"aggregation_type": kind, **keys}
+        )
+        for seed in seeds
+        for kind, keys in ALGORITHMS.items()
+    }
+
+
+def run_all(plans: Mapping[str, DemoPlan], folder: Path) -> dict[str, Figures]:
+    """Run the plans, each in a folder of its own below `folder`; a finished one is not repeated.
 
     Returns:
         For each run the lines of its `metrics.jsonl`, an evaluated iteration each.
@@ -39,7 +63,7 @@ def compare(base: DemoPlan, folder: Path) -> dict[str, list[dict[str, Any]]]:
         StartError: a run failed.
     """
     results = {}
-    for number, (name, plan) in enumerate(plans(base).items()):
+    for number, (name, plan) in enumerate(plans.items()):
         place = folder / f"run_{number}"
         if len(metrics(place)) < plan.iterations // plan.interval:
             print(f"\n==== {name}", flush=True)
@@ -50,7 +74,7 @@ def compare(base: DemoPlan, folder: Path) -> dict[str, list[dict[str, Any]]]:
     return results
 
 
-def metrics(folder: Path) -> list[dict[str, Any]]:
+def metrics(folder: Path) -> Figures:
     """What the first silo of the run in `folder` evaluated so far."""
     path = folder / "worker_0" / "metrics.jsonl"
     if not path.exists():
@@ -58,11 +82,47 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def table(results: dict[str, list[dict[str, Any]]]) -> str:
+def silo_table(results: Mapping[str, Figures]) -> str:
     """The last evaluation of each run, as Markdown."""
     lines = ["| training | AP | AP50 | AP75 |", "|---|---|---|---|"]
     for name, figures in results.items():
         last = figures[-1]
         values = " | ".join(f"{last[key]:.3f}" for key in ("AP", "AP50", "AP75"))
         lines.append(f"| {name} | {values} |")
+    return "\n".join(lines)
+
+
+def mean_by_algorithm(results: Mapping[str, Figures]) -> dict[str, Figures]:
+    """Runs that differ in their seed as one: for each iteration the mean and spread of their AP.
+
+    Args:
+        results: of `algorithm_plans`.
+
+    Returns:
+        For each algorithm a line with `iteration`, `AP` and `spread` (greatest less smallest).
+    """
+    by_kind: dict[str, list[Figures]] = {}
+    for name, figures in results.items():
+        by_kind.setdefault(name.split(",")[0], []).append(figures)
+    means = {}
+    for kind, runs in by_kind.items():
+        values = np.array([[line["AP"] for line in run] for run in runs], np.float64)
+        iterations = [line["iteration"] for line in runs[0]]
+        means[kind] = [
+            {"iteration": iteration, "AP": column.mean(), "spread": np.ptp(column)}
+            for iteration, column in zip(iterations, values.T)
+        ]
+    return means
+
+
+def algorithm_table(means: Mapping[str, Figures]) -> str:
+    """What `mean_by_algorithm` gives, as Markdown: a column for each iteration."""
+    iterations = [str(line["iteration"]) for line in next(iter(means.values()))]
+    lines = [
+        f"| AP after iteration | {' | '.join(iterations)} | spread of the last |",
+        "|---" * (len(iterations) + 2) + "|",
+    ]
+    for kind, figures in means.items():
+        values = [f"{line['AP']:.3f}" for line in figures] + [f"{figures[-1]['spread']:.3f}"]
+        lines.append(f"| {kind} | {' | '.join(values)} |")
     return "\n".join(lines)

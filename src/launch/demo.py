@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -48,6 +48,7 @@ class DemoPlan:
         alpha: skew of the split, see tools/split_coco.py; None splits evenly.
         steps: of training in an iteration; 0 is one epoch of the shard.
         seed: of the split, of the first weights and of the order of the images.
+        aggregation: the section of that name in the federation's file.
     """
 
     config: Path
@@ -60,6 +61,9 @@ class DemoPlan:
     alpha: float | None = None
     steps: int = 25
     seed: int = 1
+    aggregation: Mapping[str, object] = field(
+        default_factory=lambda: {"aggregation_type": "FedAvg"}
+    )
 
 
 class Demo:
@@ -190,6 +194,8 @@ class Demo:
             ("start_fl_job_threshold", self._plan.silos),
         ):
             text = re.sub(rf"{key}: \d+", f"{key}: {value}", text)
+        section = "".join(f"\n  {key}: {value}" for key, value in self._plan.aggregation.items())
+        text = re.sub(r"(?m)^aggregation:(\n[ #].*)+", f"aggregation:{section}", text)
         (self._folder / "default_yaml_config.yaml").write_text(text, encoding="utf-8")
         return "default_yaml_config.yaml"
 

@@ -1,0 +1,41 @@
+"""Measured figures in a page of the docs: what stands between two marks is written anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.errors import UserError
+
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
+def split_page(page: Path) -> tuple[str, str]:
+    """What stands before and after the table, the marks included.
+
+    Raises:
+        UserError: no such file, or not one begin mark and one end mark in this order.
+    """
+    try:
+        text = page.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--write {page}: cannot be read: {error}") from error
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise UserError(f"--write {page}: expected the lines {BEGIN} and {END}, in this order")
+    return before + begin, end + after
+
+
+def write_table(page: Path, text: str) -> None:
+    """Put `text` between the marks of `page`.
+
+    Raises:
+        UserError: as `split_page`, or the file cannot be written.
+    """
+    before, after = split_page(page)
+    partial = page.with_name(f".partial.{page.name}")
+    try:
+        partial.write_text(f"{before}\n{text}\n{after}", encoding="utf-8")
+        partial.replace(page)
+    except OSError as error:
+        raise UserError(f"--write {page}: cannot be written: {error.strerror}") from error
