@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.errors import UserError
-from src.launch.job_record import FOLDER, read_record
+from src.launch.job_record import FOLDER, WORKER_ROLES, read_record
 
 WORKER_FILE = re.compile(r".+-fast-rcnn-(\d+)epoch\.ckpt")
 SERVER_FILE = re.compile(r".+_recovery_iteration_(\d+)_\d{8}_\d{6}\.ckpt")
@@ -51,7 +51,7 @@ def job_folder(folder: Path) -> Path | None:
 def job_runs(folder: Path) -> bool:
     """Whether a server or worker of the job of `folder` is alive on this machine."""
     record = read_record(folder)
-    return bool(record and (record.running("server") or record.running("worker")))
+    return bool(record and (record.running("server") or any(map(record.running, WORKER_ROLES))))
 
 
 def follow(folder: Path, job: Path | None) -> Iterator[GlobalCheckpoint]:

@@ -14,7 +14,7 @@ import redis
 
 from src.errors import UserError
 from src.launch.addresses import parse_address
-from src.launch.job_record import JobRecord, ProcessRecord, read_record
+from src.launch.job_record import WORKER_ROLES, JobRecord, ProcessRecord, read_record
 from src.launch.management import Management
 from src.launch.redis_store import DISABLED, FINISHED, RUNNING, STOPPED, JobStore
 from src.launch.status_file import read_status, status_path
@@ -24,7 +24,7 @@ from src.reporting.run_folder import exit_states, started_commands
 NOTHING, FINISHED_JOB, FAILED, RUNNING_JOB = "nothing", "finished", "failed", "running"
 EXIT_CODES = {RUNNING_JOB: 0, FINISHED_JOB: 10, FAILED: 11, NOTHING: 12}
 
-ROLES = ("scheduler", "server", "worker")
+ROLES = ("scheduler", "server", *WORKER_ROLES)
 STATES = {RUNNING: "running", DISABLED: "disabled", FINISHED: "finished", STOPPED: "stopped"}
 IN_ITERATION = ("train", "push", "wait", "pull")
 ANSWER_S = 1.0
@@ -166,7 +166,7 @@ class Collector:
 
     def _silos(self, record: JobRecord) -> list[SiloState]:
         commands = started_commands(self.folder)
-        workers = sorted((p for p in record.processes if p.role == "worker"), key=_number)
+        workers = sorted((p for p in record.processes if p.role in WORKER_ROLES), key=_number)
         return [_silo(self.folder, p.label, commands.get(p.label, [])) for p in workers]
 
     def _ask_redis(self, status: JobStatus, record: JobRecord) -> None:
@@ -238,7 +238,7 @@ def _number(entry: ProcessRecord) -> int:
 
 
 def _process(entry: ProcessRecord, exits: dict[str, dict], folder: Path) -> ProcessState:
-    log = f"{entry.label}/{entry.role}.log"
+    log = f"{entry.label}/{entry.role.split('_')[0]}.log"
     shown = ProcessState(
         entry.label, entry.role, RUNNING_JOB, entry.created, entry.pid, entry.address, log
     )
@@ -270,7 +270,7 @@ def _silo(folder: Path, label: str, command: list[str]) -> SiloState:
 def _word(status: JobStatus) -> str:
     """What the job does, of the processes of this folder."""
     roles = [p for p in status.processes if p.role in ROLES]
-    workers = [p for p in roles if p.role == "worker"]
+    workers = [p for p in roles if p.role in WORKER_ROLES]
     # Servers would wait for ever for a silo that has failed.
     if FAILED in (p.state for p in workers) and RUNNING_JOB not in (p.state for p in workers):
         return FAILED

@@ -26,20 +26,21 @@ def lines_of(status: JobStatus) -> list[str]:
             f"nothing: no job was started from {status.folder}, or "
             "finish_cross_silo_fasterrcnn.py has ended it"
         ]
+    wide = max([11, *(len(one.label) + 1 for one in [*status.processes, *status.silos])])
     lines = [
         f"{status.fl_name}: {headline(status)}",
         f"  folder     {status.folder} on {status.host}",
         f"  Redis      {status.redis}",
         f"  scheduler  {status.scheduler}",
         "",
-        f"{'process':11}{'state':10}{'since':19}{'for':>9}{'pid':>9}  {'where':17}log",
+        f"{'process':{wide}}{'state':10}{'since':19}{'for':>9}{'pid':>9}  {'where':17}log",
     ]
-    lines += [_process_line(process, status.time) for process in status.processes]
+    lines += [_process_line(process, status.time, wide) for process in status.processes]
     lines += ["", *_iteration_lines(status)]
     if status.silos:
-        lines += ["", f"{'silo':11}{'phase':24}{'iteration':>12}{'step':>16}"]
+        lines += ["", f"{'silo':{wide}}{'phase':24}{'iteration':>12}{'step':>16}"]
         lines[-1] += f"{'loss':>9}{'AP':>7}{'AP50':>7}  said"
-    lines += [_silo_line(silo, status.time) for silo in status.silos]
+    lines += [_silo_line(silo, status.time, wide) for silo in status.silos]
     return lines + [f"  note: {line}" for line in [*_failures(status), *status.notes]]
 
 
@@ -73,13 +74,13 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-def _process_line(process: ProcessState, now: float) -> str:
+def _process_line(process: ProcessState, now: float, wide: int) -> str:
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(process.since))
     running = process.state == RUNNING_JOB
     state = process.state if running or process.code is None else f"{process.state} {process.code}"
     lasted = duration(now - process.since) if running else ""
     return (
-        f"{process.label:11}{state:10}{since:19}{lasted:>9}{process.pid:>9}  "
+        f"{process.label:{wide}}{state:10}{since:19}{lasted:>9}{process.pid:>9}  "
         f"{process.address or '-':17}{process.log}"
     )
 
@@ -115,7 +116,7 @@ def _with_labels(names: list[str], silos: list[SiloState]) -> list[str]:
     return [f"{name} ({labels[name]})" if name in labels else name for name in names]
 
 
-def _silo_line(silo: SiloState, now: float) -> str:
+def _silo_line(silo: SiloState, now: float, wide: int) -> str:
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
@@ -123,7 +124,7 @@ def _silo_line(silo: SiloState, now: float) -> str:
     steps = "-" if silo.step is None else f"{silo.step} of {silo.steps}"
     said = "-" if silo.updated is None else f"{duration(max(0.0, now - silo.updated))} ago"
     return (
-        f"{silo.label:11}{silo.phase:24}{done:>12}{steps:>16}{number(silo.loss, '.4f'):>9}"
+        f"{silo.label:{wide}}{silo.phase:24}{done:>12}{steps:>16}{number(silo.loss, '.4f'):>9}"
         f"{number(silo.ap, '.3f'):>7}{number(silo.ap50, '.3f'):>7}  {said}"
     )
 

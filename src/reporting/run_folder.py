@@ -28,6 +28,8 @@ LOSS_LINE = re.compile(
 ENTERED = re.compile(r"\] (?:joined|kept the place in) iteration (\d+) of \d+ as silo")
 # The same lines in both; the first has the learning rate too.
 LOSS_FILES = ("loss_0.log", "worker.log")
+# Folder of a silo that consists of several ranks; rank 0's losses stand for it.
+DISTRIBUTED = "worker_distributed"
 
 
 @dataclass
@@ -191,9 +193,12 @@ def _worker_labels(folder: Path) -> list[str]:
         raise UserError(f"{folder}: no such folder; give the one that the run was started from")
     found = [path.name for path in folder.iterdir() if path.is_dir()]
     numbers = sorted(int(name[7:]) for name in found if re.fullmatch(r"worker_\d+", name))
-    if numbers:
-        return [f"worker_{number}" for number in numbers]
-    if re.fullmatch(r"worker_\d+(\.\d+)?", folder.name):
+    labels = [f"worker_{number}" for number in numbers]
+    if DISTRIBUTED in found:
+        labels.insert(0, DISTRIBUTED)
+    if labels:
+        return labels
+    if re.fullmatch(rf"(worker_\d+|{DISTRIBUTED})(\.\d+)?", folder.name):
         raise UserError(f"{folder}: is one worker's folder; give the one above, {folder.parent}")
     raise UserError(
         f"{folder}: no folder worker_<number> in it (found: {', '.join(sorted(found)[:8]) or '-'});"

@@ -22,6 +22,17 @@ def test_losses_rates_and_epoch_means_are_those_of_the_log(tmp_path):
     assert epochs.tolist() == [1, 2] and means.tolist() == [4.0, 1.0]
 
 
+def test_a_silo_of_several_ranks_has_rank_0s_losses(tmp_path):
+    folder = write_worker(tmp_path / "worker_distributed", [[5.0, 3.0]])
+    (folder / "loss_1.log").write_text((folder / "loss_0.log").read_text())
+    write_worker(tmp_path / "worker_1", [[1.0]])
+    run = read_run(tmp_path)
+    assert [silo.label for silo in run.silos] == ["worker_distributed", "worker_1"]
+    assert run.silos[0].losses.tolist() == [5, 3]
+    with pytest.raises(UserError, match="is one worker's folder"):
+        read_run(folder)
+
+
 def test_without_loss_file_the_lines_of_the_worker_log_count(tmp_path):
     folder = write_worker(tmp_path / "worker_0", [[5.0, 3.0]])
     (folder / "loss_0.log").unlink()
