@@ -1,35 +1,46 @@
-"""Start one silo on several devices. So far on one: more are refused with a reason.
+"""Start one silo on several devices or machines: its ranks train together and count as one silo.
 
-  python run_cross_silo_fasterrcnn_worker_distributed.py --device_num=1 \\
+  python run_cross_silo_fasterrcnn_worker_distributed.py --device_num=4 --run_distribute=True \\
          --dataset_path=/path/to/datasets/coco_split/split_100 --http_server_address=127.0.0.1:6668
 
-does what run_cross_silo_fasterrcnn_worker.py does with --local_worker_num=1.
+starts the ranks 0 to 3 on mindrecord_0 (--first_worker_id: another shard) and returns when the silo
+has joined the federation. Each rank trains on a fourth of the images, all use the mean of their
+gradients, and rank 0 talks to the servers. Then
+
+  cd worker_distributed/log_output && grep -rn "epoch" *
+
+finds the lines of each rank in 1/rank.0/stdout, 1/rank.1/stdout, ...; what the silo as a whole did
+is in worker_distributed/worker.log. On CPUs ranks are processes; for GPU and Ascend mpirun starts
+them (nobody has run that yet).
+
+Several machines: the same command on each, with --rank_host=<address of the first machine>, and
+--first_rank and --local_rank_num for the ranks that start there. Silos that train each for itself
+are started with run_cross_silo_fasterrcnn_worker.py.
 """
 
-from src.errors import UserError, require_packages, run_command
+from src.errors import require_packages, run_command
 
 require_packages()
 
-from src.launch.command_line import add_bool, add_worker_flags, job_from, launcher_parser
+from src.launch.command_line import add_worker_flags, job_from, launcher_parser
 from src.launch.launchers import launch_workers
+from src.launch.rank_flags import add_local_rank_flags, add_rank_flags
+from src.launch.rank_launch import launch_ranks
 from src.model_utils.config import get_config
 
 
 def main() -> None:
-    """Parse, refuse more than one device, start."""
+    """Parse, check, start."""
     parser = launcher_parser(__doc__)
-    parser.add_argument("--device_num", type=int, default=2, help="devices of the silo")
-    add_bool(parser, "--run_distribute", False, "train on all devices together")
-    parser.add_argument("--first_worker_id", type=int, default=0, help="number of the silo")
+    add_rank_flags(parser, device_num=2)
+    add_local_rank_flags(parser)
     add_worker_flags(parser)
     config = get_config(parser=parser)
-    if config.device_num != 1:
-        raise UserError(
-            f"--device_num {config.device_num}: a silo on several devices is not available yet; "
-            "give --device_num=1, or start several silos with run_cross_silo_fasterrcnn_worker.py"
-        )
-    config.local_worker_num = 1
-    launch_workers(job_from(config), config)
+    if config.device_num == 1 and not config.run_distribute:
+        config.local_worker_num = 1
+        launch_workers(job_from(config), config)
+    else:
+        launch_ranks(job_from(config), config)
 
 
 if __name__ == "__main__":

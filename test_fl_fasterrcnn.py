@@ -27,6 +27,7 @@ from src.federated.job_config import JobConfig
 from src.launch.addresses import parse_address
 from src.launch.command_line import JOB_FLAGS, add_worker_flags, job_from, launcher_parser, shard_of
 from src.launch.job_record import FOLDER
+from src.launch.rank_flags import add_rank_flags
 from src.model_utils.config import Config, get_config
 
 
@@ -87,6 +88,10 @@ ROLES = {
 }
 
 
+def _path_or_none(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
 def role_parser() -> argparse.ArgumentParser:
     """The flags of all three roles."""
     parser = launcher_parser(__doc__)
@@ -98,7 +103,9 @@ def role_parser() -> argparse.ArgumentParser:
     parser.add_argument("--user_id", type=int, default=0, help="number of the worker and its shard")
     parser.add_argument("--local_worker_num", type=int, default=1, help="workers on this machine")
     parser.add_argument("--output_dir", type=Path, default=Path(), help="for ckpt/ and loss_0.log")
-    parser.add_argument("--status_file", type=Path, help="JSON file to keep up to date")
+    parser.add_argument("--status_file", type=_path_or_none, help="JSON file to keep up to date")
+    add_rank_flags(parser)
+    parser.add_argument("--rank", type=int, default=0, help="this process's number in its silo")
     add_worker_flags(parser)
     return parser
 

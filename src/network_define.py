@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import mindspore
 import numpy as np
@@ -12,6 +13,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.train.callback import Callback, RunContext
 
 from src.FasterRcnn.precision import head_dtype
+from src.federated.terms import NO_TERMS, Terms
 from src.lr_schedule import RunSchedule
 from src.model_utils.config import Config, setting
 
@@ -58,7 +60,7 @@ class LossCallBack(Callback):
         params = run_context.original_args()
         step = (params.cur_step_num - 1) % params.batch_num + 1
         loss = mean_loss(params.net_outputs)
-        self.steps_done += 1
+        self.steps_done += steps_of_call(params)
         where = f"epoch: {self.epochs_done + 1} step: {step}"
         if self.per_print_times and step % self.per_print_times == 0:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -79,6 +81,11 @@ class LossCallBack(Callback):
         if self.lr is None:
             return ""
         return f" lr: {float(self.lr[min(self.steps_done, len(self.lr)) - 1]):.8f}"
+
+
+def steps_of_call(params: Any) -> int:
+    """Training steps behind one call of a callback: an epoch's where the data set sinks."""
+    return params.batch_num if getattr(params, "dataset_sink_mode", False) else 1
 
 
 def mean_loss(net_outputs: Tensor | tuple | list) -> float:
@@ -183,6 +190,10 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         scale_sense: loss scale, a number or a tensor of one; matters in half precision only.
         grad_clip: limit the global norm of the gradient to `clip_norm`.
         clip_norm: see there.
+        gradient_term: takes and gives the tuple of gradients, before they are clipped; None adds
+            nothing.
+        weight_term: called with the step's learning rate after the update; the optimiser's
+            learning rate has to be a schedule.
     """
 
     def __init__(
@@ -192,6 +203,8 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         scale_sense: float | Tensor = 1,
         grad_clip: bool = False,
         clip_norm: float = 10.0,
+        gradient_term: nn.Cell | None = None,
+        weight_term: nn.Cell | None = None,
     ):
         if isinstance(scale_sense, Tensor):
             scale_sense = scale_sense.asnumpy().item()
@@ -199,11 +212,13 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         self.grad_clip = grad_clip
         self.clip = ClipByGlobalNorm(float(clip_norm))
         self.hyper_map = ops.HyperMap()
+        self.gradient_term = gradient_term
+        self.weight_term = weight_term
 
     def construct(
         self, x: Tensor, img_shape: Tensor, gt_bboxe: Tensor, gt_label: Tensor, gt_num: Tensor
     ) -> Tensor:
-        """Train on one batch; its loss (1,) before the update."""
+        """Train on one batch; its loss (1,) before the update, without the terms."""
         inputs = (x, img_shape, gt_bboxe, gt_label, gt_num)
         loss = self.network(*inputs)
         sens = ops.ones_like(loss) * self.sens
@@ -211,18 +226,30 @@ class TrainOneStepCell(nn.TrainOneStepCell):
         if self.sens != 1.0:
             grads = self.hyper_map(ops.partial(grad_scale, self.sens), grads)
         grads = self.grad_reducer(grads)
+        if self.gradient_term is not None:
+            grads = self.gradient_term(grads)
         if self.grad_clip:
             grads = self.clip(grads)
-        return ops.depend(loss, self.optimizer(grads))
+        if self.weight_term is None:
+            return ops.depend(loss, self.optimizer(grads))
+        # Asked of the schedule: the optimiser's own get_lr counts a step.
+        rate = self.optimizer.learning_rate(self.optimizer.global_step)
+        rate = ops.depend(rate, loss)
+        grads = ops.depend(grads, rate)
+        loss = ops.depend(loss, self.optimizer(grads))
+        return ops.depend(loss, self.weight_term(ops.depend(rate, loss)))
 
 
-def train_cell(net: nn.Cell, config: Config, rates: np.ndarray) -> TrainOneStepCell:
+def train_cell(
+    net: nn.Cell, config: Config, rates: np.ndarray, terms: Terms = NO_TERMS
+) -> TrainOneStepCell:
     """The training step of `net` by SGD with momentum, as `config` says.
 
     Args:
         net: the detector, in training.
         config: momentum, weight_decay, loss_scale, grad_clip and grad_clip_norm are read.
         rates: learning rate of every step of the run; the last one holds beyond it.
+        terms: what the federation's algorithm adds to the step.
     """
     optimizer = nn.SGD(
         net.trainable_params(),
@@ -238,4 +265,6 @@ def train_cell(net: nn.Cell, config: Config, rates: np.ndarray) -> TrainOneStepC
         scale_sense=config.loss_scale if half else 1,
         grad_clip=config.grad_clip,
         clip_norm=setting(config, "grad_clip_norm"),
+        gradient_term=terms.gradient,
+        weight_term=terms.weight,
     )

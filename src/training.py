@@ -16,20 +16,27 @@ from src.dataset import create_fasterrcnn_dataset
 from src.evaluation.evaluator import Evaluator
 from src.evaluation.validation_set import open_validation
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
+from src.federated.aggregation import Aggregation
 from src.federated.fingerprint import FEATURE_NAME, digest, fingerprint
+from src.federated.terms import NO_TERMS, Terms
+from src.federated.travelling import local_names
 from src.launch.status_file import StatusFile
 from src.lr_schedule import run_lr
-from src.model_utils.config import Config
+from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device
-from src.network_define import LossCallBack, mean_loss, train_cell
+from src.network_define import LossCallBack, mean_loss, steps_of_call, train_cell
 from src.pretrained import load_pretrained
 
 # What silos must agree on, besides the frozen weights, for their average to mean anything.
 SHARED_KEYS = ("backbone", "coco_classes", "img_width", "img_height", "anchor_scales")
 
 
-def open_shard(config: Config, shard: Path) -> Dataset:
+def open_shard(config: Config, shard: Path, ranks: int = 1, rank: int = 0) -> Dataset:
     """Batches for training from the MindRecord in the folder `shard`.
+
+    Args:
+        ranks: that share it; each has the same number of batches.
+        rank: whose share this is.
 
     Raises:
         UserError: no usable MindRecord there.
@@ -38,6 +45,8 @@ def open_shard(config: Config, shard: Path) -> Dataset:
         config,
         str(shard / (config.prefix or BASE_NAME)),
         batch_size=config.batch_size,
+        device_num=ranks,
+        rank_id=rank,
         num_parallel_workers=config.num_parallel_workers,
         python_multiprocessing=config.python_multiprocessing,
     )
@@ -62,20 +71,28 @@ def build_detector(config: Config) -> tuple[nn.Cell, str]:
 def shared_aspects(config: Config, net: nn.Cell) -> dict[str, object]:
     """What must be equal in all silos though it does not travel; see `fingerprint`."""
     aspects: dict[str, object] = {key: getattr(config, key) for key in SHARED_KEYS}
+    names = [p.name for p in net.trainable_params()]
+    aspects["local_params"] = sorted(local_names(names, setting(config, "local_params")))
     frozen = {p.name: p.asnumpy() for p in net.get_parameters() if not p.requires_grad}
     aspects["frozen weights (pre_trained, seed)"] = digest(frozen)
     return aspects
 
 
-def save_models(net: nn.Cell, config: Config, servers: Path, workers: Path) -> int:
+def save_models(
+    net: nn.Cell, config: Config, servers: Path, workers: Path, aggregation: Aggregation
+) -> int:
     """Write what the servers start from (what travels) and the whole detector.
 
     Returns:
         Number of parameters that travel.
     """
-    travelling = [{"name": p.name, "data": p} for p in net.trainable_params()]
-    mark = fingerprint(shared_aspects(config, net))
-    features = [*travelling, {"name": FEATURE_NAME, "data": Tensor(mark)}]
+    trained = net.trainable_params()
+    local = local_names([p.name for p in trained], setting(config, "local_params"))
+    travelling = [{"name": p.name, "data": p} for p in trained if p.name not in local]
+    weights = {p.name: p.asnumpy() for p in trained if p.name not in local}
+    beside = aggregation.server_features(weights)
+    beside[FEATURE_NAME] = fingerprint({**shared_aspects(config, net), **aggregation.aspects()})
+    features = [*travelling, *({"name": n, "data": Tensor(a)} for n, a in beside.items())]
     for target, parameters in ((workers, net), (servers, features)):
         partial = target.with_name(f".partial.{target.name}")
         ms.save_checkpoint(parameters, str(partial))
@@ -99,10 +116,13 @@ class DetectorTask:
         use_device(config.device_target, config.device_id, config.threads)
         ms.set_seed(config.seed)
         self._config = config
-        validation = open_validation(config, shard_number(shard)) if config.run_eval else None
-        self.dataset = open_shard(config, shard)
+        ranks = getattr(config, "device_num", 1)
+        self._rank = getattr(config, "rank", 0)
+        evaluates = config.run_eval and self._rank == 0
+        validation = open_validation(config, shard_number(shard)) if evaluates else None
+        self.dataset = open_shard(config, shard, ranks, self._rank)
         self.steps_per_epoch: int = self.dataset.get_dataset_size()
-        self.images = self.steps_per_epoch * config.batch_size
+        self.images = self.steps_per_epoch * config.batch_size * ranks
         self.network, self.origin = build_detector(config)
         if validation is not None:
             self._evaluator = Evaluator(config, self.network, validation)
@@ -124,15 +144,16 @@ class DetectorTask:
         """Learning rate of each step of the whole run, (steps,) float32."""
         return run_lr(self._config, steps_per_iteration, iterations, self.steps_per_epoch)
 
-    def training_step(self, rates: np.ndarray, steps_done: int) -> nn.Cell:
+    def training_step(self, rates: np.ndarray, steps_done: int, terms: Terms = NO_TERMS) -> nn.Cell:
         """The cell that trains on one batch and gives the loss.
 
         Args:
             rates: see `rates`.
             steps_done: steps of the run before the first one here, so that a late silo has the
                 learning rate of the iteration that it joins.
+            terms: what the aggregation algorithm adds to a step; the loss is without it.
         """
-        cell = train_cell(self.network, self._config, rates)
+        cell = train_cell(self.network, self._config, rates, terms)
         cell.optimizer.global_step.set_data(Tensor([steps_done], ms.int32))
         return cell
 
@@ -143,6 +164,7 @@ class DetectorTask:
         every = self.steps_per_epoch if self._config.dataset_sink_mode else 1
         loss = LossCallBack(
             per_print_times=every,
+            rank_id=self._rank,
             lr=rates,
             name=label,
             folder=output_dir,
@@ -162,6 +184,7 @@ class _StatusCallBack(Callback):
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         """After each step."""
-        self._steps += 1
-        loss = mean_loss(run_context.original_args().net_outputs)
+        params = run_context.original_args()
+        self._steps += steps_of_call(params)
+        loss = mean_loss(params.net_outputs)
         self._status.update(phase="train", step=self._steps, loss=loss)

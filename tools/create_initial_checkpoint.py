@@ -17,6 +17,7 @@ from src.errors import require_packages, run_command
 
 require_packages()
 
+from src.federated.aggregation import aggregation_of
 from src.launch.command_line import job_from, launcher_parser
 from src.launch.recovery_files import recovery_name
 from src.model_utils.config import get_config
@@ -27,7 +28,8 @@ def main() -> None:
     parser = launcher_parser(__doc__)
     parser.add_argument("--checkpoint_dir", type=Path, default=Path("fl_ckpt"))
     config = get_config(parser=parser)
-    name = job_from(config).name
+    job = job_from(config)
+    name, aggregation = job.name, aggregation_of(job, config)
     print("building the detector", flush=True)
     # Late, so that --help and a wrong flag do not wait for MindSpore.
     from src.training import build_detector, save_models
@@ -36,7 +38,7 @@ def main() -> None:
     config.checkpoint_dir.mkdir(parents=True, exist_ok=True)
     servers = config.checkpoint_dir / recovery_name(name, 0)
     workers = config.checkpoint_dir / f"{name}_initial.ckpt"
-    count = save_models(net, config, servers, workers)
+    count = save_models(net, config, servers, workers, aggregation)
     print(f"{servers}: {count} trainable parameters for the servers; {origin}")
     print(f"{workers}: the whole detector, for --pre_trained of a worker")
 

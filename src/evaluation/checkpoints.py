@@ -8,8 +8,10 @@ import numpy as np
 from mindspore import nn
 
 from src.errors import UserError
+from src.federated.aggregation import Aggregation
 from src.federated.fingerprint import FEATURE_NAME, differing, fingerprint
-from src.model_utils.config import Config
+from src.federated.travelling import local_names
+from src.model_utils.config import Config, setting
 from src.pretrained import load_pretrained, read_checkpoint
 from src.training import shared_aspects
 
@@ -21,10 +23,11 @@ def load_detector(
 
     Args:
         net: a `Faster_Rcnn` of `config`.
-        config: what the detector was trained with.
+        config: what the detector was trained with; local_params are not in the servers' files.
         checkpoint: of the whole detector, or a recovery file of the servers, which holds only what
-            is trained.
-        frozen_from: checkpoint of the whole detector to take the frozen tensors from.
+            is trained and federated.
+        frozen_from: checkpoint of the whole detector to take the frozen tensors and local parts
+            from.
 
     Returns:
         A line that says what came from where.
@@ -33,21 +36,26 @@ def load_detector(
         UserError: the files do not make a whole detector, are another one's, or do not belong
             together.
     """
+    names = [p.name for p in net.trainable_params()]
+    local = set(local_names(names, setting(config, "local_params")))
     frozen = {p.name for p in net.get_parameters() if not p.requires_grad}
     content = read_checkpoint(checkpoint)
     held = set(content)
     own = {p.name for p in net.get_parameters()}
-    _require_detector(checkpoint, held, own, frozen, frozen_from)
+    _require_detector(checkpoint, held, own, frozen, local, frozen_from)
     said = ""
     if frozen_from is not None:
-        missing = frozen - held - set(load_pretrained(net, frozen_from).loaded)
+        kept = frozen | local
+        missing = kept - held - set(load_pretrained(net, frozen_from).loaded)
         if missing:
+            other = "" if local else ", or the servers' ..._initial.ckpt"
             raise UserError(
-                f"--frozen_from {frozen_from}: lacks {len(missing)} of the {len(frozen)} frozen "
-                f"tensors, first {min(missing)}; give a worker's checkpoint, or the servers' "
-                "..._initial.ckpt"
+                f"--frozen_from {frozen_from}: lacks {len(missing)} of the {len(kept)} tensors "
+                f"that servers do not hold, first {min(missing)}; give a worker's checkpoint{other}"
             )
         said = f", {len(frozen - held)} frozen ones from {frozen_from}"
+        if local - held:
+            said += f", and {len(local - held)} of the silo's own (local_params)"
     loaded = len(load_pretrained(net, checkpoint).loaded)
     if FEATURE_NAME in content:
         _require_same_job(net, config, checkpoint, content[FEATURE_NAME].asnumpy())
@@ -55,14 +63,19 @@ def load_detector(
 
 
 def _require_detector(
-    checkpoint: Path, held: set[str], own: set[str], frozen: set[str], frozen_from: Path | None
+    checkpoint: Path,
+    held: set[str],
+    own: set[str],
+    frozen: set[str],
+    local: set[str],
+    frozen_from: Path | None,
 ) -> None:
     """Whether the names in a checkpoint are those of a trained detector.
 
     Raises:
         UserError: how many are, and what to give.
     """
-    missing = own - held - (frozen if frozen_from else set())
+    missing = own - held - (frozen | local if frozen_from else set())
     if not missing:
         return
     found = f"{checkpoint}: {len(held & own)} of its {len(held)} names match"
@@ -73,6 +86,18 @@ def _require_detector(
         raise UserError(
             f"{found}; the {len(missing)} that are missing are frozen and not kept by servers: "
             f"give a whole detector to take them from, --frozen_from={example}"
+        )
+    if missing <= frozen | local:
+        raise UserError(
+            f"{found}; the {len(missing)} that are missing are frozen, or the silos' own "
+            f"({len(missing & local)} of local_params): give a worker's checkpoint to take them "
+            "from, --frozen_from=worker_0/ckpt/..."
+        )
+    if FEATURE_NAME in held:
+        raise UserError(
+            f"{found} (missing {len(missing - frozen)} trained ones, first "
+            f"{min(missing - frozen)}): servers hold no parts that a job keeps in its silos; give "
+            "the job's own --config_path and --local_params"
         )
     raise UserError(
         f"{found} (missing {len(missing)}, first {min(missing)}): not a trained detector of this "
@@ -86,8 +111,11 @@ def _require_same_job(net: nn.Cell, config: Config, checkpoint: Path, theirs: np
     Raises:
         UserError: names what differs.
     """
-    aspects = shared_aspects(config, net)
+    # The algorithm does not matter to who only measures.
+    own = shared_aspects(config, net)
+    aspects = {**own, **Aggregation().aspects()}
     unlike = differing(list(aspects), fingerprint(aspects), theirs)
+    unlike = [name for name in unlike if name not in Aggregation().aspects()]
     if unlike:
         raise UserError(
             f"{checkpoint}: was trained with other values of: {', '.join(unlike)}; give the job's "

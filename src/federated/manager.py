@@ -1,16 +1,18 @@
 """The engine's training callback with another way for weights to leave and enter the process.
 
-The base class, `mindspore_federated.FederatedLearningManager`, counts steps, decides which step
-ends an iteration and implements the aggregation algorithms. Its own client turns every weight into
-a Python list, waits without end and takes a refusal for a success; `SiloManager` does that part
-with `Silo`.
+The base class, `mindspore_federated.FederatedLearningManager`, loads the federation's file into
+the engine and holds the counters that say which step ends an iteration. Its own client turns every
+weight into a Python list, waits without end and takes a refusal for a success; `SiloManager` does
+that part with `Silo`. Its aggregation algorithms keep copies among the network's own parameters,
+where they would be trained or saved, and read a learning rate only by moving its schedule on;
+`algorithms` and `adaptive` are in their place.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable
 
@@ -18,11 +20,15 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 from mindspore_federated import FederatedLearningManager
-from mindspore_federated.common import _fl_context
 from mindspore_federated.trainer import _fl_manager
 
+from src.federated.adaptive import AdaptiveFrequency
+from src.federated.aggregation import ABSOLUTE, Aggregation
+from src.federated.algorithms import algorithm_of
+from src.federated.privacy import Privacy
+from src.federated.ranks import Ranks, silo_of
 from src.federated.rounds import Deadlines, NotFiniteError, Round
-from src.federated.silo import Silo
+from src.federated.terms import Terms
 from src.federated.transport import Client
 
 
@@ -42,7 +48,7 @@ class SiloManager(FederatedLearningManager):
 
     Args:
         yaml_config: path of the federation's YAML file.
-        model: its float32 `trainable_params()` are what travels.
+        model: its float32 `trainable_params()` are what travels, but for `local`.
         sync_frequency: steps in an iteration; epochs where the data set sinks.
         addresses: "host:port" of the servers, this silo's own first.
         data_size: the silo's images, its weight in the mean.
@@ -53,7 +59,11 @@ class SiloManager(FederatedLearningManager):
         data_size_unit: images that count as one, where a silo has more than 65,535.
         aspects: what must agree between silos without travelling; see `fingerprint`.
         tls: context that verifies the servers, or None for plain HTTP.
-        **options: of the base class (sync_type ...).
+        aggregation: the algorithm; a training step has to apply `terms`.
+        steps: of an iteration, where sync_frequency counts epochs.
+        local: names of the parameters that stay in the silo.
+        privacy: puts noise on what is sent; None sends the weights as they are.
+        ranks: the processes that this silo consists of; None where it is this one.
 
     Raises:
         UserError: at the first join, where this silo and the servers do not fit together.
@@ -79,16 +89,32 @@ class SiloManager(FederatedLearningManager):
         log: Callable[[str], None] = print,
         on_phase: Callable[[str, int], None] = lambda phase, iteration: None,
         rounds_path: Path | None = None,
-        **options: Any,
+        aggregation: Aggregation | None = None,
+        steps: int | None = None,
+        local: Collection[str] = (),
+        privacy: Privacy | None = None,
+        ranks: Ranks | None = None,
     ):
         with _without_engine_client():
-            super().__init__(
-                str(yaml_config), model, sync_frequency, addresses[0], data_size, **options
-            )
-        self._silo = Silo(
+            # It would copy every parameter of the network: it is given a cell that has none.
+            super().__init__(str(yaml_config), nn.Cell(), sync_frequency, addresses[0], data_size)
+        self._model = model
+        self._log = log
+        self._local = frozenset(local)
+        self._privacy = privacy
+        names = [param.name for param in self._travelling()]
+        aggregation = aggregation or Aggregation()
+        self._algorithm = algorithm_of(
+            aggregation, model.trainable_params(), names, steps or sync_frequency
+        )
+        self._adaptive = None
+        if aggregation.adaptive:
+            self._adaptive = AdaptiveFrequency(aggregation.adaptive, sync_frequency, names)
+        self._silo = silo_of(
+            ranks,
             Client(addresses, fl_name, silo_id, tls),
             self._load,
-            {param.name: param.size for param in self._travelling()},
+            self._sizes(),
             data_size,
             iterations,
             threshold,
@@ -99,7 +125,11 @@ class SiloManager(FederatedLearningManager):
             log=log,
             on_phase=on_phase,
             rounds_path=rounds_path,
+            adds=self._algorithm.adds,
         )
+        if self._algorithm.declared is not None:
+            self._silo.data_size = self._algorithm.declared
+        self._entered = 0  # the iteration that the algorithm was told of last
 
     def __del__(self):
         """Nothing: the base class stops an engine client here that was never started."""
@@ -119,9 +149,18 @@ class SiloManager(FederatedLearningManager):
         """What the iterations of this process took."""
         return self._silo.rounds
 
+    @property
+    def terms(self) -> Terms:
+        """What a training step adds for the job's algorithm."""
+        return self._algorithm.terms
+
     def join(self) -> int:
         """Join the current iteration with its weights, unless that is done; returns `iteration`."""
         self._silo.join()
+        if self._silo.joined and self._entered != self.iteration:
+            self._entered = self.iteration
+            self._algorithm.joined(self._silo.controls)
+            self._silo.controls = {}  # as large as the model
         return self.iteration
 
     def close(self) -> None:
@@ -133,11 +172,7 @@ class SiloManager(FederatedLearningManager):
         self._global_step += 1
         if self._global_step != self._next_begin_sync_iter or self.finished:
             return
-        if self._is_fednova():
-            self._silo.data_size = self._steps_of_iteration(run_context.original_args())
         self.join()
-        if self._is_scaffold() and self._global_step != 1:
-            self._scaffold_set_global_control_params(self._silo.controls)
 
     def on_train_step_end(self, run_context) -> None:
         """Check the loss; the last step of an iteration synchronises."""
@@ -145,21 +180,38 @@ class SiloManager(FederatedLearningManager):
         if self.finished:
             # The job ended without this silo, which learned it only when this step had begun.
             self._silo.reload()
-        else:
-            super().on_train_step_end(run_context)
+        elif self._global_step == self._next_end_sync_iter:
+            self._synchronise()
         if self.finished:
             run_context.request_stop()
 
-    def _steps_of_iteration(self, arguments) -> int:
-        sinks = arguments.dataset_sink_mode
-        return self._sync_frequency * (arguments.batch_num if sinks else 1)
+    def _synchronise(self) -> None:
+        """End the iteration; the next one begins with the next step."""
+        weights: dict[str, np.ndarray] = {}
+        weight_infos: dict[str, tuple] = {}
+        self._model_params_to_weights_dict(weights, weight_infos)
+        self._update_model(weights, weight_infos)
+        if self._adaptive and self._adaptive.frequency != self._sync_frequency:
+            before, self._sync_frequency = self._sync_frequency, self._adaptive.frequency
+            self._log(
+                f"sync_type adaptive: synchronising every {self._sync_frequency} instead of "
+                f"{before} from here on"
+            )
+        self._next_end_sync_iter = self._global_step + self._sync_frequency
+        self._next_begin_sync_iter = self._global_step + 1
+
+    def _sizes(self) -> dict[str, int]:
+        """Name -> number of values of what the servers' model consists of."""
+        sizes = {param.name: param.size for param in self._travelling()}
+        absolute = {ABSOLUTE + name: size for name, size in sizes.items()}
+        return {**sizes, **absolute} if self._adaptive else sizes
 
     def _travelling(self) -> list:
         """The parameters that the servers hold."""
         return [
             param
             for param in self._model.trainable_params()
-            if self._global_prefix not in param.name and param.dtype == mstype.float32
+            if param.dtype == mstype.float32 and param.name not in self._local
         ]
 
     def _model_params_to_weights_dict(self, weights, weight_infos) -> None:
@@ -171,17 +223,25 @@ class SiloManager(FederatedLearningManager):
 
     def _update_model(self, weights, weight_infos) -> None:
         """The base class's hook: everything between the last local step and the global model."""
-        self._silo.exchange(weights, self._global_step)
+        features = self._algorithm.upload(weights, self._silo.data_size)
+        if self._adaptive:
+            features.update(self._adaptive.upload(weights))
+        epsilon = None
+        if self._privacy is not None:
+            features = self._privacy.protect(features, self._global_step, self.iteration)
+            epsilon = self._privacy.epsilon
+        record = self._silo.exchange(features, self._global_step, epsilon)
+        self._algorithm.ended(record)
 
     def _load(self, features: dict[str, np.ndarray]) -> None:
-        """Set the model's parameters, and the algorithms' copy of the global ones."""
-        keeps_global = self._aggregation_type in (_fl_context.FEDPROX, _fl_context.FEDNOVA)
-        copies = {param.name: param for param in self._global_weights} if keeps_global else {}
+        """Set the model's parameters, and what the algorithm keeps of the global ones."""
         for param in self._travelling():
-            array = features[param.name].reshape(param.shape)
-            param.set_data(Tensor(array))
-            if keeps_global:
-                copies[f"{self._global_prefix}.{param.name}"].set_data(Tensor(array))
+            param.set_data(Tensor(features[param.name].reshape(param.shape)))
+        self._algorithm.loaded(features)
+        if self._privacy is not None:
+            self._privacy.remember(features)
+        if self._adaptive:
+            self._adaptive.loaded(features)
 
 
 def check_loss(outputs: Any, step: int) -> None:

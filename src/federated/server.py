@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from mindspore_federated import FLServerJob
 from mindspore_federated.startup.feature_map import FeatureMap
 from mindspore_federated.startup.federated_local import save_ms_checkpoint
 
+from src.errors import UserError
+from src.federated.aggregation import CONTROL, SCAFFOLD, Aggregation, algorithm_in
 from src.federated.console import say
+from src.federated.fingerprint import FEATURE_NAME
+from src.federated.job_config import load_job
 from src.launch.recovery_files import list_recovery_files, recovery_name
 
 KEPT_FILES = 3
@@ -19,11 +25,13 @@ class ServerJob(FLServerJob):
     """The engine's server with another way to keep its checkpoints.
 
     The engine writes in place, so that a kill leaves half a newest file, and deletes all but three
-    files whoever made them. This one writes beside and renames, and deletes only its own.
+    files whoever made them. This one writes beside and renames, and deletes only its own. A job of
+    Scaffold goes on with the control variates of its file, where the engine begins with zeros.
 
     Args:
         label: the name in its log lines, for example server_0.
         yaml_config, http_server_address, tcp_server_ip, checkpoint_dir: as `FLServerJob`.
+        aggregation: what the model must have been made for; None where that does not matter.
     """
 
     def __init__(
@@ -33,11 +41,29 @@ class ServerJob(FLServerJob):
         http_server_address: str,
         tcp_server_ip: str,
         checkpoint_dir: str,
+        aggregation: Aggregation | None = None,
     ):
         super().__init__(yaml_config, http_server_address, tcp_server_ip, checkpoint_dir)
+        self._has_controls = self.aggregation_type == SCAFFOLD
+        # The base class reads it for one purpose, to add zero controls to those that are there.
+        self.aggregation_type = ""
+        self._aggregation = aggregation
         self._label = label
         self._folder = Path(checkpoint_dir)
         self._not_ours = {f.path for f in list_recovery_files(self._folder, self.fl_name)}
+
+    def _load_feature_map(self, feature_map: Any, recovery_ckpt_files: list) -> FeatureMap:
+        loaded = super()._load_feature_map(feature_map, recovery_ckpt_files)
+        mark = loaded.feature_map().get(FEATURE_NAME)
+        if self._aggregation and mark and not self._aggregation.made_for(mark.data):
+            raise UserError(
+                f"{self._folder}: the newest model of {self.fl_name} was made for another "
+                f"algorithm than {self._aggregation.kind}; set aggregation.* as it was, or take "
+                "another --checkpoint_dir"
+            )
+        if self._has_controls:
+            _add_controls(loaded)
+        return loaded
 
     def _get_current_recovery_ckpt_files(self) -> list[tuple[int, str, str]]:
         files = list_recovery_files(self._folder, self.fl_name)
@@ -64,6 +90,15 @@ class ServerJob(FLServerJob):
         return [f.path for f in files if f.path not in self._not_ours and f.iteration > 0]
 
 
+def _add_controls(features: FeatureMap) -> None:
+    """Zero control variates for the weights that have none yet."""
+    held = dict(features.feature_map())
+    for name, feature in held.items():
+        has_none = CONTROL + name not in held and name != FEATURE_NAME
+        if has_none and not name.startswith(CONTROL):
+            features.add_feature(CONTROL + name, np.zeros_like(feature.data), require_aggr=True)
+
+
 def run_server(
     label: str, yaml_config: str, http_server_address: str, tcp_server_ip: str, checkpoint_dir: str
 ) -> None:
@@ -72,7 +107,11 @@ def run_server(
     The initial model is the newest recovery file in `checkpoint_dir`.
 
     Raises:
+        UserError: the model was made for another aggregation algorithm.
         RuntimeError: the engine cannot start: no model, a taken port, another model in Redis.
     """
-    job = ServerJob(label, yaml_config, http_server_address, tcp_server_ip, checkpoint_dir)
+    aggregation = Aggregation(*algorithm_in(load_job(yaml_config)))
+    job = ServerJob(
+        label, yaml_config, http_server_address, tcp_server_ip, checkpoint_dir, aggregation
+    )
     job.run()

@@ -59,6 +59,7 @@ class Silo:
         on_phase: called as on_phase(phase, iteration) with "join", "train", "push", "wait",
             "pull" or "done".
         rounds_path: file that gets a JSON line for each iteration.
+        adds: the servers add what is sent to their model (FedNova), in place of a mean of models.
 
     Attributes:
         iteration: the servers' current one, from 1; 0 before the first `join`.
@@ -66,7 +67,8 @@ class Silo:
         finished: no iteration is left.
         rounds: the iterations that this process went through.
         data_size: this silo's weight in the mean, 1 to 65535.
-        controls: the control variates that came with the last `join` (Scaffold only).
+        controls: the control variates that came with the last `join` (Scaffold only); {} where
+            this silo only kept its place.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Silo:
         log: Callable[[str], None] = print,
         on_phase: Callable[[str, int], None] = lambda phase, iteration: None,
         rounds_path: Path | None = None,
+        adds: bool = False,
     ):
         self.client = client
         self.data_size = declared_size(images, data_size_unit)
@@ -104,6 +107,7 @@ class Silo:
         self._log = log
         self._on_phase = on_phase
         self._rounds_path = rounds_path
+        self._adds = adds
         self._held = -1  # the iteration whose starting weights were loaded last
         self._sample = np.empty(0, np.float32)
         self._began = 0.0
@@ -129,7 +133,7 @@ class Silo:
         if self.joined:
             self._on_phase("train", self.iteration)
 
-    def exchange(self, features: Features, step: int = 0) -> Round:
+    def exchange(self, features: Features, step: int = 0, epsilon: float | None = None) -> Round:
         """Send this silo's weights, wait for the others, load the model that the servers made.
 
         Where the iteration fails, or ends without this silo, the servers' latest model is loaded
@@ -138,6 +142,7 @@ class Silo:
         Args:
             features: name -> float32 array of any shape.
             step: the silo's training step, for messages.
+            epsilon: see `Round`.
 
         Raises:
             NotFiniteError: a value is NaN or infinite.
@@ -146,7 +151,7 @@ class Silo:
         """
         if not self.joined:
             raise SyncError("weights can be sent only in an iteration that this silo has joined")
-        record = Round(self.iteration)
+        record = Round(self.iteration, epsilon=epsilon)
         begin = time.perf_counter()
         check_finite(features, step, self.data_size)
         sent = sample(features, self._sizes)
@@ -173,6 +178,7 @@ class Silo:
             self.controls = reply.features
             self._enter("joined")
         elif reply.outcome is Outcome.DUPLICATE:
+            self.controls = {}
             self._enter("kept the place in")
         elif reply.outcome is Outcome.FULL:
             self._when_full(patience)
@@ -191,6 +197,7 @@ class Silo:
         """Keep the place that an earlier process of this silo took, or wait for the next one."""
         reply = self.client.has_joined(self.iteration, self._deadlines.request)
         if reply.outcome is Outcome.REFUSED:
+            self.controls = {}
             self._enter("kept the place in")
         elif reply.outcome in UNDECIDED:
             patience.pause(f"the servers ({reply})", RETRY_SECONDS, report_at_once=True)
@@ -320,7 +327,9 @@ class Silo:
 
     def _push(self, features: Features, record: Round) -> None:
         """Upload until a server has counted it, or the iteration is over."""
-        everything = {**features, **self._extra}
+        # Servers that add would change the fingerprint by anything but zeros.
+        kept = {name: array * (not self._adds) for name, array in self._extra.items()}
+        everything = {**features, **kept}
         patience = Patience(self._deadlines.join, self._log)
         while True:
             reply = self.client.update(
@@ -365,7 +374,7 @@ class Silo:
         self._take(reply)
         record.client_s += reply.own_seconds + time.perf_counter() - begin
         record.bytes_down, record.download_s = reply.received, reply.seconds
-        trained = not np.array_equal(sent, before)
+        trained = sent.any() if self._adds else not np.array_equal(sent, before)
         if trained and np.array_equal(before, self._sample):
             record.result = "lost"
         record.close(self._began)

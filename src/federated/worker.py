@@ -12,10 +12,17 @@ from mindspore import nn
 from mindspore.train.callback import Callback, RunContext
 
 from src.evaluation.journal import Journal
+from src.federated.aggregation import FEDNOVA, aggregation_of
 from src.federated.console import log_to_console, say
 from src.federated.job_config import JobConfig
 from src.federated.manager import SiloManager
+from src.federated.privacy import Privacy, make_privacy
+from src.federated.rank_gradients import share_gradients
+from src.federated.rank_start import is_leader, label_of, opened_ranks
+from src.federated.ranks import Ranks, WatchRanks
 from src.federated.rounds import Deadlines, SyncError, declared_size, identity
+from src.federated.terms import Terms
+from src.federated.travelling import local_names
 from src.launch.addresses import server_addresses
 from src.launch.command_line import shard_of
 from src.launch.preflight import require_disk, worker_files
@@ -38,8 +45,8 @@ class Task(Protocol):
     def rates(self, steps_per_iteration: int, iterations: int) -> np.ndarray:
         """Learning rate of each step of the run."""
 
-    def training_step(self, rates: np.ndarray, steps_done: int) -> nn.Cell:
-        """The cell that trains on one batch."""
+    def training_step(self, rates: np.ndarray, steps_done: int, terms: Terms) -> nn.Cell:
+        """The cell that trains on one batch, with what the aggregation algorithm adds."""
 
     def callbacks(self, *args: Any) -> list[Callback]:
         """What the task logs."""
@@ -63,22 +70,11 @@ def run_worker(job: JobConfig, config: Any, make_task: Callable[[Any, Path], Tas
     Raises:
         UserError: something that the user can mend.
     """
-    label = f"worker_{config.user_id}"
-    log_to_console(label)
     status = StatusFile(config.status_file)
-    status.update(label=label, iterations=job.iterations, phase="loading the data")
-    shard = shard_of(config)
-    task = make_task(config, shard)
-    say(label, f"{task.images} images, {task.steps_per_epoch} steps an epoch; {task.origin}")
-    folder = config.output_dir / "ckpt" / shard.name
-    keeper = CheckpointKeeper(label, task.network, folder, shard.name, config)
-    keeper.require_room(job.iterations, config.local_worker_num)
-    steps = steps_per_iteration(config, task.steps_per_epoch)
-    status.update(phase="waiting for the server", steps=steps * job.iterations, images=task.images)
-    manager = make_manager(job, config, task, steps, status)
+    status.update(label=f"worker_{config.user_id}", iterations=job.iterations)
     try:
-        manager.join()
-        train(job, config, task, manager, keeper, status, steps)
+        with opened_ranks(job, config) as ranks:
+            _run_silo(job, config, make_task, status, ranks)
     except (SyncError, FloatingPointError) as error:
         return _failed(status, str(error))
     except RuntimeError as error:
@@ -86,14 +82,43 @@ def run_worker(job: JobConfig, config: Any, make_task: Callable[[Any, Path], Tas
             raise
         return _failed(
             status,
-            f"{shard}: holds an image that does not decode; write it anew with "
+            f"{shard_of(config)}: holds an image that does not decode; write it anew with "
             "generate_mindrecord.py --overwrite --verify",
         )
+    return 0
+
+
+def _run_silo(
+    job: JobConfig,
+    config: Any,
+    make_task: Callable[[Any, Path], Task],
+    status: StatusFile,
+    ranks: Ranks | None,
+) -> None:
+    """Load the data, join, train until the job is finished."""
+    label = label_of(config)
+    log_to_console(label)
+    status.update(phase="loading the data")
+    shard = shard_of(config)
+    privacy = make_privacy(job, config, shard, partial(say, label)) if is_leader(config) else None
+    task = make_task(config, shard)
+    say(label, f"{task.images} images, {task.steps_per_epoch} steps an epoch; {task.origin}")
+    folder = config.output_dir / "ckpt" / shard.name
+    keeper = CheckpointKeeper(label, task.network, folder, shard.name, config)
+    if is_leader(config):
+        keeper.require_room(job.iterations, config.local_worker_num)
+    if ranks is not None:
+        ranks.agree({"steps in an epoch": task.steps_per_epoch, **task.aspects})
+    steps = steps_per_iteration(config, task.steps_per_epoch)
+    status.update(phase="waiting for the server", steps=steps * job.iterations, images=task.images)
+    manager = make_manager(job, config, task, steps, status, privacy, ranks)
+    try:
+        manager.join()
+        train(job, config, task, manager, keeper, status, steps, ranks)
     finally:
         manager.close()
     status.update(phase="finished")
     say(label, f"finished: {len(manager.rounds)} iterations in this process")
-    return 0
 
 
 def _failed(status: StatusFile, reason: str) -> int:
@@ -115,10 +140,16 @@ def steps_per_iteration(config: Any, steps_per_epoch: int) -> int:
 
 
 def make_manager(
-    job: JobConfig, config: Any, task: Task, steps: int, status: StatusFile
+    job: JobConfig,
+    config: Any,
+    task: Task,
+    steps: int,
+    status: StatusFile,
+    privacy: Privacy | None = None,
+    ranks: Ranks | None = None,
 ) -> SiloManager:
     """The synchronisation of this worker."""
-    label = f"worker_{config.user_id}"
+    label = label_of(config)
     addresses = server_addresses(config.http_server_address, config.server_num)
     first = config.user_id % len(addresses)
     sinks = sinks_data(config)
@@ -129,7 +160,11 @@ def make_manager(
         status.update(phase=phase, iteration=iteration, joined=joined)
 
     window_s = job["round.global_iteration_time_window"] / 1000
+    aggregation = aggregation_of(job, config)
+    say(label, f"aggregation: {aggregation.words()}")
     weight = declared_size(task.images, config.data_size_unit)
+    if aggregation.kind == FEDNOVA:
+        weight = steps
     return SiloManager(
         str(job.path),
         task.network,
@@ -142,7 +177,7 @@ def make_manager(
         iterations=job.iterations,
         threshold=job["round.start_fl_job_threshold"],
         data_size_unit=config.data_size_unit,
-        aspects=task.aspects,
+        aspects={**task.aspects, **aggregation.aspects()},
         deadlines=Deadlines(
             join=config.join_timeout,
             request=config.request_timeout,
@@ -151,7 +186,11 @@ def make_manager(
         log=partial(say, label),
         on_phase=on_phase,
         rounds_path=config.output_dir / "rounds.jsonl",
-        sync_type=config.sync_type,
+        local=local_names([p.name for p in task.network.trainable_params()], config.local_params),
+        privacy=privacy,
+        aggregation=aggregation,
+        steps=steps,
+        ranks=ranks,
     )
 
 
@@ -168,17 +207,23 @@ def train(
     keeper: CheckpointKeeper,
     status: StatusFile,
     steps: int,
+    ranks: Ranks | None = None,
 ) -> None:
     """Train the iterations that are left; nothing where the job is finished."""
     if manager.finished:
         return
     steps_done = (manager.iteration - 1) * steps
     rates = task.rates(steps, job.iterations)
-    model = ms.Model(task.training_step(rates, steps_done))
-    label = f"worker_{config.user_id}"
-    callbacks = task.callbacks(label, config.output_dir, status, rates, steps_done)
-    journal = make_journal(config, task, keeper, status) if config.run_eval else None
-    callbacks += [manager, _KeepAfterRound(manager, keeper, journal)]
+    step = task.training_step(rates, steps_done, manager.terms)
+    callbacks = task.callbacks(label_of(config), config.output_dir, status, rates, steps_done)
+    if ranks is not None:
+        share_gradients(step, ranks)
+        callbacks.insert(0, WatchRanks(ranks))
+    callbacks.append(manager)
+    if is_leader(config):
+        journal = make_journal(config, task, keeper, status) if config.run_eval else None
+        callbacks.append(_KeepAfterRound(manager, keeper, journal))
+    model = ms.Model(step)
     left = steps * (job.iterations - manager.iteration + 1)
     epochs = -(-left // task.steps_per_epoch)
     status.update(phase="compiling")

@@ -7,8 +7,11 @@ checkpoint fits. That it lists what the network has is tested.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from src.federated.travelling import local_names
+from src.model_utils.config import setting
 
 Shape = tuple[int, ...]
 FLOAT_BYTES = 4
@@ -31,7 +34,36 @@ def parameter_shapes(config: Any) -> dict[str, Shape]:
 
 def model_bytes(config: Any) -> int:
     """Size of all parameters in bytes; a checkpoint of the whole detector is hardly larger."""
-    return FLOAT_BYTES * sum(math.prod(shape) for shape in parameter_shapes(config).values())
+    return FLOAT_BYTES * count_values(parameter_shapes(config))
+
+
+def trained_shapes(config: Any) -> dict[str, Shape]:
+    """Those of `parameter_shapes` that training changes: not the first stage, no statistics."""
+    frozen = ("backbone.conv1.", "backbone.bn1.", "backbone.layer1.")
+    statistics = ("moving_mean", "moving_variance")
+    return {
+        name: shape
+        for name, shape in parameter_shapes(config).items()
+        if not name.startswith(frozen) and not name.endswith(statistics)
+    }
+
+
+def federated_shapes(config: Any) -> dict[str, Shape]:
+    """Those of `trained_shapes` that leave the silo; a UserError where local_params is wrong."""
+    shapes = trained_shapes(config)
+    for name in local_names(shapes, setting(config, "local_params")):
+        del shapes[name]
+    return shapes
+
+
+def federated_share(config: Any) -> float:
+    """How much of the values that are trained leaves the silo, at most 1."""
+    return count_values(federated_shapes(config)) / count_values(trained_shapes(config))
+
+
+def count_values(shapes: Mapping[str, Shape]) -> int:
+    """Number of values in parameters of these shapes."""
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def _backbone(config: Any) -> Iterator[tuple[str, Shape]]:

@@ -10,13 +10,19 @@ import psutil
 import redis
 
 from src.launch.addresses import parse_address
-from src.launch.job_record import JobRecord, indexed_folders, read_record, remove_record
+from src.launch.job_record import (
+    WORKER_ROLES,
+    JobRecord,
+    indexed_folders,
+    read_record,
+    remove_record,
+)
 from src.launch.preflight import live_servers
 from src.launch.processes import stop
 from src.launch.redis_store import JobStore
 
 # The workers' signals go out first: then no silo sees its server disappear.
-ORDER = ("worker", "server", "scheduler")
+ORDER = (*WORKER_ROLES, "server", "scheduler")
 
 
 def finish(folder: Path, redis_port: int) -> int:

@@ -19,6 +19,8 @@ from typing import Any
 import psutil
 
 FOLDER = ".federation"
+# A silo of one process, and one of several.
+WORKER_ROLES = ("worker", "worker_distributed")
 
 
 @dataclass
@@ -26,7 +28,7 @@ class ProcessRecord:
     """One process that a launcher started.
 
     Attributes:
-        role: scheduler, server, worker or redis.
+        role: scheduler, server, worker, worker_distributed or redis.
         number: server or worker number; 0 otherwise.
         pid: of the process to stop (for the roles: of their supervisor).
         created: its start time in seconds since the epoch, which tells it from a later process

@@ -40,16 +40,16 @@ def launch_scheduler(job: JobConfig, manage_address: str, timeout_s: float) -> N
     base = Path.cwd()
     require(scheduler_checks(job, base, manage_address))
     host, port = parse_address(manage_address, "--scheduler_manage_address")
-    _note_job(base, job)
+    note_job(base, job)
     role = Role(
         role="scheduler",
         number=0,
-        argv=_role_command("MS_SCHED", job, base) + [f"--scheduler_manage_address={host}:{port}"],
+        argv=role_command("MS_SCHED", job, base) + [f"--scheduler_manage_address={host}:{port}"],
         address=f"{host}:{port}",
         job_end=_job_end(job, 0, 60.0),
         env={"GLOG_v": "1"},
     )
-    _start_all(base, [role], timeout_s, lambda _: listens(host, port))
+    start_all(base, [role], timeout_s, lambda _: listens(host, port))
     print(f"the scheduler of {job.name} listens on {host}:{port}: http://{host}:{port}/state")
     print("next: run_cross_silo_fasterrcnn_server.py")
 
@@ -74,8 +74,8 @@ def launch_servers(job: JobConfig, config: Config) -> None:
     first = require_iterations_left(checkpoint_dir, job.name, job.iterations)
     # A job that Redis knows goes on where it is, whatever the files say.
     first = int(store.status().get("iterationNum", first))
-    _note_job(base, job)
-    command = _role_command("MS_SERVER", job, base)
+    note_job(base, job)
+    command = role_command("MS_SERVER", job, base)
     roles = [
         Role(
             role="server",
@@ -93,7 +93,7 @@ def launch_servers(job: JobConfig, config: Config) -> None:
         )
         for number in numbers
     ]
-    _start_all(base, roles, config.start_timeout, lambda s: _server_answers(base, s))
+    start_all(base, roles, config.start_timeout, lambda s: _server_answers(base, s))
     listed = ", ".join(f"{host}:{port}" for port in ports)
     print(f"{len(ports)} server(s) of {job.name} take requests on {listed}")
     print(
@@ -116,35 +116,23 @@ def launch_workers(job: JobConfig, config: Config) -> None:
     base = Path.cwd()
     require(worker_checks(job, base, config))
     numbers = range(config.first_worker_id, config.first_worker_id + config.local_worker_num)
-    data = data_folder(config).absolute()
-    _note_job(base, job)
-    # Those of them that are set per worker below.
-    given = set(config.given_flags) - {"device_id", "threads"}
+    note_job(base, job)
     threads = config.threads or max(1, (os.cpu_count() or 1) // len(numbers))
-    command = _role_command("MS_WORKER", job, base)
     roles = [
         Role(
             role="worker",
             number=number,
-            argv=command
+            argv=worker_flags(job, config, base, role_folder("worker", number), number, threads)
             + [
-                f"--config_path={find_config_file(config.config_path)}",
-                f"--dataset_path={data}",
                 f"--local_worker_num={len(numbers)}",
-                f"--user_id={number}",
                 f"--device_id={config.device_id + number - numbers[0]}",
-                f"--threads={threads}",
-                f"--output_dir={base / role_folder('worker', number)}",
-                f"--status_file={status_path(base, role_folder('worker', number))}",
-            ]
-            + [f"--{name}={getattr(config, name)}" for name in WORKER_FLAGS]
-            + [f"--{name}={getattr(config, name)}" for name in sorted(given)],
+            ],
             env={"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)},
         )
         for number in numbers
     ]
-    _start_all(
-        base, roles, config.start_timeout + config.join_timeout, lambda s: _worker_joined(base, s)
+    start_all(
+        base, roles, config.start_timeout + config.join_timeout, lambda s: worker_joined(base, s)
     )
     labels = ", ".join(role.label for role in roles)
     print(f"{labels} have joined {job.name}: {job.iterations} iterations")
@@ -152,11 +140,30 @@ def launch_workers(job: JobConfig, config: Config) -> None:
     print("      finish_cross_silo_fasterrcnn.py   stops it; it ends by itself when it is done")
 
 
+def worker_flags(
+    job: JobConfig, config: Config, base: Path, label: str, number: int, threads: int
+) -> list[str]:
+    """The command of worker `number`, whose folder is `label`, up to its device."""
+    # The others are set for each worker.
+    given = set(config.given_flags) - {"device_id", "threads"}
+    return [
+        *role_command("MS_WORKER", job, base),
+        f"--config_path={find_config_file(config.config_path)}",
+        f"--dataset_path={data_folder(config).absolute()}",
+        f"--user_id={number}",
+        f"--threads={threads}",
+        f"--output_dir={base / label}",
+        f"--status_file={status_path(base, label)}",
+        *(f"--{name}={getattr(config, name)}" for name in WORKER_FLAGS),
+        *(f"--{name}={getattr(config, name)}" for name in sorted(given)),
+    ]
+
+
 def _store(job: JobConfig) -> JobStore:
     return JobStore(job.redis_address, job.name)
 
 
-def _role_command(ms_role: str, job: JobConfig, base: Path) -> list[str]:
+def role_command(ms_role: str, job: JobConfig, base: Path) -> list[str]:
     """The command of a role, with the federation's file as the flags have changed it."""
     return [
         sys.executable,
@@ -183,7 +190,7 @@ def _job_end(job: JobConfig, http_port: int, fetch_timeout_s: float) -> dict[str
     }
 
 
-def _note_job(base: Path, job: JobConfig) -> None:
+def note_job(base: Path, job: JobConfig) -> None:
     """Enter the job in the folder's record; another job that still runs there is an error."""
     with update_record(base) as record:
         running = record.running()
@@ -196,7 +203,7 @@ def _note_job(base: Path, job: JobConfig) -> None:
         record.redis = ":".join(map(str, job.redis_address))
 
 
-def _start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) -> None:
+def start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) -> None:
     """Start `roles` and wait for all; when one fails, stop the others of this call."""
     started = []
     try:
@@ -235,5 +242,6 @@ def _server_answers(base: Path, started: Started) -> bool:
     return listens(host, int(port))
 
 
-def _worker_joined(base: Path, started: Started) -> bool:
+def worker_joined(base: Path, started: Started) -> bool:
+    """Whether the silo's status says that a server has let it in."""
     return bool(read_status(status_path(base, started.role.label)).get("joined"))

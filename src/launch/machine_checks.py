@@ -14,7 +14,7 @@ import psutil
 
 from src.errors import UserError
 from src.launch.checks import WARN, Check, Finding
-from src.launch.detector_size import model_bytes
+from src.launch.detector_size import federated_share, model_bytes
 from src.model_utils.config import PROJECT_DIR
 
 PYTHON = (3, 9)
@@ -97,16 +97,22 @@ def device(target: str, workers: int, threads: int) -> str | Finding:
     return f"CPU, {cores} cores, {threads or max(1, cores // workers)} for each of {workers}"
 
 
-def worker_bytes(config: Any) -> float:
-    """A rough estimate of one worker's peak memory from the detector's and the images' size."""
+def worker_bytes(config: Any, kept: int = 0) -> float:
+    """A rough estimate of one worker's peak memory from the detector's and the images' size.
+
+    Args:
+        kept: arrays of the model's size that the aggregation algorithm keeps.
+    """
     pixels = config.img_width * config.img_height * config.batch_size
     width = max(*config.resnet_out_channels[:1], config.fpn_out_channels) / FULL_CHANNELS
-    return PROCESS_BYTES + WORKER_PER_MODEL * model_bytes(config) + pixels * BYTES_PER_PIXEL * width
+    models = (WORKER_PER_MODEL + kept) * model_bytes(config)
+    return PROCESS_BYTES + models + pixels * BYTES_PER_PIXEL * width
 
 
-def server_bytes(config: Any) -> float:
-    """A rough estimate of one server's peak memory."""
-    return PROCESS_BYTES + SERVER_PER_MODEL * model_bytes(config)
+def server_bytes(config: Any, held: int = 1) -> float:
+    """A rough estimate of one server's peak memory that holds `held` arrays of the model's size."""
+    models = held * federated_share(config)
+    return PROCESS_BYTES + SERVER_PER_MODEL * models * model_bytes(config)
 
 
 def memory(what: str, needed: float) -> str | Finding:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from src.errors import UserError
+from src.federated.aggregation import aggregation_of
 from src.federated.job_config import JobConfig
 from src.launch.checks import FAIL, PASS, Check, Finding, run_checks
 from src.launch.command_line import (
@@ -82,7 +83,7 @@ def checks_of(role: str, job: JobConfig, config: Config) -> list[Check]:
         return checks
     # Servers are still to be started, and what counts is the memory of everything together.
     checks = [check for check in checks if check.subject not in ("servers", "memory")]
-    return [*checks, Check("memory", lambda: _memory_of_all(config))]
+    return [*checks, Check("memory", lambda: _memory_of_all(job, config), after="aggregation")]
 
 
 def _config(description: str, argv: list[str]) -> tuple[Config | None, Finding]:
@@ -108,9 +109,11 @@ def _about_config(config: Config) -> str:
     )
 
 
-def _memory_of_all(config: Config) -> str | Finding:
+def _memory_of_all(job: JobConfig, config: Config) -> str | Finding:
     servers, workers = config.local_server_num, config.local_worker_num
-    needed = servers * server_bytes(config) + workers * worker_bytes(config) + PROCESS_BYTES
+    algorithm = aggregation_of(job, config)
+    needed = PROCESS_BYTES + servers * server_bytes(config, algorithm.server_models)
+    needed += workers * worker_bytes(config, algorithm.silo_models)
     return memory(f"a scheduler, {servers} server(s) and {workers} worker(s)", needed)
 
 

@@ -40,7 +40,7 @@ class Role:
     """One role to start.
 
     Attributes:
-        role: scheduler, server or worker.
+        role: scheduler, server, worker or worker_distributed.
         number: of the server or worker.
         argv: its command.
         address: what it listens on, for the record.
@@ -66,7 +66,7 @@ class Role:
 
     def log(self, base: Path) -> Path:
         """Its log file: server_0/server.log, worker_1/worker.log, scheduler/scheduler.log."""
-        return self.folder(base) / f"{self.role}.log"
+        return self.folder(base) / f"{self.role.split('_')[0]}.log"
 
 
 @dataclass

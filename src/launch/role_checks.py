@@ -12,6 +12,7 @@ import redis
 
 from src.data.mindrecord_file import BASE_NAME, check_mindrecord
 from src.errors import UserError
+from src.federated.aggregation import aggregation_of
 from src.federated.job_config import JobConfig
 from src.launch.addresses import (
     listens,
@@ -41,6 +42,7 @@ from src.launch.recovery_files import (
     require_iterations_left,
 )
 from src.launch.redis_store import JobStore
+from src.launch.sending_checks import federated_check, privacy_check
 from src.launch.server_start import SERVER_FILES, consecutive_ports, servers_to_start
 
 MANAGE_FLAG, SERVER_FLAG = "--scheduler_manage_address", "--http_server_address"
@@ -84,20 +86,27 @@ def server_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         parse_ip(config.tcp_server_ip, "--tcp_server_ip")
         return f"{config.http_server_address} for silos, {config.tcp_server_ip} between servers"
 
-    count = config.local_server_num
+    def disk() -> str:
+        held = aggregation_of(job, config).server_models
+        needed = SERVER_FILES * held * model_bytes(config)
+        return disk_room(folder, needed, f"{SERVER_FILES} models")
+
+    def room() -> str | Finding:
+        count, held = config.local_server_num, aggregation_of(job, config).server_models
+        return memory(f"{count} server(s)", count * server_bytes(config, held))
+
     return [
         *machine_checks(),
+        aggregation_check(job, config),
+        federated_check(config),
         Check("address", addresses),
         Check("redis", lambda: redis_answers(job)),
         Check("ports", ports),
         Check("keys", lambda: keys_of_job(job, config.resume), after="redis"),
         Check("checkpoint_dir", lambda: models_there(job, folder, config.resume)),
         *_pre_trained(config),
-        Check(
-            "disk",
-            lambda: disk_room(folder, SERVER_FILES * model_bytes(config), f"{SERVER_FILES} models"),
-        ),
-        Check("memory", lambda: memory(f"{count} server(s)", count * server_bytes(config))),
+        Check("disk", disk, after="aggregation"),
+        Check("memory", room, after="aggregation"),
     ]
 
 
@@ -117,18 +126,30 @@ def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         file_name = config.prefix or BASE_NAME
         return require_shards(data_folder(config).absolute(), numbers, file_name, config.batch_size)
 
+    def room() -> str | Finding:
+        kept = aggregation_of(job, config).silo_models
+        return memory(f"{count} worker(s)", count * worker_bytes(config, kept))
+
     files = worker_files(config, job.iterations, count)
     size = model_bytes(config)
     return [
         *machine_checks(),
+        aggregation_check(job, config),
+        federated_check(config),
+        privacy_check(job, config),
         Check("workers", workers),
         Check("mindrecord", shards),
         *_pre_trained(config),
         Check("device", lambda: device(config.device_target, count, config.threads)),
         Check("disk", lambda: disk_room(base, files * size, f"{files} checkpoints")),
-        Check("memory", lambda: memory(f"{count} worker(s)", count * worker_bytes(config))),
+        Check("memory", room, after="aggregation"),
         Check("servers", lambda: servers_answer(config)),
     ]
+
+
+def aggregation_check(job: JobConfig, config: Any) -> Check:
+    """Whether the algorithm's settings in the two files fit together."""
+    return Check("aggregation", lambda: aggregation_of(job, config).words())
 
 
 def redis_answers(job: JobConfig) -> str | Finding:

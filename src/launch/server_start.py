@@ -65,8 +65,8 @@ def ensure_initial_model(job: JobConfig, checkpoint_dir: Path, config: Config) -
         code = subprocess.run(command, check=False).returncode
         if code:
             raise StartError("the initial model could not be made", code)
-    elif config.pre_trained or "seed" in config.given_flags:
+    elif config.pre_trained or {"seed", "local_params"}.intersection(config.given_flags):
         print(
-            f"{checkpoint_dir} holds a model already: --pre_trained and --seed do not change it; "
-            "another --checkpoint_dir begins anew"
+            f"{checkpoint_dir} holds a model already: --pre_trained, --seed and --local_params do "
+            "not change it; another --checkpoint_dir begins anew"
         )

@@ -87,7 +87,10 @@ def test_flags_that_every_launcher_has(folder, script, flags, message):
         (WORKER, ["--img_widht=64"], "(did you mean --img_width?)"),
         (WORKER, ["--dataset_path=nowhere"], "in mindrecord_0, mindrecord_1 (found: no shard)"),
         (WORKER, [f"--config_path={TINY}", "--sync_type=often"], "expected one of fixed, adaptive"),
-        (DISTRIBUTED, ["--device_num=2"], "a silo on several devices is not available yet"),
+        (DISTRIBUTED, ["--device_num=2"], "--device_num 2 without --run_distribute=True"),
+        (DISTRIBUTED, ["--run_distribute", "--first_rank=2"], "expected ranks within 0 to 1"),
+        (DISTRIBUTED, ["--run_distribute", "--rank_host=node"], "'node' is refused by the engine"),
+        (DISTRIBUTED, ["--run_distribute", "--sync_type=adaptive"], "FedAvg with sync_type fixed"),
         (FINISH, ["--redisport=1"], "(did you mean --redis_port?)"),
     ],
 )

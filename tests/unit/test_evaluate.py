@@ -15,6 +15,7 @@ from src.evaluation.checkpoints import load_detector
 from src.evaluation.coco_metrics import FIGURES
 from src.evaluation.evaluator import Evaluator
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
+from src.federated.aggregation import Aggregation
 from src.network_define import train_cell
 from src.training import save_models
 
@@ -112,7 +113,7 @@ def models(tmp_path_factory):
     config = tiny(seed=3)
     net = Faster_Rcnn_Resnet(config)
     server, worker = folder / "T_recovery_iteration_2_20260101_000000.ckpt", folder / "w.ckpt"
-    save_models(net, config, server, worker)
+    save_models(net, config, server, worker, Aggregation())
     return SimpleNamespace(config=config, net=net, server=server, worker=worker, folder=folder)
 
 

@@ -42,6 +42,7 @@ class Script:
     def __init__(self, **answers):
         self.answers = {name: deque(replies) for name, replies in answers.items()}
         self.calls: list[str] = []
+        self.features: dict[str, np.ndarray] = {}  # of the last upload
 
     def _next(self, name: str) -> Reply:
         self.calls.append(name)
@@ -52,6 +53,7 @@ class Script:
         return self._next("start")
 
     def update(self, iteration, features, data_size, seconds):
+        self.features = features
         return self._next("update")
 
     def has_joined(self, iteration, seconds):
@@ -68,7 +70,11 @@ def quick(monkeypatch):
 
 
 def make(
-    client: Script, seconds: float = 5.0, iterations: int = 3, aspects: dict | None = None
+    client: Script,
+    seconds: float = 5.0,
+    iterations: int = 3,
+    aspects: dict | None = None,
+    **options,
 ) -> tuple[Silo, dict, list]:
     loaded: dict[str, np.ndarray] = {}
     lines: list[str] = []
@@ -83,6 +89,7 @@ def make(
         aspects=aspects,
         deadlines=deadlines,
         log=lines.append,
+        **options,
     )
     return silo, loaded, lines
 
@@ -237,6 +244,20 @@ def test_an_iteration_that_changes_nothing_was_lost():
 def test_a_training_that_changes_nothing_loses_nothing():
     silo, _, _, _ = joined(update=[said(Outcome.ACCEPTED)], get=[model(2)])
     assert silo.exchange({"w": START}).result == "aggregated"
+
+
+@pytest.mark.parametrize(("change", "result"), [([1, 0, 0], "lost"), ([0, 0, 0], "aggregated")])
+def test_servers_that_add_get_changes_and_a_fingerprint_of_zeros(change, result):
+    client = Script(
+        latest=[marked(1)],
+        start=[said(Outcome.ACCEPTED, 1)],
+        update=[said(Outcome.ACCEPTED)],
+        get=[marked(2)],
+    )
+    silo, _, _ = make(client, aspects={"size": 1}, adds=True)
+    silo.join()
+    assert silo.exchange({"w": np.array(change, np.float32)}).result == result
+    assert not client.features[FEATURE_NAME].any()
 
 
 def test_servers_that_have_forgotten_the_silo_are_joined_again():

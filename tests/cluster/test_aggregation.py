@@ -1,0 +1,312 @@
+"""Each aggregation algorithm on the real servers, against the same thing written with numpy.
+
+Two silos with unequal images, steps and data fit a plane; what they hold after each iteration has
+to be what the algorithm of the papers gives.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import mindspore as ms
+import numpy as np
+import pytest
+import yaml
+from engine import Engine
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.nn.learning_rate_schedule import LearningRateSchedule
+
+from src.federated.aggregation import AdaptiveSettings, Aggregation
+from src.federated.fingerprint import FEATURE_NAME, fingerprint
+from src.federated.manager import SiloManager
+from src.federated.rounds import Deadlines
+from src.network_define import TrainOneStepCell
+
+DEADLINES = Deadlines(join=40, request=10, wait=40)
+IMAGES, STEPS, SILOS = (30, 10), (3, 5), 2
+ITERATIONS, RATE, MOMENTUM, TOTAL = 3, 0.05, 0.5, 3
+WIDTH = 4
+
+
+class Halving(LearningRateSchedule):
+    """The learning rate falls to a half over the steps, so that a wrong step would show."""
+
+    def construct(self, global_step):
+        return RATE / (1.0 + 0.1 * ops.cast(global_step, ms.float32))
+
+
+class Plane(nn.Cell):
+    """The mean squared error of a plane; takes five inputs, as the detector does."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = Parameter(Tensor(np.linspace(1, 2, WIDTH, dtype=np.float32)), "weight")
+        self.bias = Parameter(Tensor(np.zeros(1, np.float32)), "bias")
+
+    def construct(self, x, y, _a, _b, _c):
+        found = (x * self.weight).sum(1) + self.bias
+        return ((found - y) ** 2).mean().reshape((1,))
+
+
+def batches(number: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The batches of one iteration of a silo; silos pull towards different planes."""
+    random = np.random.default_rng(number)
+    plane = random.normal(size=WIDTH)
+    made = []
+    for _ in range(STEPS[number]):
+        x = random.normal(size=(8, WIDTH))
+        made.append((x.astype(np.float32), (x @ plane + number).astype(np.float32)))
+    return made
+
+
+class Reference:
+    """A silo in double precision."""
+
+    def __init__(self, number: int):
+        self.batches, self.steps = batches(number), STEPS[number]
+        self.momentum = np.zeros(WIDTH + 1)
+        self.done = 0
+        self.control = np.zeros(WIDTH + 1)
+        self.rates = 0.0
+
+    def train(self, start: np.ndarray, pull: float = 0.0, drift: np.ndarray | float = 0.0, steps=0):
+        """The weights after one iteration that begins with `start`."""
+        w, self.rates = start.copy(), 0.0
+        for _ in range(steps or self.steps):
+            x, y = self.batches[self.done % len(self.batches)]
+            error = x @ w[:WIDTH] + w[WIDTH] - y
+            grad = np.append((2 * error[:, None] * x).mean(0), (2 * error).mean())
+            grad += pull * (w - start)
+            # The first step of MindSpore's SGD takes the gradient itself as its momentum.
+            self.momentum = grad if not self.done else MOMENTUM * self.momentum + grad
+            rate = RATE / (1 + 0.1 * self.done)
+            w -= rate * self.momentum + rate * drift
+            self.done, self.rates = self.done + 1, self.rates + rate
+        return w
+
+
+def reference(aggregation: Aggregation) -> list[np.ndarray]:
+    """The global models after each iteration, by the papers' formulas."""
+    silos = [Reference(number) for number in range(SILOS)]
+    images, steps = np.array(IMAGES, float), np.array(STEPS, float)
+    model, common, models = first_model(), np.zeros(WIDTH + 1), []
+    for _ in range(ITERATIONS):
+        if aggregation.kind == "Scaffold":
+            trained = [s.train(model, drift=common - s.control) for s in silos]
+            changes = [(model - w) / s.rates - common for s, w in zip(silos, trained)]
+            for silo, change in zip(silos, changes):
+                silo.control = silo.control + change
+            common = common + sum(changes) / TOTAL
+            model = np.average(trained, axis=0, weights=images)
+        elif aggregation.kind == "FedNova":
+            trained = [s.train(model) for s in silos]
+            each = np.stack([(w - model) / k for w, k in zip(trained, steps)])
+            model = model + steps.mean() * each.mean(0)
+        else:
+            trained = [s.train(model, pull=aggregation.iid_rate) for s in silos]
+            model = np.average(trained, axis=0, weights=images)
+        models.append(model)
+    return models
+
+
+def first_model() -> np.ndarray:
+    return np.append(np.linspace(1, 2, WIDTH), 0.0)
+
+
+def flat(network: nn.Cell) -> np.ndarray:
+    return np.concatenate([p.asnumpy().reshape(-1) for p in network.trainable_params()])
+
+
+class Models(ms.Callback):
+    """Keeps the model after each iteration, and the steps till then; stands behind the manager."""
+
+    def __init__(self, manager: SiloManager, network: nn.Cell):
+        super().__init__()
+        self.manager, self.network, self.models = manager, network, []
+        self.done, self.steps = 0, []
+
+    def on_train_step_end(self, run_context):
+        self.done += 1
+        if len(self.manager.rounds) > len(self.models):
+            self.models.append(flat(self.network))
+            self.steps.append(self.done)
+
+
+class TrainedSilo:
+    """A silo that really trains."""
+
+    def __init__(
+        self, engine: Engine, number: int, aggregation: Aggregation, iterations: int = ITERATIONS
+    ):
+        self.network = Plane()
+        self.lines: list[str] = []
+        self.batches = batches(number)
+        aspects = aggregation.aspects()
+        self.manager = SiloManager(
+            str(engine.yaml_path),
+            self.network,
+            STEPS[number],
+            engine.addresses,
+            data_size=IMAGES[number],
+            fl_name=engine.fl_name,
+            silo_id=f"silo {number}",
+            silo_number=number,
+            iterations=iterations,
+            threshold=SILOS,
+            aspects=aspects,
+            deadlines=DEADLINES,
+            aggregation=aggregation,
+            log=self.lines.append,
+        )
+        optimizer = nn.SGD(self.network.trainable_params(), Halving(), MOMENTUM)
+        gradient, weight = self.manager.terms
+        self.cell = TrainOneStepCell(
+            self.network, optimizer, gradient_term=gradient, weight_term=weight
+        )
+        self.kept = Models(self.manager, self.network)
+
+
+def engine_of(
+    aggregation: Aggregation, folder, servers: int = 1, iterations: int = ITERATIONS
+) -> Engine:
+    weights = {"weight": first_model()[:WIDTH], "bias": first_model()[WIDTH:]}
+    features = {name: array.astype(np.float32) for name, array in weights.items()}
+    features.update(aggregation.server_features(features))
+    features[FEATURE_NAME] = fingerprint(aggregation.aspects())
+    engine = Engine(features, folder, SILOS, servers, iterations)
+    values = yaml.safe_load(engine.yaml_path.read_text())
+    values["aggregation"] = {"aggregation_type": aggregation.kind, "total_client_num": TOTAL}
+    if aggregation.iid_rate:
+        values["aggregation"]["iid_rate"] = aggregation.iid_rate
+    engine.yaml_path.write_text(yaml.safe_dump(values))
+    return engine
+
+
+class _Arguments:
+    """What a training loop tells its callbacks, as far as they ask."""
+
+    net_outputs: Tensor
+
+
+class _Context:
+    def __init__(self):
+        self.arguments, self.stopped = _Arguments(), False
+
+    def original_args(self):
+        return self.arguments
+
+    def request_stop(self):
+        self.stopped = True
+
+
+def train_together(silos: list[TrainedSilo]) -> None:
+    """Both silos' training loops, side by side: steps in this thread, waits in two others."""
+    threads = [_Loop(silo) for silo in silos]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive(), "a silo hangs"
+        if thread.error is not None:
+            raise thread.error
+
+
+class _Loop(threading.Thread):
+    lock = threading.Lock()
+
+    def __init__(self, silo: TrainedSilo):
+        super().__init__(daemon=True)
+        self.silo, self.error = silo, None
+
+    def run(self) -> None:
+        try:
+            self._train()
+        except Exception as error:
+            self.error = error
+
+    def _train(self) -> None:
+        silo, context, number = self.silo, _Context(), 0
+        while not context.stopped:
+            x, y = silo.batches[number % len(silo.batches)]
+            number += 1
+            silo.manager.on_train_step_begin(context)
+            inputs = [Tensor(x), Tensor(y), Tensor(0.0), Tensor(0.0), Tensor(0.0)]
+            with self.lock:
+                context.arguments.net_outputs = silo.cell(*inputs)
+            silo.manager.on_train_step_end(context)
+            silo.kept.on_train_step_end(context)
+
+
+@pytest.fixture(autouse=True)
+def graph_mode():
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "servers"),
+    [
+        (Aggregation("FedProx", iid_rate=0.7), 1),
+        (Aggregation("Scaffold"), 1),
+        (Aggregation("FedNova"), 2),
+    ],
+    ids=lambda value: getattr(value, "kind", value),
+)
+def test_the_global_models_are_those_of_the_papers(aggregation, servers, tmp_path):
+    with engine_of(aggregation, tmp_path, servers) as engine:
+        silos = [TrainedSilo(engine, number, aggregation) for number in range(SILOS)]
+        names = [parameter.name for parameter in silos[0].network.get_parameters()]
+        assert names == ["weight", "bias"]
+        train_together(silos)
+    expected = reference(aggregation)
+    for silo in silos:
+        assert len(silo.kept.models) == ITERATIONS
+        np.testing.assert_allclose(silo.kept.models, expected, rtol=2e-5, atol=2e-6)
+    plain = reference(Aggregation())
+    assert np.abs(expected[-1] - plain[-1]).max() > 1e-3
+
+
+ADAPTIVE = Aggregation(
+    adaptive=AdaptiveSettings(observation_window_size=1, ema_alpha=0.3, unchanged_round=1)
+)
+ROUNDS = 6
+
+
+def adaptive_reference() -> tuple[list[np.ndarray], list[list[int]]]:
+    """The global models, and the silos' steps in each iteration."""
+    settings, silos = ADAPTIVE.adaptive, [Reference(number) for number in range(SILOS)]
+    model, models, steps = first_model(), [], [list(STEPS)]
+    change, size = np.zeros(WIDTH + 1), np.zeros(WIDTH + 1)
+    lowest, at, window = settings.min_consistent_rate, 0, settings.observation_window_size
+    for number in range(ROUNDS):
+        trained = [silo.train(model, steps=k) for silo, k in zip(silos, steps[-1])]
+        mean = np.average(trained, axis=0, weights=IMAGES)
+        moved = np.average(np.abs(np.array(trained) - model), axis=0, weights=IMAGES)
+        alpha = settings.ema_alpha
+        change = alpha * change + (1 - alpha) * (mean - model)
+        size = alpha * size + (1 - alpha) * moved
+        consistency = (np.abs(change) / size).mean()
+        now = steps[-1]
+        if consistency < lowest:
+            lowest, at = consistency, number
+        elif number - at > window and number > settings.unchanged_round and max(now) > 1:
+            now = [-(-k // 2) for k in now]
+            lowest, at, window = 1.1, number, 2 * window
+            change, size = np.zeros(WIDTH + 1), np.zeros(WIDTH + 1)
+        steps.append(now)
+        model = mean
+        models.append(model)
+    return models, steps
+
+
+def test_adaptive_synchronisation_takes_fewer_steps_when_changes_disagree(tmp_path):
+    models, steps = adaptive_reference()
+    assert steps[0] == [3, 5] and steps[-2] == [2, 3], "the case does not show a change"
+    with engine_of(ADAPTIVE, tmp_path, iterations=ROUNDS) as engine:
+        silos = [TrainedSilo(engine, n, ADAPTIVE, iterations=ROUNDS) for n in range(SILOS)]
+        train_together(silos)
+    for number, silo in enumerate(silos):
+        np.testing.assert_allclose(silo.kept.models, models, rtol=2e-5, atol=2e-6)
+        assert silo.kept.steps == np.cumsum([each[number] for each in steps[:ROUNDS]]).tolist()
+        text = f"synchronising every {steps[-2][number]} instead of {STEPS[number]}"
+        assert any(text in line for line in silo.lines)
+        assert silo.cell.optimizer.parameters[-1].name == "bias"
