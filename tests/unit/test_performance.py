@@ -15,6 +15,7 @@ from src.benchmarks.profile_work import convolution_flops
 from src.benchmarks.step_work import synthetic_batch
 from src.errors import UserError
 from src.model_utils.config import PROJECT_DIR, load_config
+from src.reporting import marked_page
 
 
 def flags(module, *given: str) -> argparse.Namespace:
@@ -235,12 +236,16 @@ def results() -> dict:
 
 def test_the_table_goes_between_the_marks(tmp_path):
     place = tmp_path / "page.md"
-    place.write_text(f"# Title\n\n{page.BEGIN}\nan older table\n{page.END}\n\nThe rest.\n")
+    place.write_text(
+        f"# Title\n\n{marked_page.BEGIN}\nan older table\n{marked_page.END}\n\nThe rest.\n"
+    )
     for _ in range(2):
-        page.write_table(place, page.table(results()))
+        marked_page.write_table(place, page.table(results()))
     text = place.read_text()
-    assert text.startswith(f"# Title\n\n{page.BEGIN}\nA CPU, 2 cores; python 3.9, mindspore 2.0.0")
-    assert text.endswith(f"|\n{page.END}\n\nThe rest.\n")
+    assert text.startswith(
+        f"# Title\n\n{marked_page.BEGIN}\nA CPU, 2 cores; python 3.9, mindspore 2.0.0"
+    )
+    assert text.endswith(f"|\n{marked_page.END}\n\nThe rest.\n")
     assert "older" not in text and text.count("ratio 1.25") == 1
     assert "60 times what the training step takes" in text
     rows = [line for line in text.splitlines() if line.startswith("| training step")]
@@ -250,15 +255,22 @@ def test_the_table_goes_between_the_marks(tmp_path):
 
 def test_a_page_without_marks_is_left_alone(tmp_path):
     place = tmp_path / "page.md"
-    place.write_text(f"{page.END} and then {page.BEGIN}")
+    place.write_text(f"{marked_page.END} and then {marked_page.BEGIN}")
     with pytest.raises(UserError, match="in this order"):
-        page.write_table(place, "table")
-    assert place.read_text() == f"{page.END} and then {page.BEGIN}"
+        marked_page.write_table(place, "table")
+    assert place.read_text() == f"{marked_page.END} and then {marked_page.BEGIN}"
 
 
-def test_the_page_of_the_docs_has_its_place():
-    before, after = page.split_page(PROJECT_DIR / "docs" / "performance.md")
-    assert before.startswith("# How fast it is") and "## The mathematics" in after
+@pytest.mark.parametrize(
+    "name, title, later",
+    [
+        ("performance.md", "# How fast it is", "## The mathematics"),
+        ("learning.md", "# What training together gives", "## How it is compared"),
+    ],
+)
+def test_the_pages_of_the_docs_have_their_place(name, title, later):
+    before, after = marked_page.split_page(PROJECT_DIR / "docs" / name)
+    assert before.startswith(title) and later in after
 
 
 def test_detection_is_measured_with_a_batch_of_its_own():
