@@ -1,0 +1,1 @@
+"""Certificates, their passwords, and encrypted connections."""
