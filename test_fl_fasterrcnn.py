@@ -23,6 +23,7 @@ from src.errors import require_packages, run_command
 
 require_packages()
 
+from src.federated.encryption import engine_tls
 from src.federated.job_config import JobConfig
 from src.launch.addresses import parse_address
 from src.launch.command_line import JOB_FLAGS, add_worker_flags, job_from, launcher_parser, shard_of
@@ -34,7 +35,8 @@ from src.model_utils.config import Config, get_config
 def job_of(config: Config) -> JobConfig:
     """The federation's configuration; where flags change it, in a file that the engine can read."""
     job = job_from(config)
-    if all(getattr(config, flag) is None for flag in JOB_FLAGS):
+    # Its relative names of certificates count from its own folder; the engine's from this one.
+    if job.tls is None and all(getattr(config, flag) is None for flag in JOB_FLAGS):
         return job
     return replace(job, path=job.write(config.output_dir / FOLDER / f"{config.ms_role}.yaml"))
 
@@ -42,24 +44,29 @@ def job_of(config: Config) -> JobConfig:
 def start_one_scheduler(config: Config | None = None) -> None:
     """Run the scheduler until a signal ends it."""
     config = config or role_config()
+    parse_address(config.scheduler_manage_address, "--scheduler_manage_address")
+    job = job_of(config)
+    tls = engine_tls(job, "scheduler", config.scheduler_manage_address)
     from src.federated.scheduler import run_scheduler
 
-    parse_address(config.scheduler_manage_address, "--scheduler_manage_address")
-    run_scheduler(str(job_of(config).path), config.scheduler_manage_address)
+    run_scheduler(str(job.path), config.scheduler_manage_address, tls)
 
 
 def start_one_server(config: Config | None = None) -> None:
     """Run one server until a signal ends it."""
     config = config or role_config()
+    parse_address(config.http_server_address, "--http_server_address")
+    job = job_of(config)
+    tls = engine_tls(job, "server", config.http_server_address)
     from src.federated.server import run_server
 
-    parse_address(config.http_server_address, "--http_server_address")
     run_server(
         config.label or "server",
-        str(job_of(config).path),
+        str(job.path),
         config.http_server_address,
         config.tcp_server_ip,
         config.checkpoint_dir,
+        tls,
     )
 
 

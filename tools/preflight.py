@@ -8,8 +8,9 @@
 
 It takes the flags of the run_* scripts and starts nothing: Python and packages, both YAML files,
 Redis and whose keys are in it, ports, MindRecord with its count, the pre-trained file and how many
-names match, device, memory against the number of processes, disk against the checkpoints to come.
-The launchers make the same checks, print what is worth a WARN and stop at the first FAIL.
+names match, certificates, device, memory against the number of processes, disk against the
+checkpoints to come. The launchers make the same checks, print what is worth a WARN and stop at the
+first FAIL.
 Exit code: 0 without a FAIL, else 2. Memory is estimated, so it is never a FAIL.
 """
 
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.errors import require_packages, run_command
 
 # Whether the engine is there is one of the checks.
-require_packages("yaml", "psutil", "redis", "numpy", "tqdm", "google.protobuf")
+require_packages("yaml", "psutil", "redis", "numpy", "tqdm", "google.protobuf", "cryptography")
 
 from src.launch.checks import FAIL, LEVELS
 from src.launch.preflight_run import preflight

@@ -19,6 +19,7 @@ import yaml
 from src.errors import UserError, nearest
 from src.launch.addresses import parse_address
 from src.model_utils.config import find_config_file, read_yaml_documents
+from src.security.tls import TlsFiles, absolute_paths, tls_files
 
 UINT32 = 2**32 - 1
 
@@ -99,7 +100,6 @@ REQUIRED = (
 
 # What the engine accepts but cannot do between silos: the neutral value, and the reason.
 NEUTRAL: dict[str, tuple[Any, str]] = {
-    "enable_ssl": (False, "the launchers hand no certificates on to servers and silos"),
     "encrypt.encrypt_type": (
         "NOT_ENCRYPT",
         "the engine's wheel has no encryption between silos; for differential privacy set "
@@ -129,10 +129,12 @@ class JobConfig:
     Attributes:
         path: the file that was read.
         values: its nested values, flags included.
+        ssl_passwords: file of the certificates' passwords; "" for the environment only.
     """
 
     path: Path
     values: dict[str, Any]
+    ssl_passwords: str = ""
 
     def __getitem__(self, dotted: str) -> Any:
         return _flatten(self.values)[dotted]
@@ -157,6 +159,11 @@ class JobConfig:
         return parse_address(
             self.values["distributed_cache"]["address"], f"{self.path}: distributed_cache.address"
         )
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """What its connections are encrypted with; None where enable_ssl is False."""
+        return tls_files(self.path, _flatten(self.values)) if self.values["enable_ssl"] else None
 
     def write(self, path: Path) -> Path:
         """Write the values as a YAML file for the engine, and return its path."""
@@ -197,6 +204,9 @@ def load_job(path: str | Path, overrides: dict[str, Any] | None = None) -> JobCo
     parse_address(values["distributed_cache"]["address"], f"{file}: distributed_cache.address")
     _check_windows(job)
     _check_aggregation(job)
+    if job.tls is not None:
+        for dotted, name in absolute_paths(file, flat).items():
+            _set(values, dotted, name)
     return job
 
 

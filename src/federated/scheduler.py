@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from mindspore_federated import FlSchedulerJob
+from mindspore_federated import FlSchedulerJob, SSLConfig
 
 
-def run_scheduler(yaml_config: str, manage_address: str) -> None:
+def run_scheduler(yaml_config: str, manage_address: str, tls: SSLConfig | None = None) -> None:
     """Serve the management API at `manage_address` until a signal ends it.
 
     Args:
         yaml_config: path of the federation's YAML file.
         manage_address: "ip:port".
+        tls: passwords of the file's certificates where its enable_ssl is True.
 
     Raises:
         RuntimeError: the engine cannot start, for example because the port is taken.
     """
-    FlSchedulerJob(yaml_config=yaml_config, manage_address=manage_address).run()
+    FlSchedulerJob(yaml_config=yaml_config, manage_address=manage_address, ssl_config=tls).run()

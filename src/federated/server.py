@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore_federated import FLServerJob
+from mindspore_federated import FLServerJob, SSLConfig
 from mindspore_federated.startup.feature_map import FeatureMap
 from mindspore_federated.startup.federated_local import save_ms_checkpoint
 
@@ -32,6 +32,7 @@ class ServerJob(FLServerJob):
         label: the name in its log lines, for example server_0.
         yaml_config, http_server_address, tcp_server_ip, checkpoint_dir: as `FLServerJob`.
         aggregation: what the model must have been made for; None where that does not matter.
+        tls: passwords of the file's certificates where its enable_ssl is True.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class ServerJob(FLServerJob):
         tcp_server_ip: str,
         checkpoint_dir: str,
         aggregation: Aggregation | None = None,
+        tls: SSLConfig | None = None,
     ):
-        super().__init__(yaml_config, http_server_address, tcp_server_ip, checkpoint_dir)
+        super().__init__(yaml_config, http_server_address, tcp_server_ip, checkpoint_dir, tls)
         self._has_controls = self.aggregation_type == SCAFFOLD
         # The base class reads it for one purpose, to add zero controls to those that are there.
         self.aggregation_type = ""
@@ -100,7 +102,12 @@ def _add_controls(features: FeatureMap) -> None:
 
 
 def run_server(
-    label: str, yaml_config: str, http_server_address: str, tcp_server_ip: str, checkpoint_dir: str
+    label: str,
+    yaml_config: str,
+    http_server_address: str,
+    tcp_server_ip: str,
+    checkpoint_dir: str,
+    tls: SSLConfig | None = None,
 ) -> None:
     """Aggregate what silos send to `http_server_address` until a signal ends it.
 
@@ -112,6 +119,6 @@ def run_server(
     """
     aggregation = Aggregation(*algorithm_in(load_job(yaml_config)))
     job = ServerJob(
-        label, yaml_config, http_server_address, tcp_server_ip, checkpoint_dir, aggregation
+        label, yaml_config, http_server_address, tcp_server_ip, checkpoint_dir, aggregation, tls
     )
     job.run()

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from src.federated import messages
+from src.security.passwords import CLIENT
+from src.security.tls import breaks_off, explain, speaks_tls
 
 CONNECT_SECONDS = 5.0
 # A longer answer than this is no sentence of the engine.
@@ -109,6 +111,7 @@ class Client:
         self._tls = tls
         self._current = 0
         self._connection: http.client.HTTPConnection | None = None
+        self._answered = False
 
     @property
     def address(self) -> str:
@@ -173,9 +176,10 @@ class Client:
                     reply = self._attempt(path, body, length, remaining, slots)
                 except (OSError, http.client.HTTPException, messages.BadMessageError) as error:
                     self.close()
-                    failures.append(f"{self.address}: {_words_of(error)}")
+                    failures.append(f"{self.address}: {self._words_of(error)}")
                     continue
                 reply.seconds = time.monotonic() - begin
+                self._answered = True
                 return reply
             self.next_server()
         reasons = "; ".join(dict.fromkeys(failures))
@@ -205,6 +209,20 @@ class Client:
                 if response.status != http.client.OK:
                     raise http.client.HTTPException(f"HTTP status {response.status}")
                 return _read(response)
+
+    def _words_of(self, error: Exception) -> str:
+        """Why a request failed; what breaks before any answer may be the other protocol."""
+        if isinstance(error, ConnectionRefusedError):
+            return "connection refused"
+        words = explain(error) or type(error).__name__
+        if self._answered or not breaks_off(error):
+            return words
+        host, port = self.address.rsplit(":", 1)
+        if self._tls is not None:
+            return f"{words}; does it want a certificate of this silo ({CLIENT})?"
+        if speaks_tls(host, int(port)):
+            return "it speaks TLS, and this silo's enable_ssl is False"
+        return words
 
     def _connect(self, seconds: float) -> http.client.HTTPConnection:
         options = {"timeout": min(seconds, CONNECT_SECONDS)}
@@ -310,9 +328,3 @@ def _by_words(text: str, otherwise: Outcome) -> Reply:
         if words in reason:
             return Reply(outcome, reason)
     return Reply(otherwise, reason)
-
-
-def _words_of(error: Exception) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    return str(error) or type(error).__name__

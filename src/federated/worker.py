@@ -14,6 +14,7 @@ from mindspore.train.callback import Callback, RunContext
 from src.evaluation.journal import Journal
 from src.federated.aggregation import FEDNOVA, aggregation_of
 from src.federated.console import log_to_console, say
+from src.federated.encryption import silo_tls
 from src.federated.job_config import JobConfig
 from src.federated.manager import SiloManager
 from src.federated.privacy import Privacy, make_privacy
@@ -176,6 +177,7 @@ def make_manager(
         silo_number=config.user_id,
         iterations=job.iterations,
         threshold=job["round.start_fl_job_threshold"],
+        tls=silo_tls(job),
         data_size_unit=config.data_size_unit,
         aspects={**task.aspects, **aggregation.aspects()},
         deadlines=Deadlines(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from src.federated.job_config import JobConfig, load_job
 from src.model_utils.config import DEFAULT_CONFIG, parse_bool
+from src.security.passwords import CLIENT, FLAG, SERVER
 
 DEFAULT_JOB = "default_yaml_config.yaml"
 
@@ -49,6 +51,13 @@ def launcher_parser(description: str) -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="give up when what was started is not ready by then (default 300)",
     )
+    parser.add_argument(
+        FLAG,
+        default="",
+        metavar="FILE",
+        help=f"with enable_ssl: file of mode 0600 with lines {SERVER}=... and {CLIENT}=... "
+        "(default: these variables of the environment)",
+    )
     return parser
 
 
@@ -60,7 +69,10 @@ def add_bool(parser: argparse.ArgumentParser, flag: str, default: bool, text: st
 def job_from(args: Any) -> JobConfig:
     """The federation's configuration with the flags of `launcher_parser` laid over it."""
     overrides = {key: getattr(args, flag, None) for flag, key in JOB_FLAGS.items()}
-    return load_job(args.yaml_config, overrides)
+    job = load_job(args.yaml_config, overrides)
+    if not args.ssl_passwords:
+        return job
+    return replace(job, ssl_passwords=str(Path(args.ssl_passwords).expanduser().absolute()))
 
 
 def add_scheduler_flags(parser: argparse.ArgumentParser) -> None:

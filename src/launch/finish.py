@@ -80,7 +80,7 @@ def _clear_redis(record: JobRecord, redis_port: int, stopped: set[str]) -> None:
             done.
     """
     address = parse_address(record.redis, "job record")
-    store = JobStore(address, record.fl_name)
+    store = JobStore(address, record.fl_name, tls=record.tls_files)
     try:
         if not store.answers():
             print(f"Redis at {record.redis} does not answer: no keys to remove")

@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 
+from src.security.tls import TlsFiles
+
 FOLDER = ".federation"
 # A silo of one process, and one of several.
 WORKER_ROLES = ("worker", "worker_distributed")
@@ -61,11 +63,22 @@ class ProcessRecord:
 
 @dataclass
 class JobRecord:
-    """What runs for the job of one folder."""
+    """What runs for the job of one folder.
+
+    Attributes:
+        redis: "ip:port".
+        tls: the fields of `TlsFiles`; {} where the job's connections are not encrypted.
+    """
 
     fl_name: str = ""
     redis: str = ""
     processes: list[ProcessRecord] = field(default_factory=list)
+    tls: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        """What the job's connections are encrypted with, or None."""
+        return TlsFiles(**self.tls) if self.tls else None
 
     def running(self, role: str | None = None) -> list[ProcessRecord]:
         """The recorded processes that are alive, of one role or of all."""

@@ -20,6 +20,7 @@ from src.launch.redis_store import DISABLED, FINISHED, RUNNING, STOPPED, JobStor
 from src.launch.status_file import read_status, status_path
 from src.launch.time_left import time_left
 from src.reporting.run_folder import exit_states, started_commands
+from src.security.tls import explain
 
 NOTHING, FINISHED_JOB, FAILED, RUNNING_JOB = "nothing", "finished", "failed", "running"
 EXIT_CODES = {RUNNING_JOB: 0, FINISHED_JOB: 10, FAILED: 11, NOTHING: 12}
@@ -170,7 +171,8 @@ class Collector:
         return [_silo(self.folder, p.label, commands.get(p.label, [])) for p in workers]
 
     def _ask_redis(self, status: JobStatus, record: JobRecord) -> None:
-        store = JobStore(parse_address(record.redis, "job record"), record.fl_name, ANSWER_S)
+        address = parse_address(record.redis, "job record")
+        store = JobStore(address, record.fl_name, ANSWER_S, record.tls_files)
         try:
             values, settings = store.status(), store.settings()
             if not values:
@@ -185,7 +187,7 @@ class Collector:
                 reason = values.get("lastIterationResult", "")
                 status.notes.append(f"the iteration before the current one failed: {reason}")
         except redis.RedisError as error:
-            status.redis = f"{record.redis} does not answer ({error})"
+            status.redis = f"{record.redis} does not answer ({explain(error)})"
         finally:
             store.close()
 
@@ -211,7 +213,7 @@ class Collector:
             status.scheduler = "none of this folder runs (--scheduler_manage_address asks another)"
             return
         try:
-            answer = Management(address, ANSWER_S).state()
+            answer = Management(address, ANSWER_S, record.tls_files).state()
         except UserError as error:
             status.scheduler = str(error)
             return

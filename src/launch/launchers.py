@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable
 
@@ -31,6 +32,7 @@ from src.launch.server_start import (
 )
 from src.launch.status_file import read_status, status_path
 from src.model_utils.config import PROJECT_DIR, Config, find_config_file
+from src.security.passwords import FLAG
 
 ROLE_SCRIPT = PROJECT_DIR / "test_fl_fasterrcnn.py"
 
@@ -50,7 +52,8 @@ def launch_scheduler(job: JobConfig, manage_address: str, timeout_s: float) -> N
         env={"GLOG_v": "1"},
     )
     start_all(base, [role], timeout_s, lambda _: listens(host, port))
-    print(f"the scheduler of {job.name} listens on {host}:{port}: http://{host}:{port}/state")
+    scheme = "https" if job.tls else "http"
+    print(f"the scheduler of {job.name} listens on {host}:{port}: {scheme}://{host}:{port}/state")
     print("next: run_cross_silo_fasterrcnn_server.py")
 
 
@@ -160,17 +163,18 @@ def worker_flags(
 
 
 def _store(job: JobConfig) -> JobStore:
-    return JobStore(job.redis_address, job.name)
+    return JobStore(job.redis_address, job.name, tls=job.tls)
 
 
 def role_command(ms_role: str, job: JobConfig, base: Path) -> list[str]:
     """The command of a role, with the federation's file as the flags have changed it."""
-    return [
+    command = [
         sys.executable,
         str(ROLE_SCRIPT),
         f"--ms_role={ms_role}",
         f"--yaml_config={_effective_yaml(job, base)}",
     ]
+    return [*command, f"{FLAG}={job.ssl_passwords}"] if job.ssl_passwords else command
 
 
 def _effective_yaml(job: JobConfig, base: Path) -> Path:
@@ -187,6 +191,7 @@ def _job_end(job: JobConfig, http_port: int, fetch_timeout_s: float) -> dict[str
         "fl_name": job.name,
         "http_port": http_port,
         "fetch_timeout_s": fetch_timeout_s,
+        "tls": asdict(job.tls) if job.tls else {},
     }
 
 
@@ -201,6 +206,7 @@ def note_job(base: Path, job: JobConfig) -> None:
             )
         record.fl_name = job.name
         record.redis = ":".join(map(str, job.redis_address))
+        record.tls = asdict(job.tls) if job.tls else {}
 
 
 def start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) -> None:

@@ -43,11 +43,13 @@ def run_management(command: str, folder: Path, args: Any) -> list[str] | dict[st
     record = read_record(folder)
     if record is None:
         raise UserError(f"no job was started from {folder}: give --folder")
-    management = Management(_scheduler(record, args.scheduler_manage_address))
+    address = _scheduler(record, args.scheduler_manage_address)
+    management = Management(address, tls=record.tls_files)
     if command == "query":
         settings = management.query()
         return settings if args.json else [f"{key:32}{settings.get(key)}" for key in SHOWN]
-    store = JobStore(parse_address(record.redis, "job record"), record.fl_name)
+    redis_address = parse_address(record.redis, "job record")
+    store = JobStore(redis_address, record.fl_name, tls=record.tls_files)
     try:
         if command == "enable":
             return enable(management, store)

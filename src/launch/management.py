@@ -18,6 +18,7 @@ from src.errors import UserError
 from src.federated.job_config import JobConfig
 from src.launch.recovery_files import begin_from_newest
 from src.launch.redis_store import DISABLED, FINISHED, RUNNING, JobStore
+from src.security.tls import TlsFiles, breaks_off, client_context, explain, speaks_tls
 
 ANSWER_S = 3.0
 EFFECT_S = 20.0
@@ -39,11 +40,13 @@ class Management:
     Args:
         address: "ip:port" that the scheduler listens on.
         timeout_s: for its answer.
+        tls: encrypts the requests; None is plain text.
     """
 
-    def __init__(self, address: str, timeout_s: float = ANSWER_S):
+    def __init__(self, address: str, timeout_s: float = ANSWER_S, tls: TlsFiles | None = None):
         self.address = address
         self._timeout_s = timeout_s
+        self._tls = tls
 
     def state(self) -> dict[str, Any]:
         """`cluster_state` (CLUSTER_READY, _DISABLE, _FINISH; missing when stopped) and `nodes`."""
@@ -66,9 +69,13 @@ class Management:
         self._call("/newInstance", json.dumps(values).encode())
 
     def _call(self, path: str, body: bytes | None = None) -> dict[str, Any]:
-        request = urllib.request.Request(f"http://{self.address}{path}", data=body)
+        scheme = "https" if self._tls else "http"
+        request = urllib.request.Request(f"{scheme}://{self.address}{path}", data=body)
+        options = {"timeout": self._timeout_s}
+        if self._tls:
+            options["context"] = client_context(self._tls)
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout_s) as answer:
+            with urllib.request.urlopen(request, **options) as answer:
                 return self._understand(path, answer.read(LARGEST_ANSWER))
         except urllib.error.HTTPError as error:
             with error:
@@ -77,11 +84,19 @@ class Management:
                 f"the scheduler at {self.address} refuses {path}: {reason or f'HTTP {error.code}'}"
             ) from None
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
             raise UserError(
-                f"the scheduler at {self.address} does not answer ({reason}): start it with "
-                "run_cross_silo_fasterrcnn_sched.py, or give --scheduler_manage_address"
+                f"the scheduler at {self.address} does not answer ({self._reason(error)}): start "
+                "it with run_cross_silo_fasterrcnn_sched.py, or give --scheduler_manage_address"
             ) from None
+
+    def _reason(self, error: Exception) -> str:
+        # Of an error of TLS `reason` is a word, of another one the error within.
+        within = getattr(error, "reason", None)
+        found = within if isinstance(within, Exception) else error
+        host, port = self.address.rsplit(":", 1)
+        if not self._tls and breaks_off(found) and speaks_tls(host, int(port)):
+            return "it speaks TLS, and this job's enable_ssl is False"
+        return explain(found)
 
     def _understand(self, path: str, text: bytes) -> dict[str, Any]:
         try:

@@ -13,6 +13,10 @@ from typing import Any
 import redis
 
 from src.errors import UserError
+from src.model_utils.config import PROJECT_DIR
+from src.security.tls import TlsFiles, explain, speaks_tls
+
+REDIS_CONFIG = PROJECT_DIR / "configs" / "redis.conf"
 
 RUNNING, DISABLED, FINISHED, STOPPED = "0", "1", "2", "3"
 
@@ -30,6 +34,15 @@ def redis_binary() -> str:
     return found
 
 
+def redis_command(port: int) -> list[str]:
+    """The command of a Redis for one job: this machine only, without the commands that harm.
+
+    Raises:
+        UserError: there is no redis-server.
+    """
+    return [redis_binary(), str(REDIS_CONFIG), "--port", str(port)]
+
+
 class JobStore:
     """What Redis knows of one job.
 
@@ -37,9 +50,16 @@ class JobStore:
         address: (ip, port) of Redis.
         fl_name: the job's name, part of each of its keys.
         timeout_s: of one request.
+        tls: encrypts the connections; None is plain text.
     """
 
-    def __init__(self, address: tuple[str, int], fl_name: str, timeout_s: float = 5.0):
+    def __init__(
+        self,
+        address: tuple[str, int],
+        fl_name: str,
+        timeout_s: float = 5.0,
+        tls: TlsFiles | None = None,
+    ):
         self.address = address
         self.fl_name = fl_name
         self._redis = redis.Redis(
@@ -48,7 +68,9 @@ class JobStore:
             decode_responses=True,
             socket_timeout=timeout_s,
             socket_connect_timeout=min(timeout_s, 3.0),
+            **(tls.redis_options() if tls else {}),
         )
+        self._encrypted = tls is not None
 
     def require(self) -> None:
         """Raise a UserError when no Redis answers: the engine would retry for 15 minutes."""
@@ -57,9 +79,17 @@ class JobStore:
             self._redis.ping()
         except redis.RedisError as error:
             raise UserError(
-                f"Redis does not answer at {host}:{port} (distributed_cache.address): {error}; "
-                f'start it with redis-server --port {port} --save ""'
+                f"Redis does not answer at {host}:{port} (distributed_cache.address): "
+                f"{explain(error)}; {self._mend()}"
             ) from None
+
+    def _mend(self) -> str:
+        host, port = self.address
+        if self._encrypted:
+            return "it has to take TLS there, since enable_ssl is True: docs/tls.md"
+        if speaks_tls(host, port):
+            return "it takes TLS there: set enable_ssl: True, or give its plain address"
+        return f'start it with redis-server --port {port} --save ""'
 
     def keys(self) -> list[str]:
         """All keys of this job; no other job's, whatever letters its name has."""

@@ -44,6 +44,8 @@ from src.launch.recovery_files import (
 from src.launch.redis_store import JobStore
 from src.launch.sending_checks import federated_check, privacy_check
 from src.launch.server_start import SERVER_FILES, consecutive_ports, servers_to_start
+from src.launch.tls_checks import peers_trusted, tls_checks
+from src.security.tls import client_context, require_handshake, speaks_tls
 
 MANAGE_FLAG, SERVER_FLAG = "--scheduler_manage_address", "--http_server_address"
 
@@ -60,6 +62,7 @@ def scheduler_checks(job: JobConfig, base: Path, manage_address: str) -> list[Ch
     return [
         *machine_checks(),
         Check("address", lambda: "{}:{}".format(*parse_address(manage_address, MANAGE_FLAG))),
+        *tls_checks(job, "scheduler", manage_address),
         Check("redis", lambda: redis_answers(job)),
         Check("ports", free),
         Check("memory", lambda: memory("the scheduler", PROCESS_BYTES)),
@@ -100,9 +103,11 @@ def server_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         aggregation_check(job, config),
         federated_check(config),
         Check("address", addresses),
+        *tls_checks(job, "server", config.http_server_address),
         Check("redis", lambda: redis_answers(job)),
         Check("ports", ports),
         Check("keys", lambda: keys_of_job(job, config.resume), after="redis"),
+        *_peers(job, config.resume),
         Check("checkpoint_dir", lambda: models_there(job, folder, config.resume)),
         *_pre_trained(config),
         Check("disk", disk, after="aggregation"),
@@ -143,7 +148,8 @@ def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         Check("device", lambda: device(config.device_target, count, config.threads)),
         Check("disk", lambda: disk_room(base, files * size, f"{files} checkpoints")),
         Check("memory", room, after="aggregation"),
-        Check("servers", lambda: servers_answer(config)),
+        *tls_checks(job, "worker"),
+        Check("servers", lambda: servers_answer(job, config), after="certificates"),
     ]
 
 
@@ -224,10 +230,25 @@ def require_shards(data: Path, numbers: Iterable[int], file_name: str, batch_siz
     )
 
 
-def servers_answer(config: Any) -> str | Finding:
-    """Whether something listens where the workers look for servers; they wait for it if not."""
+def servers_answer(job: JobConfig, config: Any) -> str | Finding:
+    """Whether something listens where the workers look for servers; they wait for it if not.
+
+    Raises:
+        UserError: a server and the workers would not understand or trust each other.
+    """
     addresses = server_addresses(config.http_server_address, config.server_num)
-    silent = [a for a in addresses if not listens(a.rpartition(":")[0], int(a.rpartition(":")[2]))]
+    split = [(a.rpartition(":")[0], int(a.rpartition(":")[2])) for a in addresses]
+    there = [one for one in split if listens(*one)]
+    context = client_context(job.tls) if job.tls else None
+    for host, port in there:
+        if context is not None:
+            require_handshake(host, port, context, "the server")
+        elif speaks_tls(host, port):
+            raise UserError(
+                f"the server at {host}:{port} speaks TLS, and {job.path} says enable_ssl: False; "
+                "set it as on the servers, see docs/tls.md"
+            )
+    silent = [a for a, one in zip(addresses, split) if one not in there]
     if not silent:
         return f"{', '.join(addresses)} take connections"
     return Finding(
@@ -249,10 +270,19 @@ def _pre_trained(config: Any) -> list[Check]:
     return []
 
 
+def _peers(job: JobConfig, resume: bool) -> list[Check]:
+    def trusted() -> str:
+        with _opened(job) as store:
+            nodes = {key.split(":heartbeat:")[1].split("::")[0] for key in store.heartbeats()}
+        return peers_trusted(job, sorted(nodes))
+
+    return [Check("peers", trusted, after="redis")] if resume and job.tls else []
+
+
 @contextlib.contextmanager
 def _opened(job: JobConfig) -> Iterator[JobStore]:
     """The job's Redis for one look; one that fails meanwhile is a UserError."""
-    store = JobStore(job.redis_address, job.name)
+    store = JobStore(job.redis_address, job.name, tls=job.tls)
     try:
         yield store
     except redis.RedisError as error:

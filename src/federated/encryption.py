@@ -1,0 +1,52 @@
+"""A role's own side of encrypted connections: its certificates are opened and handed over."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+from src.federated.job_config import JobConfig
+from src.launch.checks import require
+from src.launch.tls_checks import own_pair, tls_checks
+from src.security.key_files import show
+from src.security.passwords import CLIENT, SERVER, read_passwords
+from src.security.tls import client_context
+
+
+def engine_tls(job: JobConfig, role: str, address: str) -> Any:
+    """The engine's SSLConfig for a scheduler or server, or None where enable_ssl is False.
+
+    Args:
+        role: "scheduler" or "server".
+        address: "ip:port" that it is to listen on.
+
+    Raises:
+        UserError: a certificate or password is missing or would be refused.
+    """
+    if job.tls is None:
+        return None
+    require(tls_checks(job, role, address))
+    passwords = read_passwords(job.ssl_passwords)
+    # Late: its import takes seconds, and a wrong file is told before it.
+    from mindspore_federated import SSLConfig
+
+    # A scheduler connects to nobody: it has no use for a client's, and the class wants one.
+    return SSLConfig(passwords[SERVER], passwords.get(CLIENT) or passwords[SERVER])
+
+
+def silo_tls(job: JobConfig) -> ssl.SSLContext | None:
+    """What a worker connects with: it checks the servers, and shows its certificate if asked.
+
+    None where enable_ssl is False.
+
+    Raises:
+        UserError: a certificate or password is missing or unusable.
+    """
+    if job.tls is None:
+        return None
+    require(tls_checks(job, "worker"))
+    context = client_context(job.tls)
+    passwords = read_passwords(job.ssl_passwords)
+    if CLIENT in passwords:
+        show(context, own_pair(job, CLIENT, passwords), passwords[CLIENT])
+    return context

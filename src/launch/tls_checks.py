@@ -1,0 +1,122 @@
+"""What encrypted connections need before a role starts: passwords, certificates, their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from cryptography import x509
+
+from src.federated.job_config import JobConfig
+from src.launch.addresses import listens, parse_address
+from src.launch.checks import WARN, Check, Finding
+from src.security.certificate_checks import (
+    RENEW,
+    days_left,
+    listed_names,
+    names_address,
+    require_authority,
+    require_certificate,
+    require_usable,
+)
+from src.security.key_files import Certified, read_certificate, read_key, read_pkcs12
+from src.security.passwords import CLIENT, SERVER, read_passwords, require_passwords
+from src.security.tls import client_context, require_handshake
+
+AUTHORITY_KEY = "ssl.ca_cert_path"
+KEYS = {SERVER: "ssl.server_cert_path", CLIENT: "ssl.client_cert_path"}
+# What each role opens; a worker shows the client's certificate where it has the password.
+OPENED = {"scheduler": (SERVER,), "server": (SERVER, CLIENT), "worker": ()}
+WARNED_DAYS = 90
+
+
+def tls_checks(job: JobConfig, role: str, address: str = "") -> list[Check]:
+    """Of one role's certificates; nothing where enable_ssl is False.
+
+    Args:
+        role: "scheduler", "server" or "worker".
+        address: "ip:port" that it is to listen on; its certificate should name that.
+    """
+    if job.tls is None:
+        return []
+    checks = [Check("certificates", lambda: certificates(job, role))]
+    if role != "worker":
+        checks.append(Check("redis_tls", lambda: _cache_certificates(job)))
+        checks.append(
+            Check("names", lambda: _names(job, parse_address(address, role)[0]), "certificates")
+        )
+    return checks
+
+
+def certificates(job: JobConfig, role: str) -> str | Finding:
+    """What the role's certificates are; a warning when one is about to expire.
+
+    Raises:
+        UserError: the engine would refuse one, or its password is missing or wrong.
+    """
+    passwords = require_passwords(job.ssl_passwords, OPENED[role])
+    authority = require_authority(AUTHORITY_KEY, Path(job[AUTHORITY_KEY]))
+    found = {AUTHORITY_KEY: authority}
+    for name in OPENED[role] or [name for name in (CLIENT,) if name in passwords]:
+        pair = own_pair(job, name, passwords)
+        require_certificate(f"{KEYS[name]} {job[KEYS[name]]}", pair, authority)
+        found[KEYS[name]] = pair.certificate
+    return _by_time(job, found)
+
+
+def own_pair(job: JobConfig, name: str, passwords: dict[str, str]) -> Certified:
+    """The certificate and key that password `name` opens."""
+    return read_pkcs12(KEYS[name], Path(job[KEYS[name]]), passwords[name])
+
+
+def peers_trusted(job: JobConfig, nodes: Iterable[str]) -> str:
+    """Whether a server that joins those of `nodes` ("ip:port") would trust them.
+
+    Raises:
+        UserError: one of them has another authority, or does not speak TLS.
+    """
+    # The engine's servers look at who has signed, not at the address.
+    context = client_context(job.tls)
+    context.check_hostname = False
+    there = [one for one in (parse_address(node, "node") for node in nodes) if listens(*one)]
+    for host, port in there:
+        require_handshake(host, port, context, "the server that this one is to join")
+    return f"{len(there)} server(s) that run have certificates of the same authority"
+
+
+def _cache_certificates(job: JobConfig) -> str | Finding:
+    """The files for Redis, which a server reads itself."""
+    tls, found = job.tls, {}
+    if tls.cache_authority:
+        key = "distributed_cache.cacert_filename"
+        found[key] = require_authority(key, Path(tls.cache_authority))
+    if tls.cache_certificate:
+        key = "distributed_cache.cert_filename"
+        secret = read_key("distributed_cache.private_key_filename", Path(tls.cache_key))
+        pair = Certified(read_certificate(key, Path(tls.cache_certificate)), secret)
+        require_usable(f"{key} {tls.cache_certificate}", pair)
+        found[key] = pair.certificate
+    return _by_time(job, found) if found else f"authorities in {tls.cache_folder}"
+
+
+def _by_time(job: JobConfig, found: dict[str, x509.Certificate]) -> str | Finding:
+    """The certificates with the days that they are left, as a warning when these are few."""
+    days = {key: days_left(certificate) for key, certificate in found.items()}
+    listed = ", ".join(f"{key} {left} days" for key, left in days.items())
+    warned = job.get("ssl.cert_expire_warning_time_in_day") or WARNED_DAYS
+    if min(days.values()) >= warned:
+        return f"valid still: {listed}"
+    return Finding(WARN, "certificates", f"valid still: {listed}; below {warned} renew: {RENEW}")
+
+
+def _names(job: JobConfig, host: str) -> str | Finding:
+    pair = own_pair(job, SERVER, read_passwords(job.ssl_passwords))
+    names = listed_names(pair.certificate)
+    if names_address(pair.certificate, host):
+        return f"the server's certificate is for {names}"
+    return Finding(
+        WARN,
+        "names",
+        f"{KEYS[SERVER]} is for {names}, not for {host}: silos and tools that connect to {host} "
+        "will refuse it; make one with --hosts for every address that they use",
+    )
