@@ -49,24 +49,6 @@ def refused(folder: Path, script: str, *flags: str) -> str:
     return lines[0]
 
 
-def free_port_range(count: int) -> int:
-    """First of `count` consecutive ports of the loopback address that are free."""
-    for first in range(23000, 60000, count):
-        if all(_is_free(port) for port in range(first, first + count)):
-            return first
-    raise AssertionError("no free ports")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
 def make_shards(folder: Path, images: int = 12, silos: int = 2) -> Path:
     """Draw images, split them and write MindRecords; returns the folder of the shards."""
     succeed(folder, "tools/make_demo_coco.py", "--out=coco", f"--images={images}", "--val_images=2")

@@ -41,7 +41,12 @@ class Member(Silo):
         options = {"iterations": 30, "aspects": ASPECTS, "deadlines": DEADLINES, **options}
         sizes = options.pop("sizes", {key: value.size for key, value in weights().items()})
         super().__init__(
-            Client(options.pop("addresses", engine.addresses), engine.fl_name, name),
+            Client(
+                options.pop("addresses", engine.addresses),
+                engine.fl_name,
+                name,
+                options.pop("tls", None),
+            ),
             self.model.update,
             sizes,
             images,

@@ -19,24 +19,15 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from certificate_files import passwords_of, write_tls_job
+from ports import free_ports
+from tls_front import TlsFront
 
 from src.launch.redis_store import redis_binary
 
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
-
-
-def free_ports(count: int) -> list[int]:
-    """`count` ports of 127.0.0.1 that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
 
 
 def wait_for(condition, seconds: float, what: str, pause: float = 0.05) -> None:
@@ -63,6 +54,7 @@ class Engine:
         weights: the servers' initial model, name -> float32 array.
         folder: where the YAML, the logs and the checkpoints go.
         windows: seconds of the start, update and global window.
+        tls: folder of `make_certificates`; all connections are encrypted then, Redis' by a front.
     """
 
     def __init__(
@@ -75,6 +67,7 @@ class Engine:
         windows: tuple[int, int, int] = (60, 60, 120),
         ratio: float = 1.0,
         log_level: int = 2,
+        tls: Path | None = None,
     ):
         self.folder = Path(folder)
         self.fl_name = "Tiny"
@@ -86,7 +79,14 @@ class Engine:
         self.processes: dict[str, subprocess.Popen] = {}
         np.savez(self.folder / "weights.npz", **weights)
         settings = federation(self.fl_name, self.redis_address, silos, iterations, windows, ratio)
+        self.tls = tls
+        self._front = None
+        if tls is not None:
+            self._front = TlsFront(self.redis_address, tls / "redis.crt", tls / "redis.key")
+            settings["distributed_cache"]["address"] = self._front.address
         self.yaml_path.write_text(yaml.safe_dump(settings))
+        if tls is not None:
+            write_tls_job(self.yaml_path, tls)
 
     def __enter__(self) -> Engine:
         try:
@@ -149,13 +149,16 @@ class Engine:
         for process in self.processes.values():
             process.wait(STOP_SECONDS)
         self.processes.clear()
+        if self._front is not None:
+            self._front.close()
 
     def _start(self, name: str, command: list[str]) -> None:
         environment = {
             **os.environ,
             "GLOG_v": str(self.log_level),
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(PROJECT_DIR),
+            "PYTHONPATH": os.pathsep.join([str(PROJECT_DIR), str(PROJECT_DIR / "tests")]),
+            **(passwords_of(self.tls) if self.tls else {}),
         }
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
@@ -201,11 +204,15 @@ def federation(
 
 def main() -> None:
     yaml_path, address, checkpoint_dir, weights = sys.argv[1:]
+    from src.federated.encryption import engine_tls
+    from src.federated.job_config import load_job
     from src.federated.server import ServerJob
 
+    tls = engine_tls(load_job(yaml_path), "server", address)
     with np.load(weights) as arrays:
         features = {name: arrays[name] for name in arrays.files}
-    ServerJob(address, yaml_path, address, "127.0.0.1", checkpoint_dir).run(features)
+    job = ServerJob(address, yaml_path, address, "127.0.0.1", checkpoint_dir, tls=tls)
+    job.run(features)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from cluster.engine import free_ports
 from commands import (
     TINY,
-    free_port_range,
     make_shards,
     processes_of,
     refused,
@@ -21,6 +19,7 @@ from commands import (
     wait_for_end,
     write_job,
 )
+from ports import free_port_range, free_ports
 
 from src.launch.job_record import FOLDER, read_record
 from src.launch.status_file import read_status, status_path

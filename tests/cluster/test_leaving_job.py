@@ -6,7 +6,6 @@ import mindspore as ms
 import pytest
 from commands import (
     TINY,
-    free_port_range,
     make_shards,
     processes_of,
     refused,
@@ -15,6 +14,7 @@ from commands import (
     wait_for_end,
     write_job,
 )
+from ports import free_port_range
 
 from src.federated.privacy import epsilon_of
 

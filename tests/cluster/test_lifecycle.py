@@ -6,7 +6,6 @@ import signal
 import pytest
 from commands import (
     TINY,
-    free_port_range,
     make_shards,
     processes_of,
     refused,
@@ -17,6 +16,7 @@ from commands import (
     wait_for_end,
     write_job,
 )
+from ports import free_port_range
 
 from src.federated.transport import Client, Outcome
 from src.launch.job_record import FOLDER, read_record

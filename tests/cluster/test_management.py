@@ -9,8 +9,9 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 
 import pytest
 import yaml
-from cluster.engine import Engine, free_ports, listens, wait_for
+from cluster.engine import Engine, listens, wait_for
 from members import Member, assert_mean, initial, together
+from ports import free_ports
 
 from src.errors import UserError
 from src.federated.job_config import load_job

@@ -7,7 +7,6 @@ import subprocess
 import pytest
 from commands import (
     TINY,
-    free_port_range,
     make_shards,
     processes_of,
     refused,
@@ -16,6 +15,7 @@ from commands import (
     wait_for_end,
     write_job,
 )
+from ports import free_port_range
 
 ITERATIONS, SERVERS, SILOS = 3, 4, 2
 

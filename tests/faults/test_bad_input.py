@@ -7,7 +7,6 @@ import sys
 import pytest
 from commands import (
     TINY,
-    free_port_range,
     make_shards,
     processes_of,
     refused,
@@ -15,6 +14,7 @@ from commands import (
     start_redis,
     write_job,
 )
+from ports import free_port_range
 
 from src.model_utils.config import PROJECT_DIR
 

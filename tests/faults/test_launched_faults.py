@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from commands import (
     TINY,
-    free_port_range,
     make_shards,
     processes_of,
     run,
@@ -21,6 +20,7 @@ from commands import (
     wait_for_end,
     write_job,
 )
+from ports import free_port_range
 
 from src.launch.addresses import listens
 from src.launch.job_record import FOLDER, read_record

@@ -2,7 +2,8 @@
 
 import pytest
 import redis as redis_client
-from commands import free_port_range, start_redis
+from commands import start_redis
+from ports import free_port_range
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_a_flag_below_a_key_that_is_no_group(tmp_path):
         ({"fl_nam": "x"}, r"unknown key 'fl_nam' \(did you mean fl_name"),
         ({"round__start_fl_job_treshold": 2}, "did you mean round.start_fl_job_threshold"),
         ({"fl_name": "job/../other"}, "fl_name is 'job/../other', expected letters"),
-        ({"enable_ssl": True}, "enable_ssl is True, expected False: the launchers hand no"),
+        ({"enable_ssl": True}, "distributed_cache.cacert_filename is missing"),
         ({"aggregation__aggregation_type": "FedCM"}, "expected FedAvg or FedProx or Scaffold or"),
         ({"aggregation__aggregation_type": "FedProx"}, "iid_rate is missing"),
         ({"aggregation__aggregation_type": "Scaffold"}, "Scaffold needs the number of all silos"),

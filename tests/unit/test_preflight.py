@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-from commands import TINY, free_port_range, make_shards, run, write_job
+from commands import TINY, make_shards, run, write_job
+from ports import free_port_range
 
 from src.checkpoint_names import map_name
 from src.errors import UserError
@@ -231,7 +232,8 @@ def test_what_the_servers_begin_with(tmp_path, redis_port):
         models_there(job, folder / recovery_name("FasterRCNN", 3) / "below", False)
 
 
-def test_servers_that_do_not_listen_are_a_warning():
+def test_servers_that_do_not_listen_are_a_warning(tmp_path):
+    job = job_in(tmp_path, 2345)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -239,8 +241,8 @@ def test_servers_that_do_not_listen_are_a_warning():
         flags = SimpleNamespace(
             http_server_address=f"127.0.0.1:{port}", server_num=1, join_timeout=600.0
         )
-        assert servers_answer(flags) == f"127.0.0.1:{port} take connections"
-    found = servers_answer(flags)
+        assert servers_answer(job, flags) == f"127.0.0.1:{port} take connections"
+    found = servers_answer(job, flags)
     assert (found.level, found.subject) == ("WARN", "servers")
     assert f"nothing listens at 127.0.0.1:{port}" in found.text
 

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import rank_training
-from cluster.engine import free_ports
+from ports import free_ports
 
 from src.model_utils.config import PROJECT_DIR
 

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from cluster.engine import free_ports
+from ports import free_ports
 
 from src.errors import UserError
 from src.federated import ranks as ranks_module

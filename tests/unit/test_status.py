@@ -10,7 +10,8 @@ import sys
 import time
 
 import pytest
-from commands import free_port_range, run
+from commands import run
+from ports import free_port_range
 
 from src.launch.job_record import FOLDER, update_record, write_json
 from src.launch.job_status import Collector, as_values, plain_names
