@@ -3,18 +3,23 @@
 # make bench   how fast training, detection and data path are, into docs/performance.md (minutes)
 # make bench-sync   what a synchronisation costs, beside the engine's own client (minutes, 12 GB)
 # make install only the installation into .venv
+# make wheelhouse   the packages as files; make install WHEELHOUSE=wheelhouse takes them from there
+# make lock    requirements.lock anew from requirements*.txt; UPGRADE=--upgrade takes newest versions
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+WHEELHOUSE :=
+UPGRADE :=
+LOCK_TOOL := $(VENV)/lock_tool
 
-.PHONY: demo test test-slow bench bench-sync check install clean
+.PHONY: demo test test-slow bench bench-sync check install wheelhouse lock clean
 
 demo: $(STAMP)
 	$(PYTHON) tools/run_demo.py
 
 test: $(STAMP)
-	$(PYTHON) -m pytest -m "not slow" tests
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow" tests
 
 test-slow: $(STAMP)
 	$(PYTHON) -m pytest -m slow tests
@@ -31,9 +36,21 @@ check: $(STAMP)
 
 install: $(STAMP)
 
-$(STAMP): requirements.txt requirements-dev.txt tools/install.sh
-	bash tools/install.sh $(VENV)
+$(STAMP): requirements.lock tools/install.sh
+	bash tools/install.sh $(VENV) $(WHEELHOUSE)
 	touch $@
+
+wheelhouse: $(STAMP)
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+		--require-hashes --dest $(or $(WHEELHOUSE),wheelhouse) -r requirements.lock
+
+# 3.9.2: cryptography leaves out the Pythons before it.
+lock: $(STAMP)
+	$(PYTHON) -m venv $(LOCK_TOOL)
+	$(LOCK_TOOL)/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(LOCK_TOOL)/bin/uv pip compile --quiet --no-config --generate-hashes --python-version 3.9.2 \
+		--python-platform x86_64-manylinux_2_28 --custom-compile-command "make lock" $(UPGRADE) \
+		--output-file requirements.lock requirements-dev.txt
 
 clean:
 	rm -rf $(VENV)

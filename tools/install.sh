@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Make the virtual environment $1 with Python 3.9 and the pinned packages. Called by make install.
+# Make the virtual environment $1 with Python 3.9 and the packages of requirements.lock, from the
+# files of the folder $2 alone where it is given. Called by make install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1
+wheelhouse=${2:-}
 
 is_39() { "$@" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 9))' 2>/dev/null; }
 
@@ -22,12 +24,39 @@ make_venv() {
     exit 2
 }
 
+# Every file is compared with its hash in requirements.lock, wherever it comes from.
+install_packages() {
+    local pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+    pip+=(--require-hashes --only-binary :all: -r requirements.lock)
+    if [ -z "$wheelhouse" ]; then
+        "${pip[@]}"
+        return
+    fi
+    local said
+    if said=$("${pip[@]}" --no-index --find-links "$wheelhouse" 2>&1); then
+        return
+    fi
+    if grep -q 'DO NOT MATCH THE HASHES' <<<"$said"; then
+        said="$(grep -oE '[^/ ]+\.whl' <<<"$said" | tail -n 1) is not the file of requirements.lock"
+    else
+        said=$(grep ERROR <<<"$said" | tail -n 1)
+    fi
+    echo "error: WHEELHOUSE $wheelhouse: ${said#ERROR: }; collect it again with 'make wheelhouse'" \
+        "of this version, on a machine with a package index" >&2
+    exit 2
+}
+
+if [ -n "$wheelhouse" ] && ! [ -d "$wheelhouse" ]; then
+    echo "error: WHEELHOUSE $wheelhouse: no such folder; 'make wheelhouse' makes one on a machine" \
+        "with a package index" >&2
+    exit 2
+fi
 if ! { [ -x "$venv/bin/python" ] && is_39 "$venv/bin/python"; }; then
     rm -rf "$venv"
     make_venv
 fi
 echo "installing the pinned packages into $venv (about a minute, 3 GB)"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+install_packages
 
 # The tutorial's own redis-server line works in the activated environment.
 redis=$(command -v redis-server || true)
