@@ -16,7 +16,7 @@ from src.federated.job_config import JobConfig, load_job
 from src.launch.addresses import listens
 from src.launch.command_line import DEFAULT_JOB
 from src.launch.recovery_files import list_recovery_files
-from src.launch.redis_store import redis_binary
+from src.launch.redis_store import redis_command
 from src.launch.supervise import die_with_parent
 from src.model_utils.config import PROJECT_DIR
 
@@ -103,8 +103,7 @@ class Cluster:
         return JobConfig(job.write(self._folder / "yaml_config.yaml"), job.values)
 
     def _start_all(self) -> None:
-        redis = [redis_binary(), "--port", str(self._redis_port), "--save", "", "--bind", HOST]
-        self._start("redis", redis)
+        self._start("redis", redis_command(self._redis_port))
         self._make_model()
         self._wait_for("redis", f"{HOST}:{self._redis_port}")
         manage = f"--scheduler_manage_address={self._manage_address}"

@@ -20,7 +20,7 @@ from src.launch.addresses import listens
 from src.launch.folders import fresh_folder
 from src.launch.job_record import FOLDER, read_record
 from src.launch.processes import record_process
-from src.launch.redis_store import redis_binary
+from src.launch.redis_store import redis_command
 from src.launch.status_file import read_status, status_path
 from src.model_utils.config import PROJECT_DIR
 
@@ -170,8 +170,7 @@ class Demo:
         return [f"--val_set={json_path}", "--run_eval=True", f"--interval={self._plan.interval}"]
 
     def _start_redis(self) -> None:
-        command = [redis_binary(), "--port", str(self._redis_port), "--save", ""]
-        command += ["--bind", "127.0.0.1"]
+        command = redis_command(self._redis_port)
         print(f"\n$ {shlex.join(command)} &", flush=True)
         with (self._folder / "redis.log").open("w") as log:
             process = subprocess.Popen(
