@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from src.data.mindrecord_layout import check_index, check_layout
 from src.errors import UserError
 
 SCHEMA = {"image": {"type": "bytes"}, "annotation": {"type": "int32", "shape": [-1, 6]}}
@@ -73,12 +74,13 @@ def check_mindrecord(mindrecord_file: str | Path, batch_size: int = 1) -> int:
 
 
 class _Header(NamedTuple):
-    """What a file says of itself: columns, files of the same writing, rows, and its length."""
+    """What a file says of itself: columns, files of the same writing, rows, length; and all."""
 
     columns: list[str]
     files: list[str]
     rows: int
     end: int
+    content: dict[str, Any]
 
 
 def _read_header(path: Path) -> _Header:
@@ -89,8 +91,11 @@ def _read_header(path: Path) -> _Header:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             content = json.loads(file.read(length) if length < HEADER_LIMIT else b"")
+        check_layout(content, path.name)
         header = _parse_header(content)
-    except (struct.error, ValueError, KeyError, IndexError, TypeError) as error:
+    except (
+        struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError,
+    ) as error:  # fmt: skip
         raise UserError(f"{path}: not a MindRecord file; {WRITE_AGAIN}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
@@ -98,6 +103,10 @@ def _read_header(path: Path) -> _Header:
         raise UserError(
             f"{path}: a MindRecord with the columns {header.columns}, expected {sorted(SCHEMA)}"
         )
+    written = content["schema"][0]
+    found = {name: written["schema"][name] for name in SCHEMA}
+    if found != SCHEMA or written["blob_fields"] != sorted(SCHEMA):
+        raise UserError(f"{path}: its columns are {found}, expected {SCHEMA}; {WRITE_AGAIN}")
     return header
 
 
@@ -108,6 +117,7 @@ def _parse_header(content: dict[str, Any]) -> _Header:
         files=[Path(name).name for name in content["shard_addresses"]],
         rows=max((p["end_row_id"] for p in pages if p["page_type"] == "BLOB_DATA"), default=0),
         end=max((start + p["page_id"] * step + p["page_size"] for p in pages), default=0),
+        content=content,
     )
 
 
@@ -123,7 +133,9 @@ def _check_part(path: Path, header: _Header) -> int:
         raise UserError(
             f"{path}: cut off at {size} of {header.end} bytes; copy it, or {WRITE_AGAIN}"
         )
-    indexed = _indexed_rows(index) if header.rows else 0
+    if 0 < header.end < size:
+        raise UserError(f"{path}: has {size} bytes, its header says {header.end}; {WRITE_AGAIN}")
+    indexed = _indexed_rows(index, path.name, header) if header.rows else 0
     if indexed != header.rows:
         raise UserError(
             f"{index}: lists {indexed} images and {path.name} holds {header.rows}: they are not of "
@@ -132,13 +144,13 @@ def _check_part(path: Path, header: _Header) -> int:
     return header.rows
 
 
-def _indexed_rows(index: Path) -> int:
+def _indexed_rows(index: Path, name: str, header: _Header) -> int:
     try:
         with contextlib.closing(
             sqlite3.connect(f"{index.resolve().as_uri()}?mode=ro", uri=True)
         ) as db:
-            return db.execute("SELECT COUNT(*) FROM INDEXES").fetchone()[0]
-    except sqlite3.Error as error:
+            return check_index(db, header.content, name)
+    except (sqlite3.Error, ValueError) as error:
         raise UserError(f"{index}: not the index of a MindRecord file; {WRITE_AGAIN}") from error
 
 

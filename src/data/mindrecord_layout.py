@@ -1,0 +1,79 @@
+"""Whether what a MindRecord says of its own pages can be true: the engine's reader believes it."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+BLOB, RAW = "BLOB_DATA", "RAW_DATA"
+SMALLEST, LARGEST = 2**14, 2**28  # bytes of a header or page
+
+
+def check_layout(content: dict[str, Any], name: str) -> None:
+    """See that the header of the file `name` describes pages in order and within their bounds.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it does not.
+    """
+    files = [Path(address).name for address in content["shard_addresses"]]
+    pages = content["page"] or []
+    _require(content["version"] in ("2.0", "3.0") and len(content["schema"]) == 1)
+    _require(isinstance(content["schema"][0]["blob_fields"], list))
+    _require(_within(content["header_size"], SMALLEST, LARGEST))
+    _require(_within(content["page_size"], SMALLEST, LARGEST))
+    shard = content["shard_id"]
+    _require(_within(shard, 0, len(files) - 1))
+    _require(name not in files or files[shard] == name)
+    counts, rows = {BLOB: 0, RAW: 0}, 0
+    for number, page in enumerate(pages):
+        kind = page["page_type"]
+        _require(page["page_id"] == number and page["shard_id"] == shard)
+        _require(page["page_type_id"] == counts[kind])
+        _require(_within(page["page_size"], 0, content["page_size"]))
+        if kind == BLOB:
+            _require(page["start_row_id"] == rows and _within(page["end_row_id"], rows, 2**31))
+            rows = page["end_row_id"]
+        counts[kind] += 1
+    for page in pages:
+        groups = page["row_group_ids"]
+        if page["page_type"] == BLOB:
+            _require(groups == [{"id": 0, "offset": 0}])
+        for group in groups:
+            _require(_within(group["id"], 0, counts[BLOB] - 1))
+            _require(_within(group["offset"], 0, page["page_size"]))
+
+
+def check_index(db: sqlite3.Connection, content: dict[str, Any], name: str) -> int:
+    """Rows that the index of the file `name` lists, all of them within the pages of its header.
+
+    Raises:
+        ValueError: a row lies elsewhere, the index is of another file, or broken.
+        sqlite3.Error: not an index.
+    """
+    _require(db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    _require(db.execute("SELECT NAME FROM SHARD_NAME").fetchall() == [(name,)])
+    pages = content["page"] or []
+    rows = db.execute(
+        "SELECT ROW_ID, ROW_GROUP_ID, PAGE_ID_RAW, PAGE_OFFSET_RAW, PAGE_OFFSET_RAW_END, "
+        "PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES ORDER BY ROW_ID"
+    )
+    count = 0
+    for row_id, group, *places in rows:
+        _require(row_id == count)
+        for kind, (page, begin, end) in ((RAW, places[:3]), (BLOB, places[3:])):
+            _require(_within(page, 0, len(pages) - 1) and pages[page]["page_type"] == kind)
+            _require(_within(begin, 0, pages[page]["page_size"]))
+            _require(_within(end, begin, pages[page]["page_size"]))
+        _require(group == pages[places[3]]["page_type_id"])
+        count += 1
+    return count
+
+
+def _within(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _require(sound: bool) -> None:
+    if not sound:
+        raise ValueError("the file contradicts itself")
