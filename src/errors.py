@@ -19,6 +19,10 @@ class UserError(Exception):
     The message is one line: what was found where, what was expected, how to mend it.
     """
 
+    def __init__(self, message: str):
+        # What it quotes from a file may hold line breaks, or sequences that a terminal obeys.
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
 
 class StartError(Exception):
     """What a launcher started did not become ready.

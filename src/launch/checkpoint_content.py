@@ -35,7 +35,7 @@ def checkpoint_shapes(path: Path) -> dict[str, Shape]:
     content = _messages().Checkpoint()
     try:
         content.ParseFromString(path.read_bytes())
-    except (DecodeError, OSError) as error:
+    except (DecodeError, ValueError, RecursionError, OSError) as error:
         raise UserError(
             f"pre_trained: {path}: not a MindSpore checkpoint, or cut short: {error}"
         ) from error
