@@ -48,7 +48,14 @@ def main() -> int:
         help="detector and training (default configs/demo/default_config.yaml)",
     )
     args = parse_known(parser)
-    plan = DemoPlan(args.config_path, args.iterations, args.images, args.val_images, args.interval)
+    plan = DemoPlan(
+        args.config_path,
+        args.iterations,
+        args.images,
+        args.val_images,
+        args.interval,
+        steps=args.steps,
+    )
     return Demo(args.folder.absolute(), plan).run()
 
 
