@@ -162,42 +162,8 @@ def add_worker_flags(parser: argparse.ArgumentParser) -> None:
         help="how long to wait for the other silos of an iteration; the servers decide within "
         "round.global_iteration_time_window (default 0: that and 600 more)",
     )
-    _add_leaving(parser)
     parser.add_argument("--client_batch_size", dest="batch_size", type=int, default=suppress)
     parser.add_argument("--client_learning_rate", dest="base_lr", type=float, default=suppress)
-
-
-def _add_leaving(parser: argparse.ArgumentParser) -> None:
-    """Keys that say what leaves a silo, with more words than the other keys have."""
-    parser.add_argument(
-        "--local_params",
-        default=argparse.SUPPRESS,
-        metavar="PATTERNS",
-        help='trained weights that stay in the silo, as in "rcnn.*", several with commas; give the '
-        "servers the same. A worker that is started again has lost them, unless it starts from its "
-        "own newest checkpoint (--pre_trained)",
-    )
-    for key, text in (
-        (
-            "dp_clip_norm",
-            "differential privacy: scale the silo's update down to this L2 norm before it is sent "
-            "(default 0: off)",
-        ),
-        (
-            "dp_noise_multiplier",
-            "times dp_clip_norm: standard deviation of the noise on each value that is sent; the "
-            "more, the smaller epsilon (default 0)",
-        ),
-        (
-            "dp_delta",
-            "what epsilon in worker.log is for: but for this probability, all that the silo has "
-            "sent is at most exp(epsilon) times likelier with its data than with any other "
-            "(default 1e-5)",
-        ),
-    ):
-        parser.add_argument(
-            f"--{key}", type=float, default=argparse.SUPPRESS, metavar="NUMBER", help=text
-        )
 
 
 def data_folder(config: Any) -> Path:

@@ -13,4 +13,14 @@ HELP = {
     "frequency_increase_ratio": "adaptive: divides the steps and multiplies that window, at each "
     "change (default 2)",
     "unchanged_round": "adaptive: rounds in which the steps stay (default 0)",
+    "local_params": 'trained weights that stay in the silo, as in "rcnn.*", several with commas; '
+    "give the servers the same. A worker that is started again has lost them, unless it starts "
+    "from its own newest checkpoint with --pre_trained (default '')",
+    "dp_clip_norm": "differential privacy: scale the silo's update down to this L2 norm before it "
+    "is sent; 0 is off (default 0.0)",
+    "dp_noise_multiplier": "times dp_clip_norm: standard deviation of the noise on each value that "
+    "is sent; the more, the smaller epsilon (default 0.0)",
+    "dp_delta": "what epsilon in worker.log is for: but for this probability, all that the silo "
+    "has sent is at most exp(epsilon) times likelier with its data than with any other (default "
+    "1e-05)",
 }
