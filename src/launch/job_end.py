@@ -9,7 +9,7 @@ import psutil
 import redis
 
 from src.launch.redis_store import FINISHED, JobStore
-from src.security.tls import TlsFiles
+from src.security.tls import from_record
 
 # A silo whose connection broke in the last fetch is back within this time.
 QUIET_S = 3.0
@@ -114,6 +114,5 @@ def silo_at(peer: str) -> str:
 
 def job_end_from(values: dict[str, Any]) -> JobEnd:
     """A JobEnd from the plain values that a launcher writes into a supervisor's file."""
-    tls = TlsFiles(**values["tls"]) if values["tls"] else None
-    store = JobStore(tuple(values["redis"]), values["fl_name"], tls=tls)
+    store = JobStore(tuple(values["redis"]), values["fl_name"], tls=from_record(values["tls"]))
     return JobEnd(store, values["http_port"], values["fetch_timeout_s"])

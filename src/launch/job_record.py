@@ -18,11 +18,12 @@ from typing import Any
 
 import psutil
 
-from src.security.tls import TlsFiles
+from src.security.tls import TlsFiles, from_record
 
 FOLDER = ".federation"
 # A silo of one process, and one of several.
-WORKER_ROLES = ("worker", "worker_distributed")
+RANKS = "worker_distributed"
+WORKER_ROLES = ("worker", RANKS)
 
 
 @dataclass
@@ -78,7 +79,7 @@ class JobRecord:
     @property
     def tls_files(self) -> TlsFiles | None:
         """What the job's connections are encrypted with, or None."""
-        return TlsFiles(**self.tls) if self.tls else None
+        return from_record(self.tls)
 
     def running(self, role: str | None = None) -> list[ProcessRecord]:
         """The recorded processes that are alive, of one role or of all."""

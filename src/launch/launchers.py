@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable
 
@@ -33,6 +32,7 @@ from src.launch.server_start import (
 from src.launch.status_file import read_status, status_path
 from src.model_utils.config import PROJECT_DIR, Config, find_config_file
 from src.security.passwords import FLAG
+from src.security.tls import as_record
 
 ROLE_SCRIPT = PROJECT_DIR / "test_fl_fasterrcnn.py"
 
@@ -191,7 +191,7 @@ def _job_end(job: JobConfig, http_port: int, fetch_timeout_s: float) -> dict[str
         "fl_name": job.name,
         "http_port": http_port,
         "fetch_timeout_s": fetch_timeout_s,
-        "tls": asdict(job.tls) if job.tls else {},
+        "tls": as_record(job.tls),
     }
 
 
@@ -206,7 +206,7 @@ def note_job(base: Path, job: JobConfig) -> None:
             )
         record.fl_name = job.name
         record.redis = ":".join(map(str, job.redis_address))
-        record.tls = asdict(job.tls) if job.tls else {}
+        record.tls = as_record(job.tls)
 
 
 def start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) -> None:

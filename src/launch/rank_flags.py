@@ -15,11 +15,10 @@ from src.federated.privacy import privacy_settings
 from src.launch.addresses import parse_address, require_free_port
 from src.launch.checks import WARN, Check, Finding
 from src.launch.command_line import add_bool, data_folder
+from src.launch.job_record import RANKS
 from src.launch.machine_checks import device, memory, worker_bytes
 from src.launch.processes import require_not_running
 from src.launch.role_checks import require_shards, worker_checks
-
-ROLE = "worker_distributed"
 
 # Rank 0 alone saves checkpoints and talks to the servers.
 OF_RANK_0 = ("disk", "servers")
@@ -110,8 +109,8 @@ def rank_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
     one.local_worker_num = 1
 
     def not_running() -> str:
-        require_not_running(base, [ROLE])
-        return f"no {ROLE} of this folder runs"
+        require_not_running(base, [RANKS])
+        return f"no {RANKS} of this folder runs"
 
     def shards() -> str:
         data, file_name = data_folder(config).absolute(), config.prefix or BASE_NAME

@@ -11,9 +11,10 @@ from typing import Any
 from src.errors import UserError
 from src.federated.job_config import JobConfig
 from src.launch.checks import require
+from src.launch.job_record import RANKS
 from src.launch.launchers import note_job, start_all, worker_flags, worker_joined
 from src.launch.processes import Role
-from src.launch.rank_flags import RANK_FLAGS, ROLE, local_ranks, rank_checks
+from src.launch.rank_flags import RANK_FLAGS, local_ranks, rank_checks
 from src.model_utils.config import PROJECT_DIR
 
 RUNNER = PROJECT_DIR / "src" / "launch" / "rank_runner.py"
@@ -31,21 +32,21 @@ def launch_ranks(job: JobConfig, config: Any) -> None:
     require(rank_checks(job, base, config))
     note_job(base, job)
     threads = config.threads or max(1, (os.cpu_count() or 1) // len(ranks))
-    command = worker_flags(job, config, base, ROLE, config.first_worker_id, threads)
+    command = worker_flags(job, config, base, RANKS, config.first_worker_id, threads)
     command += ["--run_distribute=True", "--local_worker_num=1"]
     command += [f"--device_id={config.device_id}"]
     command += [f"--{name}={getattr(config, name)}" for name in RANK_FLAGS]
     role = Role(
-        role=ROLE,
+        role=RANKS,
         number=config.first_worker_id,
-        argv=_started_by(config.device_target, base / ROLE, ranks, command),
+        argv=_started_by(config.device_target, base / RANKS, ranks, command),
         env={"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)},
     )
     timeout_s = config.start_timeout + config.join_timeout
     start_all(base, [role], timeout_s, lambda started: worker_joined(base, started))
     here = f"rank(s) {ranks[0]} to {ranks[-1]} of {config.device_num}"
     print(f"worker_{config.first_worker_id}, {here}, has joined {job.name}")
-    print(f'next: cd {ROLE}/log_output && grep -rn "epoch" *   follows the training')
+    print(f'next: cd {RANKS}/log_output && grep -rn "epoch" *   follows the training')
     print("      finish_cross_silo_fasterrcnn.py   stops it; it ends by itself when it is done")
 
 

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,16 @@ class TlsFiles:
             "ssl_keyfile": self.cache_key or None,
             "ssl_check_hostname": True,
         }
+
+
+def as_record(files: TlsFiles | None) -> dict[str, str]:
+    """Plain values for a file that another process reads; {} for no encryption."""
+    return asdict(files) if files else {}
+
+
+def from_record(values: Mapping[str, str]) -> TlsFiles | None:
+    """What `as_record` was given."""
+    return TlsFiles(**values) if values else None
 
 
 def tls_files(path: Path, flat: Mapping[str, Any]) -> TlsFiles:
