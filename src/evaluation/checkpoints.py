@@ -114,8 +114,7 @@ def _require_same_job(net: nn.Cell, config: Config, checkpoint: Path, theirs: np
     # The algorithm does not matter to who only measures.
     own = shared_aspects(config, net)
     aspects = {**own, **Aggregation().aspects()}
-    unlike = differing(list(aspects), fingerprint(aspects), theirs)
-    unlike = [name for name in unlike if name not in Aggregation().aspects()]
+    unlike = [n for n in differing(list(aspects), fingerprint(aspects), theirs) if n in own]
     if unlike:
         raise UserError(
             f"{checkpoint}: was trained with other values of: {', '.join(unlike)}; give the job's "

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import StartError
+from src.federated.aggregation import FEDAVG, FEDNOVA, FEDPROX, SCAFFOLD
 from src.launch.demo import Demo, DemoPlan
 
 # Of the skewed split: most of a silo's images show two of the four categories.
@@ -18,10 +19,10 @@ SKEW = 0.3
 
 # The aggregation section of the federation's file; FedNova and FedAvg have nothing to choose.
 ALGORITHMS = {
-    "FedAvg": {},
-    "FedProx": {"iid_rate": 0.01},
-    "Scaffold": {"total_client_num": 2},
-    "FedNova": {},
+    FEDAVG: {},
+    FEDPROX: {"iid_rate": 0.01},
+    SCAFFOLD: {"total_client_num": 2},
+    FEDNOVA: {},
 }
 
 Figures = list[dict[str, Any]]
