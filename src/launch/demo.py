@@ -147,6 +147,7 @@ class Demo:
             f"--yaml_config={yaml}",
             f"--config_path={self._config}",
             f"--local_server_num={SERVERS}",
+            f"--seed={self._plan.seed}",
             address,
         )
         self._call(
