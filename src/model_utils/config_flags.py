@@ -1,0 +1,91 @@
+"""Flags of a command: one for each scalar key, and what a wrong one is told."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+from typing import Any
+
+from src.errors import UserError, nearest
+from src.model_utils.config_file import DEFAULT_CONFIG
+
+
+def parse_bool(text: str) -> bool:
+    """True or False from a flag's text.
+
+    Raises:
+        argparse.ArgumentTypeError: any other word.
+    """
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.strip().lower() not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} is not True or False")
+    return words[text.strip().lower()]
+
+
+def parse_cli_to_yaml(
+    parser: argparse.ArgumentParser,
+    cfg: dict[str, Any],
+    helper: dict[str, str] | None = None,
+    choices: dict[str, list] | None = None,
+    cfg_path: str = DEFAULT_CONFIG,
+    argv: list[str] | None = None,
+) -> argparse.Namespace:
+    """Give `parser` a flag for each scalar key of `cfg` that it lacks, and parse `argv`.
+
+    A flag that was not given is absent from the result, so that `merge` keeps the file's value.
+    Lists and dicts are set in the file only.
+    """
+    add_config_flags(parser, cfg, helper or {}, choices or {}, cfg_path)
+    return parser.parse_args(argv)
+
+
+def add_config_flags(
+    parser: argparse.ArgumentParser,
+    cfg: dict[str, Any],
+    helper: dict[str, str],
+    choices: dict[str, list],
+    cfg_path: str,
+) -> None:
+    """A `--key` for each scalar of `cfg` that `parser` does not have yet."""
+    group = parser.add_argument_group(f"keys of {Path(cfg_path).name}")
+    taken = set(parser._option_string_actions)
+    for key, value in cfg.items():
+        if isinstance(value, (list, dict)) or f"--{key}" in taken:
+            continue
+        group.add_argument(
+            f"--{key}",
+            type=parse_bool if isinstance(value, bool) else type(value),
+            choices=choices.get(key),
+            default=argparse.SUPPRESS,
+            metavar=type(value).__name__.upper(),
+            help=helper.get(key, f"default {value!r}".replace("%", "%%")),
+        )
+
+
+def merge(args: argparse.Namespace, cfg: dict[str, Any]) -> dict[str, Any]:
+    """`cfg` with the given flags laid over it."""
+    merged = copy.deepcopy(cfg)
+    merged.update(vars(args))
+    return merged
+
+
+def parse_known(
+    parser: argparse.ArgumentParser, argv: list[str] | None = None
+) -> argparse.Namespace:
+    """`parser.parse_args`, except that a wrong flag is one line, without a page of usage.
+
+    Raises:
+        UserError: an unknown flag (names the nearest), one of a wrong type, or one that is missing.
+    """
+
+    def refuse(message: str) -> None:
+        raise UserError(f"{message}; --help lists the flags")
+
+    parser.error = refuse
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flag = unknown[0].split("=")[0]
+        known = [name for name in parser._option_string_actions if name.startswith("--")]
+        raise UserError(f"unknown flag {flag}{nearest(flag, known)}; --help lists them")
+    return args
