@@ -16,7 +16,8 @@ from typing import Any
 
 from src.benchmarks.measure import memory_gb, reset_peak
 from src.federated import messages
-from src.federated.transport import Client, Outcome
+from src.federated.replies import Outcome
+from src.federated.transport import Client
 from src.launch.supervise import die_with_parent
 
 POLL_SECONDS = 0.05  # as `silo.POLL_SECONDS`

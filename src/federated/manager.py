@@ -26,7 +26,8 @@ from src.federated.adaptive import AdaptiveFrequency
 from src.federated.aggregation import ABSOLUTE, Aggregation
 from src.federated.algorithms import algorithm_of
 from src.federated.privacy import Privacy
-from src.federated.ranks import Ranks, silo_of
+from src.federated.rank_silo import silo_of
+from src.federated.ranks import Ranks
 from src.federated.rounds import Deadlines, NotFiniteError, Round
 from src.federated.terms import Terms
 from src.federated.transport import Client

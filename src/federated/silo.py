@@ -17,6 +17,7 @@ import numpy as np
 
 from src.errors import UserError
 from src.federated import fingerprint as fp
+from src.federated.replies import Outcome, Reply
 from src.federated.rounds import (
     Deadlines,
     Features,
@@ -31,7 +32,7 @@ from src.federated.rounds import (
     sample,
     traffic,
 )
-from src.federated.transport import Client, Outcome, Reply
+from src.federated.transport import Client
 
 POLL_SECONDS = 0.05
 RETRY_SECONDS = 0.5

@@ -18,7 +18,8 @@ from commands import (
 )
 from ports import free_port_range
 
-from src.federated.transport import Client, Outcome
+from src.federated.replies import Outcome
+from src.federated.transport import Client
 from src.launch.job_record import FOLDER, read_record
 from src.launch.redis_store import JobStore
 from src.launch.status_file import read_status, status_path

@@ -13,6 +13,7 @@ from cluster.engine import Engine
 from members import ASPECTS, Exchange, Member, assert_mean, initial, together, weights
 
 from src.errors import UserError
+from src.federated.replies import Outcome
 from src.federated.rounds import (
     Deadlines,
     GaveUpError,
@@ -20,7 +21,7 @@ from src.federated.rounds import (
     NotFiniteError,
     UploadRefusedError,
 )
-from src.federated.transport import Client, Outcome
+from src.federated.transport import Client
 
 NAMES = itertools.count()
 

@@ -11,8 +11,8 @@ from cluster.engine import Engine, listens, wait_for
 from members import MOMENTS, WINDOWS, Exchange, Member, assert_mean, initial, one_fault, together
 
 from src.federated import silo
+from src.federated.replies import Outcome
 from src.federated.rounds import Deadlines, SyncError
-from src.federated.transport import Outcome
 from src.launch.redis_store import redis_binary
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")

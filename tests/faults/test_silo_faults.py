@@ -13,8 +13,9 @@ from members import Exchange, Member, assert_mean, initial, together
 from proxy import FAULTS, Proxy
 from silo_process import SiloProcess
 
+from src.federated.replies import Outcome
 from src.federated.rounds import Deadlines
-from src.federated.transport import Client, Outcome
+from src.federated.transport import Client
 
 NAMES = itertools.count()
 CHANGE, OTHER_CHANGE = 1.0, 2.0

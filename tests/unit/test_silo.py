@@ -9,6 +9,7 @@ import pytest
 
 from src.federated import silo as silo_module
 from src.federated.fingerprint import FEATURE_NAME, fingerprint
+from src.federated.replies import Outcome, Reply
 from src.federated.rounds import (
     Deadlines,
     GaveUpError,
@@ -17,7 +18,6 @@ from src.federated.rounds import (
     UploadRefusedError,
 )
 from src.federated.silo import Silo
-from src.federated.transport import Outcome, Reply
 
 START = np.float32([1, 2, 3])
 TRAINED = {"w": START + 1}

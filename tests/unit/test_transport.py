@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from stand_ins import SUCCESS, WEIGHTS, StandIn, answer, model_reply, read_request, send
 
 from src.federated.messages import PIECE, encode
-from src.federated.transport import Client, Outcome
+from src.federated.replies import Outcome
+from src.federated.transport import Client
 
 
 def client(*servers: StandIn) -> Client:

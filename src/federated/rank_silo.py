@@ -1,0 +1,122 @@
+"""The part of each rank in its silo: rank 0 is the silo, the others follow what it decides."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import numpy as np
+
+from src.federated.rank_channel import Message
+from src.federated.ranks import Ranks
+from src.federated.rounds import Features, Round
+from src.federated.silo import Silo
+from src.federated.transport import Client
+
+Load = Callable[[dict[str, np.ndarray]], None]
+
+
+class Leader(Silo):
+    """The silo on rank 0: it gives each model that it loads, and each decision, to the others.
+
+    Args:
+        ranks: of the silo.
+        client, load: as of `Silo`, and so are the others.
+    """
+
+    def __init__(self, ranks: Ranks, client: Client, load: Load, *more: Any, **options: Any):
+        def load_everywhere(features: dict[str, np.ndarray]) -> None:
+            ranks.tell(Message("load", arrays=features))
+            load(features)
+
+        super().__init__(client, load_everywhere, *more, **options)
+        self._ranks = ranks
+
+    def join(self) -> None:
+        """As `Silo.join`; the others hear of it even where nothing was left to do."""
+        super().join()
+        self._tell_state()
+
+    def exchange(self, features: Features, step: int = 0, epsilon: float | None = None) -> Round:
+        """As `Silo.exchange`."""
+        record = super().exchange(features, step, epsilon)
+        self._tell_state()
+        return record
+
+    def reload(self) -> None:
+        """As `Silo.reload`."""
+        super().reload()
+        self._tell_state()
+
+    def _tell_state(self) -> None:
+        state = {"iteration": self.iteration, "joined": self.joined, "finished": self.finished}
+        result = self.rounds[-1].result if self.rounds else ""
+        self._ranks.tell(Message("state", {**state, "result": result}))
+
+
+class _NoServers:
+    """Stands in for the connection to the servers, which rank 0 alone has."""
+
+    def close(self) -> None:
+        """Nothing: the other ranks may still have to hear why this one ends."""
+
+
+class Follower:
+    """What stands in for a `Silo` on the other ranks: it does as rank 0 tells.
+
+    Args:
+        ranks: of the silo.
+        load, on_phase: as of `Silo`; the phases are "train", "wait" and "done".
+    """
+
+    def __init__(self, ranks: Ranks, load: Load, on_phase: Callable[[str, int], None]):
+        self.client = _NoServers()
+        self.iteration = 0
+        self.joined = False
+        self.finished = False
+        self.data_size = 1
+        self.controls: dict[str, np.ndarray] = {}
+        self.rounds: list[Round] = []
+        self._ranks = ranks
+        self._load = load
+        self._on_phase = on_phase
+
+    def join(self) -> None:
+        """Wait until rank 0 has joined an iteration, with its weights, or knows of the end."""
+        self._follow()
+        self._on_phase("done" if self.finished else "train", self.iteration)
+
+    def exchange(self, features: Features, step: int = 0, epsilon: float | None = None) -> Round:
+        """Wait for the end of rank 0's exchange; what this rank has is not sent."""
+        self._on_phase("wait", self.iteration)
+        record = Round(self.iteration)
+        record.result = self._follow()
+        self.rounds.append(record)
+        return record
+
+    def reload(self) -> None:
+        """Wait for the model that rank 0 loads."""
+        self._follow()
+
+    def _follow(self) -> str:
+        while (message := self._ranks.hear()).kind == "load":
+            self._load(message.arrays)
+        self.iteration = message.fields["iteration"]
+        self.joined = message.fields["joined"]
+        self.finished = message.fields["finished"]
+        return message.fields["result"]
+
+
+def silo_of(
+    ranks: Ranks | None, client: Client, load: Load, *more: Any, **options: Any
+) -> Silo | Follower:
+    """This process's silo: a `Silo` of its own, or its part in one of several ranks.
+
+    Args:
+        ranks: None for a silo of one process.
+        client, load: as of `Silo`, and so are the others.
+    """
+    if ranks is None:
+        return Silo(client, load, *more, **options)
+    if ranks.rank == 0:
+        return Leader(ranks, client, load, *more, **options)
+    return Follower(ranks, load, options["on_phase"])

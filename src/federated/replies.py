@@ -1,0 +1,96 @@
+"""What an answer of the engine's servers means, in one word and in theirs."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from src.federated import messages
+
+# A longer answer than this is no sentence of the engine.
+LONGEST_SENTENCE = 256
+
+
+class Outcome(enum.Enum):
+    """What became of a request."""
+
+    ACCEPTED = "accepted"
+    NOT_READY = "not ready"
+    SAFEMODE = "safemode"  # the server switches the iteration or has lost Redis: ask again
+    FULL = "iteration full"  # enough silos have joined, or enough have sent
+    DUPLICATE = "counted already"  # this silo has joined, or sent, in this iteration
+    NOT_JOINED = "not joined"  # the server does not know that this silo joined the iteration
+    OVER = "iteration over"  # the server works on another iteration
+    FINISHED = "job finished"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass
+class Reply:
+    """A call's result.
+
+    Attributes:
+        reason: the server's words, or why it cannot be reached; "" where there is nothing to say.
+        iteration: the server's current iteration where it tells, from 1; else 0.
+        features: name -> 1-D float32 array; views into the one buffer that was received.
+        sent, received: bytes of the two bodies.
+        seconds: from the first byte sent to the last byte decoded.
+        own_seconds: of it, this process's own work: scaling, encoding, decoding.
+        address: the server that answered.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+    iteration: int = 0
+    features: dict[str, np.ndarray] = field(default_factory=dict)
+    sent: int = 0
+    received: int = 0
+    seconds: float = 0.0
+    own_seconds: float = 0.0
+    address: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.outcome.value}: {self.reason}" if self.reason else self.outcome.value
+
+
+# The engine tells most of its refusals apart by their words alone.
+_WORDS = (
+    ("has reached the threshold", Outcome.FULL),
+    ("updateModel is enough", Outcome.FULL),
+    ("Updating device metadata failed", Outcome.DUPLICATE),
+    ("Updating metadata of UpdateModelClientList failed", Outcome.DUPLICATE),
+    ("devices_meta for", Outcome.NOT_JOINED),
+    ("iteration number is invalid", Outcome.OVER),
+    ("safemode", Outcome.SAFEMODE),
+    ("disabled or finished", Outcome.FINISHED),
+)
+
+
+def understand(data: np.ndarray, iteration_slot: int, features_slot: int) -> Reply:
+    """The reply that these bytes are: a sentence of the engine, or a table.
+
+    Raises:
+        BadMessageError: neither.
+    """
+    head = data[:LONGEST_SENTENCE].tobytes()
+    if len(data) < LONGEST_SENTENCE and head and head.isascii() and b"\0" not in head:
+        return _by_words(head.decode(), Outcome.UNREACHABLE)
+    message = messages.decode(memoryview(data), iteration_slot, features_slot)
+    if message.code == messages.SUCCEED:
+        return Reply(Outcome.ACCEPTED, message.reason, message.iteration, message.features)
+    if message.code == messages.NOT_READY:
+        return Reply(Outcome.NOT_READY, message.reason, message.iteration)
+    reply = _by_words(message.reason, Outcome.REFUSED)
+    reply.iteration = message.iteration
+    return reply
+
+
+def _by_words(text: str, otherwise: Outcome) -> Reply:
+    reason = " ".join(text.split())
+    for words, outcome in _WORDS:
+        if words in reason:
+            return Reply(outcome, reason)
+    return Reply(otherwise, reason)
