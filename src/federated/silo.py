@@ -8,15 +8,14 @@ silo's part is a `SyncError` whose message is one line.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
 import numpy as np
 
-from src.errors import UserError
-from src.federated import fingerprint as fp
+from src.federated.model_check import ModelCheck
 from src.federated.replies import Outcome, Reply
 from src.federated.rounds import (
     Deadlines,
@@ -25,22 +24,13 @@ from src.federated.rounds import (
     Patience,
     Round,
     SyncError,
-    UploadRefusedError,
     check_finite,
     declared_size,
-    difference,
     sample,
     traffic,
 )
+from src.federated.server_requests import UNDECIDED, ServerRequests, pause
 from src.federated.transport import Client
-
-POLL_SECONDS = 0.05
-RETRY_SECONDS = 0.5
-# Servers that have lost Redis say for a moment that an iteration is full: it is asked about again.
-ASK_AGAIN_SECONDS = 5.0
-
-# A request to join that a server has not decided on; it is made again.
-UNDECIDED = (Outcome.SAFEMODE, Outcome.UNREACHABLE)
 
 
 class Silo:
@@ -100,15 +90,15 @@ class Silo:
         self._images = images
         self._sizes = dict(sizes)
         self._iterations = iterations
-        self._threshold = threshold
         self._number = number
-        self._aspects = dict(aspects or {})
-        self._extra = {fp.FEATURE_NAME: fp.fingerprint(self._aspects)} if self._aspects else {}
-        self._deadlines = deadlines or Deadlines()
         self._log = log
         self._on_phase = on_phase
         self._rounds_path = rounds_path
         self._adds = adds
+        self._check = ModelCheck(self._sizes, dict(aspects or {}), log)
+        self._requests = ServerRequests(
+            client, self.data_size, threshold, deadlines or Deadlines(), log
+        )
         self._held = -1  # the iteration whose starting weights were loaded last
         self._sample = np.empty(0, np.float32)
         self._began = 0.0
@@ -126,7 +116,7 @@ class Silo:
             return
         self._began = time.monotonic()
         self._on_phase("join", self.iteration)
-        patience = Patience(self._deadlines.join, self._log)
+        patience = self._requests.patience()
         while not (self.joined or self.finished):
             if self._held != self.iteration:
                 self._pull_latest(patience)
@@ -158,18 +148,19 @@ class Silo:
         sent = sample(features, self._sizes)
         record.client_s = time.perf_counter() - begin
         self._on_phase("push", self.iteration)
-        self._push(features, record)
+        everything = {**features, **self._check.sent_beside(self._adds)}
+        self._requests.upload(everything, record)
         self._on_phase("wait", self.iteration)
-        self._await_end(features, record, sent)
+        self._await_end(everything, record, sent)
         return record
 
     def reload(self) -> None:
         """Load the servers' latest global model."""
-        self._pull_latest(Patience(self._deadlines.join, self._log))
+        self._pull_latest(self._requests.patience())
 
     def _ask_to_join(self, patience: Patience) -> None:
         """One request to join, and what its answer asks for."""
-        self._heed(self.client.start(self.data_size, self._deadlines.request), patience)
+        self._heed(self._requests.join(), patience)
 
     def _heed(self, reply: Reply, patience: Patience) -> None:
         """What the answer to a request to join asks for."""
@@ -190,18 +181,18 @@ class Silo:
         elif reply.outcome is Outcome.FINISHED:
             what = f"the servers, disabled or finished after iteration {self.iteration - 1}"
             what += f" where this silo's fl_iteration_num is {self._iterations}"
-            patience.pause(what, RETRY_SECONDS, report_at_once=True)
+            pause(patience, what)
         else:
-            patience.pause(f"the servers ({reply})", RETRY_SECONDS, report_at_once=True)
+            pause(patience, f"the servers ({reply})")
 
     def _when_full(self, patience: Patience) -> None:
         """Keep the place that an earlier process of this silo took, or wait for the next one."""
-        reply = self.client.has_joined(self.iteration, self._deadlines.request)
+        reply = self._requests.has_joined(self.iteration)
         if reply.outcome is Outcome.REFUSED:
             self.controls = {}
             self._enter("kept the place in")
         elif reply.outcome in UNDECIDED:
-            patience.pause(f"the servers ({reply})", RETRY_SECONDS, report_at_once=True)
+            pause(patience, f"the servers ({reply})")
         else:
             self._log(f"iteration {self.iteration} has its silos already; taking the next one")
             self._on_phase("wait", self.iteration)
@@ -209,9 +200,9 @@ class Silo:
 
     def _wait_for_next(self, patience: Patience) -> None:
         """Until the iteration is over and its model loaded, or there is a place in it after all."""
-        polls = self._polls(self.iteration)
+        polls = self._requests.polls(self.iteration)
         while (model := next(polls)) is None:
-            reply = self.client.start(self.data_size, self._deadlines.request)
+            reply = self._requests.join()
             if reply.outcome is not Outcome.FULL:
                 self._heed(reply, patience)
                 return
@@ -240,29 +231,15 @@ class Silo:
         self.iteration = iteration
 
     def _pull_latest(self, patience: Patience) -> None:
-        while True:
-            reply = self.client.get_model(-1, self._deadlines.request)
-            if reply.outcome is Outcome.ACCEPTED:
-                self._take(reply)
-                amount = traffic(reply.received, reply.seconds)
-                self._log(
-                    f"received the weights that iteration {self.iteration} starts from: {amount}"
-                )
-                return
-            if reply.outcome is Outcome.REFUSED:
-                raise SyncError(f"{reply.address} does not give the model: {reply.reason}")
-            patience.pause(f"the servers ({reply})", RETRY_SECONDS, report_at_once=True)
+        reply = self._requests.latest(patience)
+        self._take(reply)
+        amount = traffic(reply.received, reply.seconds)
+        self._log(f"received the weights that iteration {self.iteration} starts from: {amount}")
 
     def _take(self, reply: Reply) -> None:
         """Check the model in a reply and load it."""
         reply = self._sound(reply)
-        values = sample(reply.features, reply.features)
-        if not (np.isfinite(values).all() and values.any()):
-            raise SyncError(
-                f"the servers at {reply.address} hold a model that is zero or not finite; start "
-                "them anew from an earlier checkpoint"
-            )
-        self._check(reply)
+        self._check.require_own(reply)
         self._see(reply.iteration)
         self._sample = sample(reply.features, self._sizes)
         self._load({name: reply.features[name] for name in self._sizes})
@@ -277,7 +254,7 @@ class Silo:
         iteration = reply.iteration - 1
         others = [iteration] * (len(self.client.addresses) - 1)
         wanted = iter([*others, iteration - 1, iteration - 2])
-        while (factor := self._factor(reply)) != 1.0:
+        while (factor := self._check.factor(reply)) != 1.0:
             said = f"the model at {reply.address} is no mean but {factor:.6g} times one"
             instead = next(wanted, None)
             if instead is None:
@@ -289,86 +266,15 @@ class Silo:
                 return replace(reply, features=features)
             self._log(f"WARNING: {said}; asking for that of iteration {instead} instead")
             self.client.next_server()
-            polls = self._polls(instead)
+            polls = self._requests.polls(instead)
             while (found := next(polls)) is None:
                 continue
             reply = found
         return reply
 
-    def _factor(self, reply: Reply) -> float:
-        if not self._extra or fp.FEATURE_NAME not in reply.features:
-            return 1.0
-        return fp.common_factor(self._extra[fp.FEATURE_NAME], reply.features[fp.FEATURE_NAME])
-
-    def _check(self, reply: Reply) -> None:
-        """Whether the servers' model is this silo's, by fingerprint, names and sizes."""
-        if self._extra and fp.FEATURE_NAME in reply.features:
-            theirs = reply.features[fp.FEATURE_NAME]
-            aspects = fp.differing(list(self._aspects), self._extra[fp.FEATURE_NAME], theirs)
-            if aspects:
-                raise UserError(
-                    f"the servers at {reply.address} and this silo do not agree on: "
-                    f"{', '.join(aspects)}; give all of them the same configuration and the same "
-                    "pre_trained"
-                )
-        elif self._extra:
-            self._log(
-                "WARNING: the servers' model carries no fingerprint, so nobody checks that the "
-                "silos' settings agree; tools/create_initial_checkpoint.py makes one with it"
-            )
-            self._extra = {}
-        expected = {**self._sizes, **{name: array.size for name, array in self._extra.items()}}
-        received = {name: array.size for name, array in reply.features.items()}
-        if expected != received:
-            raise UserError(
-                f"the servers at {reply.address} hold another model than this silo: "
-                f"{difference(expected, received)}; give both the same configuration, and the "
-                "servers a model from tools/create_initial_checkpoint.py"
-            )
-
-    def _push(self, features: Features, record: Round) -> None:
-        """Upload until a server has counted it, or the iteration is over."""
-        # Servers that add would change the fingerprint by anything but zeros.
-        kept = {name: array * (not self._adds) for name, array in self._extra.items()}
-        everything = {**features, **kept}
-        patience = Patience(self._deadlines.join, self._log)
-        while True:
-            reply = self.client.update(
-                record.iteration, everything, self.data_size, self._deadlines.request
-            )
-            record.upload_s += reply.seconds
-            record.client_s += reply.own_seconds
-            outcome = reply.outcome
-            if outcome is Outcome.NOT_JOINED:
-                outcome = self._join_again(record.iteration)
-            if outcome in (Outcome.ACCEPTED, Outcome.DUPLICATE):
-                record.bytes_up = reply.sent
-                again = " again; the first upload counts" * (outcome is Outcome.DUPLICATE)
-                self._log(f"sent {traffic(reply.sent, reply.seconds)}{again}")
-                return
-            if outcome in (Outcome.FULL, Outcome.OVER, Outcome.FINISHED):
-                record.result = "missed"
-                return
-            if outcome is Outcome.REFUSED:
-                raise UploadRefusedError(
-                    f"{reply.address} refused the weights of iteration {record.iteration}: "
-                    f"{reply.reason}"
-                )
-            patience.pause(f"the servers ({reply})", RETRY_SECONDS, report_at_once=True)
-
-    def _join_again(self, iteration: int) -> Outcome:
-        """For servers that have forgotten this silo: OVER, FULL, or NOT_READY to send once more."""
-        if self.client.get_model(iteration, self._deadlines.request).outcome is Outcome.ACCEPTED:
-            return Outcome.OVER
-        reply = self.client.start(self.data_size, self._deadlines.request)
-        if reply.outcome is Outcome.FULL:
-            return Outcome.FULL
-        self._log(f"the servers have forgotten this silo; joining again: {reply}")
-        return Outcome.NOT_READY
-
     def _await_end(self, features: Features, record: Round, sent: np.ndarray) -> None:
         """Wait for the iteration's end, load the model, tell and record what became of it."""
-        reply = self._decision(features, record)
+        reply = self._requests.decision(features, record)
         self._on_phase("pull", record.iteration)
         before = self._sample
         begin = time.perf_counter()
@@ -386,44 +292,3 @@ class Silo:
         self.joined = False
         if self.iteration > self._iterations:
             self._finish()
-
-    def _decision(self, features: Features, record: Round) -> Reply:
-        """The model that ends the record's iteration; an upload that came too late is retried."""
-        begin = time.monotonic()
-        polls = self._polls(record.iteration)
-        while (reply := next(polls)) is None:
-            if record.result == "missed" and self._has_room(record.iteration):
-                self._log(f"iteration {record.iteration} takes this silo's weights after all")
-                record.result = "aggregated"
-                self._push(features, record)
-        record.wait_s = time.monotonic() - begin - reply.seconds
-        return reply
-
-    def _has_room(self, iteration: int) -> bool:
-        """Whether the servers would look at an upload of this silo."""
-        reply = self.client.has_joined(iteration, self._deadlines.request)
-        return reply.outcome is Outcome.REFUSED
-
-    def _polls(self, iteration: int) -> Iterator[Reply | None]:
-        """Ask until the servers have decided on the iteration, and give its model.
-
-        Gives None every ASK_AGAIN_SECONDS before that, for the caller to look after something.
-        """
-        for_others = Patience(self._deadlines.wait, self._log)
-        for_servers = Patience(self._deadlines.join, self._log)
-        turn = time.monotonic()
-        while True:
-            reply = self.client.get_model(iteration, self._deadlines.request)
-            if reply.outcome is Outcome.ACCEPTED:
-                yield reply
-            elif reply.outcome is Outcome.REFUSED:
-                raise SyncError(f"{reply.address} does not give the model: {reply.reason}")
-            elif reply.outcome is Outcome.NOT_READY:
-                for_servers.renew()
-                what = f"the others of {self._threshold} silos in iteration {iteration}"
-                for_others.pause(what, POLL_SECONDS)
-            else:
-                for_servers.pause(f"the servers ({reply})", POLL_SECONDS)
-            if time.monotonic() - turn >= ASK_AGAIN_SECONDS:
-                yield None
-                turn = time.monotonic()

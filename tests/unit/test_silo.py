@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 import pytest
 
-from src.federated import silo as silo_module
+from src.federated import server_requests
 from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.replies import Outcome, Reply
 from src.federated.rounds import (
@@ -65,8 +65,8 @@ class Script:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(silo_module, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(silo_module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(server_requests, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(server_requests, "POLL_SECONDS", 0.01)
 
 
 def make(
@@ -155,7 +155,7 @@ def test_a_full_iteration_without_us_is_waited_out():
 
 
 def test_an_iteration_that_was_called_full_and_has_room_is_joined(monkeypatch):
-    monkeypatch.setattr(silo_module, "ASK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(server_requests, "ASK_AGAIN_SECONDS", 0.0)
     client = Script(
         latest=[model(2)],
         start=[said(Outcome.FULL), said(Outcome.FULL), said(Outcome.ACCEPTED, 2)],
@@ -223,7 +223,7 @@ def test_an_upload_that_comes_too_late_is_missed(outcome):
 
 
 def test_an_upload_that_was_called_too_late_and_has_room_is_sent_again(monkeypatch):
-    monkeypatch.setattr(silo_module, "ASK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(server_requests, "ASK_AGAIN_SECONDS", 0.0)
     silo, client, loaded, lines = joined(
         update=[said(Outcome.FULL), said(Outcome.ACCEPTED)],
         has_joined=[said(Outcome.FULL), said(Outcome.REFUSED)],

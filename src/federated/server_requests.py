@@ -1,0 +1,160 @@
+"""A silo's requests to the servers, each made again until they have decided on it.
+
+Servers that are away, switch the iteration or have lost Redis are asked again until a deadline;
+what they refuse is a `SyncError` with their reason.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Callable
+
+from src.federated.replies import Outcome, Reply
+from src.federated.rounds import (
+    Deadlines,
+    Features,
+    Patience,
+    Round,
+    SyncError,
+    UploadRefusedError,
+    traffic,
+)
+from src.federated.transport import Client
+
+POLL_SECONDS = 0.05
+RETRY_SECONDS = 0.5
+# Servers that have lost Redis say for a moment that an iteration is full: it is asked about again.
+ASK_AGAIN_SECONDS = 5.0
+
+# A request that a server has not decided on; it is made again.
+UNDECIDED = (Outcome.SAFEMODE, Outcome.UNREACHABLE)
+
+
+def pause(patience: Patience, what: str) -> None:
+    """Wait a moment for `what`, which should not be needed, before a request is made again."""
+    patience.pause(what, RETRY_SECONDS, report_at_once=True)
+
+
+class ServerRequests:
+    """What one silo asks.
+
+    Args:
+        client: knows the servers and the silo's identity.
+        data_size: the silo's weight in the mean, the same in all its requests.
+        threshold: silos in an iteration; only named in log lines.
+        log: takes a line.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        data_size: int,
+        threshold: int,
+        deadlines: Deadlines,
+        log: Callable[[str], None],
+    ):
+        self._client = client
+        self._data_size = data_size
+        self._threshold = threshold
+        self._deadlines = deadlines
+        self._log = log
+
+    def patience(self) -> Patience:
+        """A wait for servers that are away or undecided."""
+        return Patience(self._deadlines.join, self._log)
+
+    def join(self) -> Reply:
+        """One request to join the current iteration."""
+        return self._client.start(self._data_size, self._deadlines.request)
+
+    def has_joined(self, iteration: int) -> Reply:
+        """Whether the silo is in the iteration: NOT_JOINED, or REFUSED where it is."""
+        return self._client.has_joined(iteration, self._deadlines.request)
+
+    def latest(self, patience: Patience) -> Reply:
+        """The latest model, as soon as a server gives it."""
+        while True:
+            reply = self._client.get_model(-1, self._deadlines.request)
+            if reply.outcome is Outcome.ACCEPTED:
+                return reply
+            if reply.outcome is Outcome.REFUSED:
+                raise SyncError(f"{reply.address} does not give the model: {reply.reason}")
+            pause(patience, f"the servers ({reply})")
+
+    def polls(self, iteration: int) -> Iterator[Reply | None]:
+        """Ask until the servers have decided on the iteration, and give its model.
+
+        Gives None every ASK_AGAIN_SECONDS before that, for the caller to look after something.
+        """
+        for_others = Patience(self._deadlines.wait, self._log)
+        for_servers = self.patience()
+        turn = time.monotonic()
+        while True:
+            reply = self._client.get_model(iteration, self._deadlines.request)
+            if reply.outcome is Outcome.ACCEPTED:
+                yield reply
+            elif reply.outcome is Outcome.REFUSED:
+                raise SyncError(f"{reply.address} does not give the model: {reply.reason}")
+            elif reply.outcome is Outcome.NOT_READY:
+                for_servers.renew()
+                what = f"the others of {self._threshold} silos in iteration {iteration}"
+                for_others.pause(what, POLL_SECONDS)
+            else:
+                for_servers.pause(f"the servers ({reply})", POLL_SECONDS)
+            if time.monotonic() - turn >= ASK_AGAIN_SECONDS:
+                yield None
+                turn = time.monotonic()
+
+    def upload(self, features: Features, record: Round) -> None:
+        """Send until a server has counted it, or the record's iteration is over: "missed"."""
+        patience = self.patience()
+        while True:
+            reply = self._client.update(
+                record.iteration, features, self._data_size, self._deadlines.request
+            )
+            record.upload_s += reply.seconds
+            record.client_s += reply.own_seconds
+            outcome = reply.outcome
+            if outcome is Outcome.NOT_JOINED:
+                outcome = self._join_again(record.iteration)
+            if outcome in (Outcome.ACCEPTED, Outcome.DUPLICATE):
+                record.bytes_up = reply.sent
+                again = " again; the first upload counts" * (outcome is Outcome.DUPLICATE)
+                self._log(f"sent {traffic(reply.sent, reply.seconds)}{again}")
+                return
+            if outcome in (Outcome.FULL, Outcome.OVER, Outcome.FINISHED):
+                record.result = "missed"
+                return
+            if outcome is Outcome.REFUSED:
+                raise UploadRefusedError(
+                    f"{reply.address} refused the weights of iteration {record.iteration}: "
+                    f"{reply.reason}"
+                )
+            pause(patience, f"the servers ({reply})")
+
+    def _join_again(self, iteration: int) -> Outcome:
+        """For servers that have forgotten the silo: OVER, FULL, or NOT_READY to send once more."""
+        if self._client.get_model(iteration, self._deadlines.request).outcome is Outcome.ACCEPTED:
+            return Outcome.OVER
+        reply = self.join()
+        if reply.outcome is Outcome.FULL:
+            return Outcome.FULL
+        self._log(f"the servers have forgotten this silo; joining again: {reply}")
+        return Outcome.NOT_READY
+
+    def decision(self, features: Features, record: Round) -> Reply:
+        """The model that ends the record's iteration; an upload that came too late is retried."""
+        begin = time.monotonic()
+        polls = self.polls(record.iteration)
+        while (reply := next(polls)) is None:
+            if record.result == "missed" and self._has_room(record.iteration):
+                self._log(f"iteration {record.iteration} takes this silo's weights after all")
+                record.result = "aggregated"
+                self.upload(features, record)
+        record.wait_s = time.monotonic() - begin - reply.seconds
+        return reply
+
+    def _has_room(self, iteration: int) -> bool:
+        """Whether the servers would look at an upload of this silo."""
+        return self.has_joined(iteration).outcome is Outcome.REFUSED
