@@ -8,8 +8,9 @@ import pytest
 from mindspore import load_checkpoint, nn
 
 from src.errors import UserError
+from src.federated.checkpoint_keeper import CheckpointKeeper
 from src.federated.rounds import SyncError
-from src.federated.worker import CheckpointKeeper, steps_per_iteration
+from src.federated.worker import steps_per_iteration
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_a_write_that_fails_leaves_the_earlier_file_whole(tmp_path, monkeypatch)
             file.write(before[: len(before) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("src.federated.worker.ms.save_checkpoint", full_disk)
+    monkeypatch.setattr("src.federated.checkpoint_keeper.ms.save_checkpoint", full_disk)
     with pytest.raises(SyncError, match="No space left on device"):
         one.save(1)
     assert next(tmp_path.rglob("*-0epoch.ckpt")).read_bytes() == before

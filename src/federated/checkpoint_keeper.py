@@ -1,0 +1,75 @@
+"""The checkpoints that a worker keeps: the global model of each iteration, and the best one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+from mindspore import nn
+
+from src.federated.console import say
+from src.federated.rounds import SyncError
+from src.launch.preflight import require_disk, worker_files
+
+
+class CheckpointKeeper:
+    """Writes the global model of each iteration into the worker's ckpt folder.
+
+    Args:
+        label: the worker, for messages.
+        network: its parameters are saved, frozen ones included.
+        folder: ckpt/mindrecord_0 of the worker.
+        user: mindrecord_0.
+        config: save_checkpoint, keep_checkpoint_max and run_eval are read.
+    """
+
+    def __init__(self, label: str, network: nn.Cell, folder: Path, user: str, config: Any):
+        self._label = label
+        self._network = network
+        self._folder = folder
+        self._user = user
+        self._config = config
+        self._kept = config.keep_checkpoint_max
+        self._on = config.save_checkpoint
+        self._written: list[Path] = []
+
+    @property
+    def best(self) -> Path:
+        """Where the best model goes."""
+        return self._folder / "best.ckpt"
+
+    def require_room(self, iterations: int, workers: int) -> None:
+        """Raise a UserError when the disk has no room for the checkpoints to come."""
+        if not self._on:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        size = sum(p.size * 4 for p in self._network.get_parameters())
+        files = worker_files(self._config, iterations, workers)
+        what = f"{files} checkpoints of {workers} worker(s)"
+        require_disk(self._folder, files * size, what)
+
+    def save(self, iteration: int) -> None:
+        """Write the model after `iteration`; a write that fails leaves earlier files whole."""
+        if not self._on:
+            return
+        target = self._folder / f"{self._user}-fast-rcnn-{iteration - 1}epoch.ckpt"
+        self._write(target)
+        say(self._label, f"saved {target}")
+        self._written.append(target)
+        while self._kept and len(self._written) > self._kept:
+            self._written.pop(0).unlink(missing_ok=True)
+
+    def save_best(self) -> None:
+        """Write the model of now as the best one, in place of an earlier one."""
+        if self._on:
+            self._write(self.best)
+
+    def _write(self, target: Path) -> None:
+        partial_file = self._folder / ".partial.ckpt"
+        try:
+            ms.save_checkpoint(self._network, str(partial_file))
+            partial_file.replace(target)
+        except OSError as error:
+            partial_file.unlink(missing_ok=True)
+            raise SyncError(f"{target} could not be written: {error}") from error
