@@ -33,6 +33,7 @@ from src.model_utils.config import Config, get_config, parse_bool
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The flags of this script alone."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -85,6 +86,7 @@ def _kept(config: Config, target: Path) -> list[str]:
 
 
 def main() -> None:
+    """Parse, look for every json, convert one after the other."""
     config = get_config(parser=build_parser())
     shards = parse_shards(config.shards) if config.shards else []
     configs = [for_shard(config, number) for number in shards] or [config]

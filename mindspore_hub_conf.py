@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from src.errors import UserError
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
@@ -10,7 +11,7 @@ from src.model_utils.config import Config, load_config
 
 
 def create_network(
-    name: str, config: Config | str | Path | None = None, **kwargs
+    name: str, config: Config | str | Path | None = None, **kwargs: Any
 ) -> Faster_Rcnn_Resnet:
     """The detector by name.
 

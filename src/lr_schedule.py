@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Callable
 
 import mindspore
 import numpy as np
@@ -80,19 +81,21 @@ def run_lr(
     return np.array(_warmed_up(config, total, warmup, after_warmup), dtype=np.float32)
 
 
-def _cosine(config, warmup, decay_steps):
+def _cosine(config: Config, warmup: int, decay_steps: int) -> Callable[[int], float]:
     return lambda step: a_cosine_learning_rate(step, config.base_lr, warmup, decay_steps)
 
 
-def _drops(config, steps_per_epoch):
-    def rate(step):
+def _drops(config: Config, steps_per_epoch: int) -> Callable[[int], float]:
+    def rate(step: int) -> float:
         drops = sum(step >= epoch * steps_per_epoch for epoch in config.sgd_step)
         return config.base_lr * DROP**drops
 
     return rate
 
 
-def _warmed_up(config, total, warmup, after_warmup):
+def _warmed_up(
+    config: Config, total: int, warmup: int, after_warmup: Callable[[int], float]
+) -> list[float]:
     """`total` rates: the warm-up's, then those of the function `after_warmup` of the step."""
     base = config.base_lr
     return [

@@ -174,6 +174,7 @@ class ClipByGlobalNorm(nn.Cell):
         self.each = ops.HyperMap()
 
     def construct(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The scaled gradients, in their shapes."""
         norm = ops.sqrt(ops.addn(self.each(square_sum, grads)))
         return self.each(ops.partial(scaled, self.limit / ops.maximum(norm, self.limit)), grads)
 

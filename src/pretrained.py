@@ -54,7 +54,7 @@ def load_pretrained(net: nn.Cell, path: str | Path) -> LoadReport:
     found: dict[str, np.ndarray] = {}
     for name, value in read_checkpoint(path).items():
         target = name if name in parameters else map_name(name)
-        if target in parameters:
+        if target is not None and target in parameters:
             found[target] = value.asnumpy().astype(np.float32)
     if not found:
         raise UserError(

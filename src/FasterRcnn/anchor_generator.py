@@ -53,7 +53,7 @@ class AnchorGenerator:
         corners = [x_ctr - half_w, y_ctr - half_h, x_ctr + half_w, y_ctr + half_h]
         return np.stack(corners, axis=-1).round()
 
-    def grid_anchors(self, featmap_size: Sequence[int], stride: int = 16) -> np.ndarray:
+    def grid_anchors(self, featmap_size: Sequence[int], stride: float = 16) -> np.ndarray:
         """Anchors of a whole map, (h * w * A, 4) float32: row by row, anchors innermost.
 
         Args:

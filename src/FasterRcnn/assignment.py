@@ -132,7 +132,7 @@ def assignment_operator(neg_iou: float, pos_iou: float, min_pos_iou: float) -> o
 
 
 @compiled
-def assign_boxes(truths, numbers, boxes, box_valid, thresholds, assigned):
+def assign_boxes(truths, numbers, boxes, box_valid, thresholds, assigned) -> None:
     """Fill `assigned` (N,) for the valid ground truths (V, 4), whose indices are `numbers`."""
     neg_iou, pos_iou, min_pos_iou = thresholds
     best = np.zeros(len(boxes), np.float32)

@@ -10,6 +10,7 @@ import ctypes
 import logging
 from functools import cache
 from pathlib import Path
+from typing import Callable
 
 import mindspore
 import numpy as np
@@ -21,7 +22,7 @@ try:
     from llvmlite import ir
     from numba.extending import intrinsic
 except ImportError:
-    numba = None
+    numba = intrinsic = None
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def _product(
     return signature, generate
 
 
-sgemm = _product if numba is None else intrinsic(_product)
+sgemm: Callable = _product if numba is None else intrinsic(_product)
 
 
 def products(

@@ -163,7 +163,7 @@ class Faster_Rcnn(nn.Cell):
         gt_valids: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Regions (R, 5) image index and box, offsets (R, 4), labels (R,), mask (R, 1)."""
-        rois, deltas, labels, used = (), (), (), ()
+        rois, deltas, labels, used = (), (), (), ()  # type: tuple, tuple, tuple, tuple
         truths = ops.Unstack()(ops.cast(gt_bboxes, mindspore.float32))
         classes, valids = ops.Unstack()(gt_labels), ops.Unstack()(gt_valids)
         for i in range(len(proposals)):
@@ -210,7 +210,7 @@ class Faster_Rcnn(nn.Cell):
         img_metas: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes, labels and mask of a batch, from its proposals."""
-        rois, boxes = (), ()
+        rois, boxes = (), ()  # type: tuple, tuple
         for i in range(len(proposals)):
             boxes += (_corners(proposals[i]),)
             rois += (_with_index(boxes[i], i),)
@@ -316,7 +316,7 @@ def _corners(proposals: Tensor) -> Tensor:
 
 def _detached(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The same values, through which no gradient flows."""
-    result = ()
+    result = ()  # type: tuple
     for tensor in tensors:
         result += (ops.stop_gradient(tensor),)
     return result

@@ -68,12 +68,12 @@ class FeatPyramidNeck(nn.Cell):
 
         Each map is upsampled to the size of the next finer one by repeating the nearest pixel.
         """
-        levels = (self.lateral_convs_list[self.num_ins - 1](inputs[self.num_ins - 1]),)
+        levels = (self.lateral_convs_list[self.num_ins - 1](inputs[self.num_ins - 1]),)  # type: tuple
         for i in range(self.num_ins - 2, -1, -1):
             lateral = self.lateral_convs_list[i](inputs[i])
             above = ops.ResizeNearestNeighbor(ops.shape(lateral)[2:])(levels[0])
             levels = (lateral + above,) + levels
-        outs = ()
+        outs = ()  # type: tuple
         for i in range(self.num_ins):
             outs += (self.fpn_convs_list[i](levels[i]),)
         for _ in range(self.num_outs - self.num_ins):

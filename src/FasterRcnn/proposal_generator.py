@@ -74,13 +74,13 @@ class Proposal(nn.Cell):
             For each image (max_num, 5) x1, y1, x2, y2 in pixels and score, best first; and for
             each image (max_num,) bool, False for rows that only fill up.
         """
-        scores, offsets = (), ()
+        scores, offsets = (), ()  # type: tuple, tuple
         for level in range(len(anchor_list)):
             scores += (ops.Unstack()(rpn_cls_score_total[level]),)
             offsets += (ops.Unstack()(rpn_bbox_pred_total[level]),)
-        proposals, masks = (), ()
+        proposals, masks = (), ()  # type: tuple, tuple
         for i in range(ops.shape(rpn_cls_score_total[0])[0]):
-            cls_scores, bbox_preds = (), ()
+            cls_scores, bbox_preds = (), ()  # type: tuple, tuple
             for level in range(len(anchor_list)):
                 cls_scores += (scores[level][i],)
                 bbox_preds += (offsets[level][i],)
@@ -105,7 +105,7 @@ class Proposal(nn.Cell):
         Returns:
             (max_num, 5) boxes with scores and (max_num,) mask.
         """
-        boxes, kept = (), ()
+        boxes, kept = (), ()  # type: tuple, tuple
         for level in range(len(mlvl_anchors)):
             anchors, height, width = ops.shape(cls_scores[level])
             scores = ops.reshape(ops.transpose(cls_scores[level], (1, 2, 0)), (-1,))

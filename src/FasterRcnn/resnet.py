@@ -105,6 +105,7 @@ class ResidualBlockUsing(nn.Cell):
         return 1, stride
 
     def construct(self, x: Tensor) -> Tensor:
+        """(B, in, h, w) to (B, out, h / stride, w / stride)."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))

@@ -57,7 +57,7 @@ def pool_forward(
 def pool_backward(
     grad_pooled: np.ndarray,
     rois: np.ndarray,
-    map_shapes: list[tuple[int, int, int]],
+    map_shapes: list[tuple[int, ...]],
     strides: np.ndarray,
     samples: int,
     finest_scale: int,

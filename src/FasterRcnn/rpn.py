@@ -123,7 +123,7 @@ class RPN(nn.Cell):
             classification loss (1,), regression loss (1,), and a tuple of these two. Outside
             training the losses are 0.
         """
-        cls_scores, bbox_preds = (), ()
+        cls_scores, bbox_preds = (), ()  # type: tuple, tuple
         for level in inputs:
             logits, offsets = self.rpn_convs_list[0](level)
             cls_scores += (logits,)
@@ -146,7 +146,7 @@ class RPN(nn.Cell):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Offsets (B, N, 4), their weights, labels and their weights (B, N) of all N anchors."""
         anchors = ops.concat(anchor_list, 0)
-        offsets, offset_weights, labels, label_weights = (), (), (), ()
+        offsets, offset_weights, labels, label_weights = (), (), (), ()  # type: tuple, tuple, tuple, tuple
         inside = ops.Unstack()(inside_image(anchors, img_metas))
         boxes = ops.Unstack()(ops.cast(gt_bboxes, mindspore.float32))
         classes, valids = ops.Unstack()(gt_labels), ops.Unstack()(gt_valids)

@@ -66,13 +66,13 @@ class ClassSuppression(nn.Cell):
         batch, classes, count = ops.shape(scores)
         counts = ops.cast(ops.logical_and(scores > self.score_threshold, used), ms.float32)
         candidates = ops.concat((boxes, ops.expand_dims(scores * counts, -1)), -1)
-        found, kept = (), ()
+        all_found, all_kept = (), ()  # type: tuple, tuple
         for one_class in ops.Unstack()(ops.reshape(candidates, (batch * classes, count, 5))):
             survivors, _, mask = self.nms(one_class)
-            found += (survivors,)
-            kept += (mask,)
-        found = ops.reshape(ops.stack(found), (batch, classes * count, 5))
-        kept = ops.reshape(ops.stack(kept), (batch, classes * count, 1))
+            all_found += (survivors,)
+            all_kept += (mask,)
+        found = ops.reshape(ops.stack(all_found), (batch, classes * count, 5))
+        kept = ops.reshape(ops.stack(all_kept), (batch, classes * count, 1))
         return found, ops.logical_and(kept, found[:, :, 4:] > self.score_threshold)
 
 
@@ -169,7 +169,7 @@ def _suppress_range(boxes, scores, used, thresholds, start, end, found, kept):
 
 
 @compiled
-def sort_and_suppress(candidates, thresholds, found, kept):
+def sort_and_suppress(candidates, thresholds, found, kept) -> None:
     """Fill `found` (N, 5) with the sorted `candidates` (N, 5), and `kept` (N,)."""
     order = descending_order(candidates[:, 4])
     for i in range(len(order)):
@@ -178,7 +178,7 @@ def sort_and_suppress(candidates, thresholds, found, kept):
 
 
 @compiled
-def suppress_sorted(candidates, thresholds, kept):
+def suppress_sorted(candidates, thresholds, kept) -> None:
     """Fill `kept` (N,) for boxes with scores (N, 5), best first; `thresholds` are IoU and score."""
     count = 0
     while count < len(candidates) and candidates[count, 4] > thresholds[1]:
@@ -208,7 +208,7 @@ def _suppress_others(best, x1, y1, x2, y2, area, iou_threshold, kept):
 
 
 @compiled
-def descending_order(keys):
+def descending_order(keys) -> np.ndarray:
     """Indices (N,) int64 that sort `keys` (N,) float32, greatest first, by a bitonic network."""
     size = 1
     while size < len(keys):

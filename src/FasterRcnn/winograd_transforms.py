@@ -28,7 +28,8 @@ WEIGHT_B = F32(1) / (F32(2) * B2 * (B2 - A2))
 
 
 @compiled
-def take_weight(start, end, weight, turned, u):
+def take_weight(start, end, weight, turned, u) -> None:
+    """Transform the filters (., ., 3, 3), turned by 180 degrees where asked, into `u`."""
     inputs = weight.shape[1]
     w = np.empty((3, 3, inputs), np.float32)
     t = np.empty((SPAN, 3, inputs), np.float32)
@@ -60,7 +61,8 @@ def _weight_points(w0, w1, w2, out):
 
 
 @compiled
-def give_weight(start, end, sums, weight):
+def give_weight(start, end, sums, weight) -> None:
+    """Fill the filters' gradient from the `sums` over all tiles."""
     inputs = weight.shape[1]
     t = np.empty((3, SPAN, inputs), np.float32)
     w = np.empty((3, 3, inputs), np.float32)
@@ -86,7 +88,8 @@ def _weight_back(s, out):
 
 
 @compiled
-def take_input(start, end, x, first, last, v):
+def take_input(start, end, x, first, last, v) -> None:
+    """Transform the tiles of the maps `x`, each with its rim of a pixel, into `v`."""
     height, width = x.shape[2], x.shape[3]
     tiles, rows = -(-width // TILE), -(-height // TILE)
     patch = np.zeros((SPAN, TILE * tiles + 2), np.float32)
@@ -136,7 +139,8 @@ def _input_points_along(d, out):
 
 
 @compiled
-def take_gradient(start, end, grad, first, last, g):
+def take_gradient(start, end, grad, first, last, g) -> None:
+    """Transform the tiles of the results' gradient into `g`."""
     height, width = grad.shape[2], grad.shape[3]
     tiles, rows = -(-width // TILE), -(-height // TILE)
     patch = np.zeros((TILE, TILE * tiles), np.float32)
@@ -176,7 +180,8 @@ def _gradient_points(g0, g1, g2, g3, out):
 
 
 @compiled
-def give_result(start, end, m, first, last, result):
+def give_result(start, end, m, first, last, result) -> None:
+    """Fill the tiles of `result` from the products `m`."""
     height, width = result.shape[2], result.shape[3]
     tiles, rows = -(-width // TILE), -(-height // TILE)
     t = np.empty((TILE, SPAN, tiles), np.float32)

@@ -22,7 +22,7 @@ CONV_FLOPS = 2 * HEIGHT * WIDTH * CHANNELS**2 * 9
 class _MatMul(nn.Cell):
     """One product, as a graph."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.matmul = ops.MatMul()
 
@@ -33,7 +33,7 @@ class _MatMul(nn.Cell):
 class _Conv(nn.Cell):
     """One 3x3 convolution, as a graph."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv = ops.Conv2D(CHANNELS, 3, pad_mode="pad", pad=1)
 
@@ -44,7 +44,7 @@ class _Conv(nn.Cell):
 class Calibration:
     """Compiled once; `measure` can be called again and again between pieces of a workload."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._matmul = _MatMul()
         self._conv = _Conv()
 

@@ -63,7 +63,7 @@ class Child:
     def __enter__(self) -> Child:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)  # what it started goes with it
         self._process.wait()

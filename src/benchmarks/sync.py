@@ -158,7 +158,7 @@ class _Clients:
             self._connections.append(mine)
         return self
 
-    def __exit__(self, error: type | None, *_) -> None:
+    def __exit__(self, error: type | None, *_: object) -> None:
         for process in self._processes:
             process.join(timeout=0 if error else 5)
             process.kill()
@@ -179,8 +179,8 @@ class _Clients:
         answers: dict[int, Any] = {}
         while len(answers) < len(self._connections):
             missing = [c for n, c in enumerate(self._connections) if n not in answers]
-            for connection in wait(missing, timeout=1.0):
-                number = self._connections.index(connection)
+            ready = wait(missing, timeout=1.0)
+            for number in [n for n, c in enumerate(self._connections) if c in ready]:
                 answers[number] = self._receive(number)
             self._cluster.check()
             if time.monotonic() > deadline:

@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Callable
 
 from src.benchmarks.measure import memory_gb, reset_peak
 from src.federated import messages
@@ -248,7 +248,12 @@ class NullClient:
     def prepare(self) -> None:
         """Encode the upload of the next iteration; room for its model."""
         self._iteration += 1
-        fields = {0: self._spec.fl_name, 1: self._fl_id, 2: self._iteration, 4: "1"}
+        fields: messages.Fields = {
+            0: self._spec.fl_name,
+            1: self._fl_id,
+            2: self._iteration,
+            4: "1",
+        }
         body = messages.WeightsBody(fields, self._features, 1)
         self._body = b"".join(bytes(piece) for piece in body)
         self._buffer = memoryview(bytearray(len(self._body) + 65536))
@@ -294,4 +299,8 @@ class NullClient:
         return done
 
 
-KINDS = {"ours": OurClient, "engine": EngineClient, "null": NullClient}
+KINDS: dict[str, Callable[[Any], Any]] = {
+    "ours": OurClient,
+    "engine": EngineClient,
+    "null": NullClient,
+}

@@ -240,7 +240,7 @@ def create_coco_label(is_training: bool, config: Any) -> tuple[list[str], dict[s
 
 
 def _size_of(entry: dict[str, Any]) -> tuple[int, int] | None:
-    size = (entry.get("width"), entry.get("height"))
+    size: tuple[Any, Any] = (entry.get("width"), entry.get("height"))
     sound = all(isinstance(side, (int, float)) and 1 <= side < 2**31 for side in size)
     return (int(size[0]), int(size[1])) if sound else None
 

@@ -83,7 +83,8 @@ def _polygon(name: str, box: tuple[int, int, int, int]) -> np.ndarray:
 def _colour(name: str, spread: float, rng: np.random.Generator) -> tuple[int, int, int]:
     hue = (CATEGORIES[name][1] + rng.uniform(-spread, spread)) % 360
     hsv = np.array([[[hue / 2, rng.uniform(150, 255), rng.uniform(150, 255)]]])
-    return tuple(int(v) for v in cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2BGR)[0, 0])
+    blue, green, red = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2BGR)[0, 0].tolist()
+    return blue, green, red
 
 
 def _draw_shape(

@@ -80,8 +80,8 @@ def evaluated(
 
 def prepared(config: Config) -> tuple[nn.Cell, Evaluator]:
     """The network without its weights, and what measures it; prints what it is measured on."""
-    for path in filter(None, (config.output, config.results)):
-        if not path.absolute().parent.is_dir():
+    for path in (config.output, config.results):
+        if path is not None and not path.absolute().parent.is_dir():
             raise UserError(f"{path}: its folder does not exist; make it first")
     use_device(config.device_target, config.device_id, config.threads)
     data = open_validation(config)

@@ -143,7 +143,7 @@ def _json_truths(
         elif box is None:
             notes["without a usable bbox"] += 1
         else:
-            area = entry.get("area")
+            area: Any = entry.get("area")
             sound = isinstance(area, (int, float)) and math.isfinite(area)
             truths.append(
                 {

@@ -70,7 +70,7 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         state.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        state.update(memoryview(array.reshape(-1)).cast("B"))
+        state.update(array.reshape(-1).data.cast("B"))
     return state.hexdigest()
 
 

@@ -71,6 +71,11 @@ class SiloManager(FederatedLearningManager):
         SyncError: from `join` or from within `train`; see `rounds`.
     """
 
+    # Of the base class, whose package has no types.
+    _next_begin_sync_iter: int
+    _next_end_sync_iter: int
+    _sync_frequency: int
+
     def __init__(
         self,
         yaml_config: str,
@@ -132,7 +137,7 @@ class SiloManager(FederatedLearningManager):
             self._silo.data_size = self._algorithm.declared
         self._entered = 0  # the iteration that the algorithm was told of last
 
-    def __del__(self):
+    def __del__(self) -> None:
         """Nothing: the base class stops an engine client here that was never started."""
 
     @property
@@ -168,14 +173,14 @@ class SiloManager(FederatedLearningManager):
         """Close the connection to the servers, which take it as the sign that this silo is done."""
         self._silo.client.close()
 
-    def on_train_step_begin(self, run_context) -> None:
+    def on_train_step_begin(self, run_context: Any) -> None:
         """Count the step; the first of an iteration joins it."""
         self._global_step += 1
         if self._global_step != self._next_begin_sync_iter or self.finished:
             return
         self.join()
 
-    def on_train_step_end(self, run_context) -> None:
+    def on_train_step_end(self, run_context: Any) -> None:
         """Check the loss; the last step of an iteration synchronises."""
         check_loss(run_context.original_args().net_outputs, self._global_step)
         if self.finished:
@@ -215,14 +220,16 @@ class SiloManager(FederatedLearningManager):
             if param.dtype == mstype.float32 and param.name not in self._local
         ]
 
-    def _model_params_to_weights_dict(self, weights, weight_infos) -> None:
+    def _model_params_to_weights_dict(
+        self, weights: dict[str, np.ndarray], weight_infos: dict[str, tuple]
+    ) -> None:
         """The base class's hook, with arrays for its lists."""
         for param in self._travelling():
             array = param.asnumpy()
             weights[param.name] = array
             weight_infos[param.name] = (array.shape, array.dtype)
 
-    def _update_model(self, weights, weight_infos) -> None:
+    def _update_model(self, weights: dict[str, np.ndarray], weight_infos: dict[str, tuple]) -> None:
         """The base class's hook: everything between the last local step and the global model."""
         features = self._algorithm.upload(weights, self._silo.data_size)
         if self._adaptive:

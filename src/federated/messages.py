@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Union
+from typing import Any, Union
 
 import flatbuffers
 import numpy as np
@@ -87,23 +87,23 @@ class WeightsBody:
         words, used = buffer.view("<u4"), 0
         for array in self._arrays:
             if used == PIECE:
-                yield memoryview(buffer).cast("B")
+                yield buffer.data.cast("B")
                 used = 0
             words[used] = array.size
             used += 1
             done = 0
             while done < array.size:
                 if used == PIECE:
-                    yield memoryview(buffer).cast("B")
+                    yield buffer.data.cast("B")
                     used = 0
                 count = min(PIECE - used, array.size - done)
                 part = buffer[used : used + count]
                 np.multiply(array[done : done + count], self._factor, out=part)
                 used, done = used + count, done + count
-        yield memoryview(buffer[:used]).cast("B")
+        yield buffer[:used].data.cast("B")
 
 
-def decode(data, iteration_slot: int = -1, features_slot: int = -1) -> Message:
+def decode(data: Any, iteration_slot: int = -1, features_slot: int = -1) -> Message:
     """A reply as a value: code in field 0, reason in field 1, the others where the caller says.
 
     Args:

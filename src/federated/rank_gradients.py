@@ -63,11 +63,11 @@ class MeanOverRanks(nn.Cell):
 
     def construct(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The means, in the shapes of the gradients."""
-        flat = ()
+        flat = ()  # type: tuple
         for grad in grads:
             flat += (ops.reshape(grad, (-1,)),)
         mean = self.mean(ops.concat(flat))
-        means = ()
+        means = ()  # type: tuple
         for i in range(len(self.shapes)):
             begin, end = self.bounds[i]
             means += (ops.reshape(mean[begin:end], self.shapes[i]),)

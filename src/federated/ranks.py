@@ -13,6 +13,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from mindspore.train.callback import Callback, RunContext
@@ -153,7 +154,8 @@ class Ranks:
         except RankError:
             channel.close()
             return
-        rank, theirs = hello.get("rank"), (hello.get("silo"), hello.get("size"))
+        rank: Any = hello.get("rank")
+        theirs = (hello.get("silo"), hello.get("size"))
         if theirs != (silo, self.size) or rank in found or rank not in range(1, self.size):
             reason = (
                 f"rank {rank} of {theirs[0]} with {theirs[1]} ranks connected to rank 0 of {silo} "

@@ -78,7 +78,7 @@ def understand(data: np.ndarray, iteration_slot: int, features_slot: int) -> Rep
     head = data[:LONGEST_SENTENCE].tobytes()
     if len(data) < LONGEST_SENTENCE and head and head.isascii() and b"\0" not in head:
         return _by_words(head.decode(), Outcome.UNREACHABLE)
-    message = messages.decode(memoryview(data), iteration_slot, features_slot)
+    message = messages.decode(data.data, iteration_slot, features_slot)
     if message.code == messages.SUCCEED:
         return Reply(Outcome.ACCEPTED, message.reason, message.iteration, message.features)
     if message.code == messages.NOT_READY:

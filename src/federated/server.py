@@ -35,6 +35,8 @@ class ServerJob(FLServerJob):
         tls: passwords of the file's certificates where its enable_ssl is True.
     """
 
+    aggregation_type: str  # of the base class, whose package has no types
+
     def __init__(
         self,
         label: str,

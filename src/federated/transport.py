@@ -74,7 +74,7 @@ class Client:
 
         The values leave multiplied by it, as the server expects.
         """
-        fields = {0: self.fl_name, 1: self.fl_id, 2: iteration, 4: _now()}
+        fields: messages.Fields = {0: self.fl_name, 1: self.fl_id, 2: iteration, 4: _now()}
         body = messages.WeightsBody(fields, features, data_size)
         return self._call("/updateModel", body, body.length, seconds, (-1, -1))
 
@@ -104,7 +104,9 @@ class Client:
             self._connection.close()
             self._connection = None
 
-    def _call(self, path, body, length: int, seconds: float, slots: tuple[int, int]) -> Reply:
+    def _call(
+        self, path: str, body: Iterable, length: int, seconds: float, slots: tuple[int, int]
+    ) -> Reply:
         """Post to the first server that answers, each tried once, a kept-alive one twice."""
         begin = time.monotonic()
         failures: list[str] = []
@@ -126,7 +128,9 @@ class Client:
         reasons = "; ".join(dict.fromkeys(failures))
         return Reply(Outcome.UNREACHABLE, reasons, seconds=time.monotonic() - begin)
 
-    def _attempt(self, path, body, length: int, seconds: float, slots: tuple[int, int]) -> Reply:
+    def _attempt(
+        self, path: str, body: Iterable, length: int, seconds: float, slots: tuple[int, int]
+    ) -> Reply:
         clock = _Clock()
         data = self._post(path, clock.over(body), length, seconds)
         with clock:
@@ -135,7 +139,7 @@ class Client:
         reply.own_seconds = clock.seconds
         return reply
 
-    def _post(self, path: str, body, length: int, seconds: float) -> np.ndarray:
+    def _post(self, path: str, body: Iterable, length: int, seconds: float) -> np.ndarray:
         """One request and the whole body of its answer, or an error within `seconds`."""
         if self._connection is None or self._connection.sock is None:
             self._connection = self._connect(seconds)
@@ -166,11 +170,11 @@ class Client:
         return words
 
     def _connect(self, seconds: float) -> http.client.HTTPConnection:
-        options = {"timeout": min(seconds, CONNECT_SECONDS)}
+        limit = min(seconds, CONNECT_SECONDS)
         if self._tls is None:
-            connection = http.client.HTTPConnection(self.address, **options)
+            connection = http.client.HTTPConnection(self.address, timeout=limit)
         else:
-            connection = http.client.HTTPSConnection(self.address, context=self._tls, **options)
+            connection = http.client.HTTPSConnection(self.address, context=self._tls, timeout=limit)
         connection.connect()
         connection.sock.settimeout(None)  # from here on `_deadline` ends a call that hangs
         return connection
@@ -179,13 +183,13 @@ class Client:
 class _Clock:
     """Adds up the seconds spent in `with` blocks and in making the pieces of an iterable."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds = 0.0
 
     def __enter__(self) -> None:
         self._begin = time.perf_counter()
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.seconds += time.perf_counter() - self._begin
 
     def over(self, pieces: Iterable) -> Iterator:
@@ -203,7 +207,7 @@ def _now() -> str:
 
 
 @contextlib.contextmanager
-def _deadline(connection: http.client.HTTPConnection, seconds: float):
+def _deadline(connection: http.client.HTTPConnection, seconds: float) -> Iterator[None]:
     """Break the connection after `seconds`, whatever it is doing: TimeoutError.
 
     A socket's own timeout counts from the last byte, so a slow sender could hold a call for ever.
@@ -235,7 +239,7 @@ def _read(response: http.client.HTTPResponse) -> np.ndarray:
     if response.length is None or response.length > messages.LARGEST_MESSAGE:
         raise http.client.HTTPException(f"an answer of {response.length} bytes")
     data = np.empty(response.length, np.uint8)
-    view, done = memoryview(data), 0
+    view, done = data.data, 0
     while done < len(view):
         count = response.readinto(view[done:])
         if not count:

@@ -41,7 +41,10 @@ class Task(Protocol):
     images: int
     network: nn.Cell
     origin: str
-    aspects: dict[str, object]
+
+    @property
+    def aspects(self) -> dict[str, object]:
+        """What must agree between silos without travelling."""
 
     def rates(self, steps_per_iteration: int, iterations: int) -> np.ndarray:
         """Learning rate of each step of the run."""
@@ -49,7 +52,7 @@ class Task(Protocol):
     def training_step(self, rates: np.ndarray, steps_done: int, terms: Terms) -> nn.Cell:
         """The cell that trains on one batch, with what the aggregation algorithm adds."""
 
-    def callbacks(self, *args: Any) -> list[Callback]:
+    def callbacks(self, *args: Any, **kwargs: Any) -> list[Callback]:
         """What the task logs."""
 
     def evaluate(self) -> dict[str, Any]:

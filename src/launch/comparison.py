@@ -18,7 +18,7 @@ from src.launch.demo import Demo, DemoPlan
 SKEW = 0.3
 
 # The aggregation section of the federation's file; FedNova and FedAvg have nothing to choose.
-ALGORITHMS = {
+ALGORITHMS: dict[str, dict[str, float]] = {
     FEDAVG: {},
     FEDPROX: {"iid_rate": 0.01},
     SCAFFOLD: {"total_client_num": 2},

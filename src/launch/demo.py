@@ -18,7 +18,7 @@ from tqdm import tqdm
 from src.errors import StartError
 from src.launch.addresses import listens
 from src.launch.folders import fresh_folder
-from src.launch.job_record import FOLDER, read_record
+from src.launch.job_record import FOLDER, JobRecord, read_record
 from src.launch.processes import record_process
 from src.launch.redis_store import redis_command
 from src.launch.status_file import read_status, status_path
@@ -216,13 +216,14 @@ class Demo:
 
     def _statuses(self, labels: list[str]) -> Iterator[list[dict]]:
         """The workers' status files, twice a second, until all are done or one has ended."""
-        last, changed = [], time.monotonic()
+        last: list[tuple] = []
+        changed = time.monotonic()
         while True:
             statuses = [read_status(status_path(self._folder, label)) for label in labels]
             yield statuses
             if all(s.get("phase") in ("finished", "failed") for s in statuses):
                 return
-            if not read_record(self._folder).running("worker"):
+            if not self._record().running("worker"):
                 return
             seen = [(s.get("phase"), s.get("step")) for s in statuses]
             if seen != last:
@@ -235,15 +236,18 @@ class Demo:
         """0 when every process ended by itself with exit code 0."""
         deadline = time.monotonic() + END_TIMEOUT_S
         roles = ("worker", "server", "scheduler")
-        while any(read_record(self._folder).running(role) for role in roles):
+        while any(self._record().running(role) for role in roles):
             if time.monotonic() > deadline:
                 print(f"ERROR: not everything ended within {END_TIMEOUT_S:.0f} s")
                 return 1
             time.sleep(0.2)
-        started = [p.label for p in read_record(self._folder).processes if p.role in roles]
+        started = [p.label for p in self._record().processes if p.role in roles]
         codes = {label: self._exit_code(label) for label in started}
         print("\nended: " + ", ".join(f"{label} {code}" for label, code in codes.items()))
-        return max(codes.values())
+        return max(codes.values(), default=1)
+
+    def _record(self) -> JobRecord:
+        return read_record(self._folder) or JobRecord()
 
     def _exit_code(self, label: str) -> int:
         """Of a role that has ended; 1 where its supervisor was killed and left none."""

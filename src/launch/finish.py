@@ -62,8 +62,9 @@ def _stop(record: JobRecord, roles: Iterable[str]) -> bool:
 
 def _nodes(record: JobRecord) -> set[str]:
     """The addresses (ip:port) on which the record's servers listen, to silos and to each other."""
-    found = set()
-    for supervisor in filter(None, (entry.process() for entry in record.running("server"))):
+    found: set[str] = set()
+    supervisors = (entry.process() for entry in record.running("server"))
+    for supervisor in [one for one in supervisors if one is not None]:
         # One that ends meanwhile leaves a sign of life at most.
         with contextlib.suppress(psutil.Error, OSError):
             for child in supervisor.children():

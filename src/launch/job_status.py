@@ -287,9 +287,9 @@ def _iteration_from_silos(status: JobStatus) -> None:
     if not silos:
         return
     found = status.iteration
-    found.number = max(silo.iteration for silo in silos)
+    newest = max(silo.iteration or 0 for silo in silos)
     found.of = silos[0].iterations
-    found.number = min(found.number, found.of or found.number)
+    found.number = min(newest, found.of or newest)
     now = [silo for silo in silos if silo.iteration == found.number]
     found.joined = sorted(silo.name for silo in now if silo.phase in IN_ITERATION)
     found.sent = sorted(silo.name for silo in now if silo.phase in ("wait", "pull"))

@@ -211,7 +211,7 @@ def note_job(base: Path, job: JobConfig) -> None:
 
 def start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) -> None:
     """Start `roles` and wait for all; when one fails, stop the others of this call."""
-    started = []
+    started: list[Started] = []
     try:
         for role in roles:
             started.append(start(base, role))
@@ -222,10 +222,8 @@ def start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) ->
             mine = [p for p in record.running() if p.label in labels]
         stop(mine)
         raise
-    for role in started:
-        print(
-            f"started {role.role.label} (pid {role.supervisor.pid}), log {_short(base, role.log)}"
-        )
+    for one in started:
+        print(f"started {one.role.label} (pid {one.supervisor.pid}), log {_short(base, one.log)}")
 
 
 def _still_waiting(base: Path) -> Callable[[list[Started]], str]:

@@ -71,11 +71,11 @@ class Management:
     def _call(self, path: str, body: bytes | None = None) -> dict[str, Any]:
         scheme = "https" if self._tls else "http"
         request = urllib.request.Request(f"{scheme}://{self.address}{path}", data=body)
-        options = {"timeout": self._timeout_s}
-        if self._tls:
-            options["context"] = client_context(self._tls)
+        context = client_context(self._tls) if self._tls else None
         try:
-            with urllib.request.urlopen(request, **options) as answer:
+            with urllib.request.urlopen(
+                request, timeout=self._timeout_s, context=context
+            ) as answer:
                 return self._understand(path, answer.read(LARGEST_ANSWER))
         except urllib.error.HTTPError as error:
             with error:

@@ -100,8 +100,8 @@ def run_ranks(folder: Path, ranks: range, argv: list[str]) -> int:
         command = [*argv, f"--rank={rank}", *own]
         started.append(RankProcess(rank, command, log, echoed=rank == ranks[0]))
     failed = _until_the_end(started)
-    for rank in started:
-        rank.finish_reading()
+    for process in started:
+        process.finish_reading()
     if failed is None:
         return 0
     # The others may have ended a moment before the one whose fault the user can mend.

@@ -62,7 +62,8 @@ class JobStore:
     ):
         self.address = address
         self.fl_name = fl_name
-        self._redis = redis.Redis(
+        # The package's own hints say of each call that it may have to be awaited.
+        self._redis: Any = redis.Redis(
             host=address[0],
             port=address[1],
             decode_responses=True,

@@ -45,7 +45,7 @@ from src.launch.redis_store import JobStore
 from src.launch.sending_checks import federated_check, privacy_check
 from src.launch.server_start import SERVER_FILES, consecutive_ports, servers_to_start
 from src.launch.tls_checks import peers_trusted, tls_checks
-from src.security.tls import client_context, require_handshake, speaks_tls
+from src.security.tls import TlsFiles, client_context, require_handshake, speaks_tls
 
 MANAGE_FLAG, SERVER_FLAG = "--scheduler_manage_address", "--http_server_address"
 
@@ -271,12 +271,15 @@ def _pre_trained(config: Any) -> list[Check]:
 
 
 def _peers(job: JobConfig, resume: bool) -> list[Check]:
-    def trusted() -> str:
+    def trusted(tls: TlsFiles) -> str:
         with _opened(job) as store:
             nodes = {key.split(":heartbeat:")[1].split("::")[0] for key in store.heartbeats()}
-        return peers_trusted(job, sorted(nodes))
+        return peers_trusted(tls, sorted(nodes))
 
-    return [Check("peers", trusted, after="redis")] if resume and job.tls else []
+    tls = job.tls
+    if not resume or tls is None:
+        return []
+    return [Check("peers", lambda: trusted(tls), after="redis")]
 
 
 @contextlib.contextmanager

@@ -26,7 +26,8 @@ def lines_of(status: JobStatus) -> list[str]:
             f"nothing: no job was started from {status.folder}, or "
             "finish_cross_silo_fasterrcnn.py has ended it"
         ]
-    wide = max([11, *(len(one.label) + 1 for one in [*status.processes, *status.silos])])
+    labels = [one.label for one in status.processes] + [one.label for one in status.silos]
+    wide = max([11, *(len(label) + 1 for label in labels)])
     lines = [
         f"{status.fl_name}: {headline(status)}",
         f"  folder     {status.folder} on {status.host}",

@@ -21,7 +21,7 @@ from src.security.certificate_checks import (
 )
 from src.security.key_files import Certified, read_certificate, read_key, read_pkcs12
 from src.security.passwords import CLIENT, SERVER, read_passwords, require_passwords
-from src.security.tls import client_context, require_handshake
+from src.security.tls import TlsFiles, client_context, require_handshake
 
 AUTHORITY_KEY = "ssl.ca_cert_path"
 KEYS = {SERVER: "ssl.server_cert_path", CLIENT: "ssl.client_cert_path"}
@@ -37,11 +37,12 @@ def tls_checks(job: JobConfig, role: str, address: str = "") -> list[Check]:
         role: "scheduler", "server" or "worker".
         address: "ip:port" that it is to listen on; its certificate should name that.
     """
-    if job.tls is None:
+    tls = job.tls
+    if tls is None:
         return []
     checks = [Check("certificates", lambda: certificates(job, role))]
     if role != "worker":
-        checks.append(Check("redis_tls", lambda: _cache_certificates(job)))
+        checks.append(Check("redis_tls", lambda: _cache_certificates(job, tls)))
         checks.append(
             Check("names", lambda: _names(job, parse_address(address, role)[0]), "certificates")
         )
@@ -69,14 +70,14 @@ def own_pair(job: JobConfig, name: str, passwords: dict[str, str]) -> Certified:
     return read_pkcs12(KEYS[name], Path(job[KEYS[name]]), passwords[name])
 
 
-def peers_trusted(job: JobConfig, nodes: Iterable[str]) -> str:
+def peers_trusted(tls: TlsFiles, nodes: Iterable[str]) -> str:
     """Whether a server that joins those of `nodes` ("ip:port") would trust them.
 
     Raises:
         UserError: one of them has another authority, or does not speak TLS.
     """
     # The engine's servers look at who has signed, not at the address.
-    context = client_context(job.tls)
+    context = client_context(tls)
     context.check_hostname = False
     there = [one for one in (parse_address(node, "node") for node in nodes) if listens(*one)]
     for host, port in there:
@@ -84,9 +85,9 @@ def peers_trusted(job: JobConfig, nodes: Iterable[str]) -> str:
     return f"{len(there)} server(s) that run have certificates of the same authority"
 
 
-def _cache_certificates(job: JobConfig) -> str | Finding:
+def _cache_certificates(job: JobConfig, tls: TlsFiles) -> str | Finding:
     """The files for Redis, which a server reads itself."""
-    tls, found = job.tls, {}
+    found = {}
     if tls.cache_authority:
         key = "distributed_cache.cacert_filename"
         found[key] = require_authority(key, Path(tls.cache_authority))

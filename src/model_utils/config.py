@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError
 from src.model_utils.config_file import (
@@ -58,6 +58,12 @@ class Config:
     def __init__(self, cfg_dict: dict[str, Any]):
         for key, value in cfg_dict.items():
             setattr(self, key, _wrap(value))
+
+    if TYPE_CHECKING:  # which keys there are is known when a file has been read
+
+        def __getattr__(self, key: str) -> Any: ...
+
+        def __setattr__(self, key: str, value: Any) -> None: ...
 
     def __repr__(self) -> str:
         return f"Config({self.__dict__})"

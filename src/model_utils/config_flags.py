@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from src.errors import UserError, nearest
 from src.model_utils.config_file import DEFAULT_CONFIG
@@ -79,10 +79,10 @@ def parse_known(
         UserError: an unknown flag (names the nearest), one of a wrong type, or one that is missing.
     """
 
-    def refuse(message: str) -> None:
+    def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; --help lists the flags")
 
-    parser.error = refuse
+    parser.error = refuse  # type: ignore[method-assign]  # of this parser alone
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         flag = unknown[0].split("=")[0]

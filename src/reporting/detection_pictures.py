@@ -10,6 +10,7 @@ import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -127,8 +128,8 @@ def _read_image(path: Path) -> Image.Image:
 
 def _draw_box(axes: Axes, box: Box) -> None:
     """A frame with a white rim, and its class in a field of the same colour."""
-    style = "solid" if box.score is None else (0, (4, 2))
-    shape = {"fill": False, "linestyle": style}
+    style: Any = "solid" if box.score is None else (0, (4, 2))
+    shape: dict[str, Any] = {"fill": False, "linestyle": style}
     axes.add_patch(Rectangle(box.corner, *box.size, edgecolor="white", linewidth=3.2, **shape))
     tone = colour(box.category)
     axes.add_patch(Rectangle(box.corner, *box.size, edgecolor=tone, linewidth=1.8, **shape))

@@ -163,7 +163,9 @@ def _event(time: datetime | None, role: str, line: str, traceback: bool) -> Even
         text = re.sub(r"^(\w+)\] (?:: )?", r"\1: ", engine["text"])
         return Event(time, role, level, text, source)
     own = _OWN.match(line)
-    level = _own_level(own[2]) if own else ""
+    if own is None:
+        return None
+    level = _own_level(own[2])
     return Event(time, role, level, _without_level(own[2])) if level else None
 
 

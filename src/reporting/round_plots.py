@@ -59,7 +59,7 @@ def seconds_figure(silo: Silo) -> Figure:
     edges = np.append(numbers[::size] - 0.5, numbers[-1] + 0.5)
     bottom = np.zeros(len(means))
     for (_, tone, label), values in zip(PHASES, means.T):
-        style = {"color": colour(tone), "label": label}
+        style: dict[str, Any] = {"color": colour(tone), "label": label}
         if len(means) <= MOST_SINGLE_BARS:
             axes.bar(numbers, values, width=0.8, bottom=bottom, **style)
         else:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -18,6 +19,7 @@ from src.security.key_files import Certified, belong_together, read_certificate
 
 RSA_BITS, CURVE_BITS = 3072, 256
 DAY_S = 86400.0
+Kind = TypeVar("Kind", bound=x509.ExtensionType)
 RENEW = "tools/make_certificates.py --ca makes new ones of the same authority"
 
 
@@ -89,14 +91,14 @@ def listed_names(certificate: x509.Certificate) -> str:
     return ", ".join(str(name.value) for name in names) or "none"
 
 
-def _extension(certificate: x509.Certificate, kind: type) -> x509.ExtensionType | None:
+def _extension(certificate: x509.Certificate, kind: type[Kind]) -> Kind | None:
     try:
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
 
 
-def _require_identifier(where: str, certificate: x509.Certificate, kind: type):
+def _require_identifier(where: str, certificate: x509.Certificate, kind: type[Kind]) -> Kind:
     value = _extension(certificate, kind)
     if value is None:
         raise UserError(
@@ -136,10 +138,10 @@ def _common_name(certificate: x509.Certificate, issuer: bool = False) -> str:
 
 def _require_strong(where: str, certificate: x509.Certificate) -> None:
     key = certificate.public_key()
-    enough = {rsa.RSAPublicKey: RSA_BITS, ec.EllipticCurvePublicKey: CURVE_BITS}
-    for kind, bits in enough.items():
-        if isinstance(key, kind) and key.key_size >= bits:
-            return
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= RSA_BITS:
+        return
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.key_size >= CURVE_BITS:
+        return
     raise UserError(
         f"{where}: its key is too weak for the engine, which takes RSA from {RSA_BITS} bits on and "
         f"elliptic curves from {CURVE_BITS}"

@@ -74,7 +74,7 @@ def read_key(what: str, path: Path, password: str | None = None) -> Any:
     """
     data = read_bytes(what, path)
     try:
-        return serialization.load_pem_private_key(data, password and password.encode())
+        return serialization.load_pem_private_key(data, password.encode() if password else None)
     except (ValueError, TypeError):
         with_password = "with this password" if password else "without a password"
         raise UserError(f"{what} {path}: expected a private key in PEM {with_password}") from None

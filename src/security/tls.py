@@ -155,7 +155,7 @@ def client_context(files: TlsFiles) -> ssl.SSLContext:
 def explain(error: BaseException) -> str:
     """What an error of a connection means, in the user's terms; that of TLS within it counts."""
     within = error.__context__
-    if isinstance(within, ssl.SSLError) or "handshake" in str(within):
+    if within is not None and (isinstance(within, ssl.SSLError) or "handshake" in str(within)):
         error = within
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}{_hint(error.verify_message)}"

@@ -106,11 +106,11 @@ def test_a_server_that_would_join_others_has_to_trust_them(engine, job, other, t
     store = JobStore(job.redis_address, job.name, tls=job.tls)
     nodes = [key.split(":heartbeat:")[1].split("::")[0] for key in store.heartbeats()]
     store.close()
-    assert peers_trusted(job, nodes).startswith("2 server(s) that run")
+    assert peers_trusted(job.tls, nodes).startswith("2 server(s) that run")
     path = job.write(tmp_path / "other.yaml")
     write_tls_job(path, other)
     with pytest.raises(UserError, match="the server that this one is to join at 127.0.0.1:") as no:
-        peers_trusted(load_job(path), nodes)
+        peers_trusted(load_job(path).tls, nodes)
     assert "signed by another authority than this side trusts: ssl.ca_cert_path" in str(no.value)
 
 
