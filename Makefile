@@ -1,5 +1,5 @@
 # make demo    two silos train one detector through a real scheduler, servers and Redis
-# make test    the gate's tests; make test-slow those that take longer; make check ruff
+# make test    the gate's tests; make test-slow those that take longer; make check ruff, types
 # make bench   how fast training, detection and data path are, into docs/performance.md (minutes)
 # make bench-sync   what a synchronisation costs, beside the engine's own client (minutes, 12 GB)
 # make install only the installation into .venv
@@ -33,6 +33,7 @@ bench-sync: $(STAMP)
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
 
 install: $(STAMP)
 
