@@ -49,7 +49,7 @@ def help_of(script: str) -> str:
     env = {**os.environ, "COLUMNS": "200"}
     command = [sys.executable, str(PROJECT_DIR / script), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
-    return done.stdout
+    return done.stdout.replace(f"{PROJECT_DIR}/", "")
 
 
 def options(help_text: str) -> list[tuple[str, str]]:
