@@ -132,9 +132,8 @@ class SiloManager(FederatedLearningManager):
             on_phase=on_phase,
             rounds_path=rounds_path,
             adds=self._algorithm.adds,
+            declared=self._algorithm.declared,
         )
-        if self._algorithm.declared is not None:
-            self._silo.data_size = self._algorithm.declared
         self._entered = 0  # the iteration that the algorithm was told of last
 
     def __del__(self) -> None:

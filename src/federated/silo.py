@@ -51,6 +51,7 @@ class Silo:
             "pull" or "done".
         rounds_path: file that gets a JSON line for each iteration.
         adds: the servers add what is sent to their model (FedNova), in place of a mean of models.
+        declared: what the silo declares as its weight in place of its images (FedNova).
 
     Attributes:
         iteration: the servers' current one, from 1; 0 before the first `join`.
@@ -78,9 +79,11 @@ class Silo:
         on_phase: Callable[[str, int], None] = lambda phase, iteration: None,
         rounds_path: Path | None = None,
         adds: bool = False,
+        declared: int | None = None,
     ):
         self.client = client
-        self.data_size = declared_size(images, data_size_unit)
+        of_images = declared_size(images, data_size_unit)
+        self.data_size = of_images if declared is None else declared
         self.iteration = 0
         self.finished = False
         self.joined = False

@@ -43,6 +43,7 @@ class Script:
         self.answers = {name: deque(replies) for name, replies in answers.items()}
         self.calls: list[str] = []
         self.features: dict[str, np.ndarray] = {}  # of the last upload
+        self.sizes: set[int] = set()  # declared when joining and sending
 
     def _next(self, name: str) -> Reply:
         self.calls.append(name)
@@ -50,10 +51,12 @@ class Script:
         return replies.popleft() if len(replies) > 1 else replies[0]
 
     def start(self, data_size, seconds):
+        self.sizes.add(data_size)
         return self._next("start")
 
     def update(self, iteration, features, data_size, seconds):
         self.features = features
+        self.sizes.add(data_size)
         return self._next("update")
 
     def has_joined(self, iteration, seconds):
@@ -258,6 +261,20 @@ def test_servers_that_add_get_changes_and_a_fingerprint_of_zeros(change, result)
     silo.join()
     assert silo.exchange({"w": np.array(change, np.float32)}).result == result
     assert not client.features[FEATURE_NAME].any()
+
+
+@pytest.mark.parametrize(("declared", "size"), [(None, 10), (25, 25)])
+def test_one_weight_is_declared_throughout(declared, size):
+    client = Script(
+        latest=[model(1)],
+        start=[said(Outcome.ACCEPTED, 1)],
+        update=[said(Outcome.ACCEPTED)],
+        get=[model(2, [9, 9, 9])],
+    )
+    silo, _, _ = make(client, declared=declared)
+    silo.join()
+    silo.exchange(TRAINED)
+    assert client.sizes == {size} and silo.data_size == size
 
 
 def test_servers_that_have_forgotten_the_silo_are_joined_again():
