@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import psutil
 
 from src.errors import StartError
 from src.federated.job_config import JobConfig, load_job
-from src.launch.addresses import listens
+from src.launch.addresses import free_ports, listens
 from src.launch.command_line import DEFAULT_JOB
 from src.launch.recovery_files import list_recovery_files
 from src.launch.redis_store import redis_command
@@ -165,15 +164,3 @@ def last_lines(log: Path) -> str:
     """The end of a log file, for a message."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return "\n".join(lines[-LAST_LINES:])
-
-
-def free_ports(count: int) -> list[int]:
-    """`count` ports of the loopback address that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for sock in sockets:
-            sock.bind((HOST, 0))
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()

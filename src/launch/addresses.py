@@ -6,7 +6,7 @@ import ipaddress
 import re
 import socket
 
-from src.errors import UserError
+from src.errors import StartError, UserError
 
 
 def parse_address(address: str, where: str) -> tuple[str, int]:
@@ -71,6 +71,19 @@ def listens(host: str, port: int, timeout_s: float = 1.0) -> bool:
             return True
     except OSError:
         return False
+
+
+def free_ports(count: int) -> list[int]:
+    """`count` consecutive ports of the loopback address on which nothing listens.
+
+    Raises:
+        StartError: there are none.
+    """
+    for first in range(6668, 60000, 7):
+        ports = list(range(first, first + count))
+        if not any(listens("127.0.0.1", port) for port in ports):
+            return ports
+    raise StartError(f"no {count} consecutive free ports on 127.0.0.1", 1)
 
 
 def server_addresses(given: str, server_num: int) -> list[str]:

@@ -9,28 +9,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 from src.errors import StartError
-from src.launch.addresses import listens
+from src.launch.addresses import free_ports, listens
+from src.launch.demo_progress import follow
+from src.launch.demo_report import report
 from src.launch.folders import fresh_folder
 from src.launch.job_record import FOLDER, JobRecord, read_record
 from src.launch.processes import record_process
 from src.launch.redis_store import redis_command
-from src.launch.status_file import read_status, status_path
 from src.model_utils.config import PROJECT_DIR
 
 DEMO_CONFIG = PROJECT_DIR / "configs" / "demo" / "default_config.yaml"
 SERVERS = 2
 IMAGE_SIZE = (192, 128)
-LOSS = re.compile(r"\]epoch: \d+ step: \d+ total_loss: (\S+)")
 # After the last step: aggregation, checkpoints, and everybody's exit.
 END_TIMEOUT_S = 180.0
-STALL_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -89,13 +86,15 @@ class Demo:
         try:
             self._make_data()
             self._start()
-            self._follow()
+            print(f"\ntraining: {self._plan.iterations} iterations", flush=True)
+            follow(self._folder, self._plan.silos)
             code = self._wait_for_the_end()
         finally:
             # Inherited by the command: a second Ctrl-C must not leave things half stopped.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._call("finish_cross_silo_fasterrcnn.py", f"--redis_port={self._redis_port}")
-        self._report()
+        report(self._folder, self._plan.silos, self._plan.iterations)
+        print(f"took        {time.monotonic() - self._begin:.0f} s")
         return code
 
     def _make_data(self) -> None:
@@ -207,31 +206,6 @@ class Demo:
         if code:
             raise StartError(f"{script} ended with exit code {code}", code)
 
-    def _follow(self) -> None:
-        """Show step and loss of each silo until the last step of the last iteration."""
-        print(f"\ntraining: {self._plan.iterations} iterations", flush=True)
-        show = bars if sys.stderr.isatty() else lines
-        labels = [f"worker_{number}" for number in range(self._plan.silos)]
-        show(labels, self._statuses(labels))
-
-    def _statuses(self, labels: list[str]) -> Iterator[list[dict]]:
-        """The workers' status files, twice a second, until all are done or one has ended."""
-        last: list[tuple] = []
-        changed = time.monotonic()
-        while True:
-            statuses = [read_status(status_path(self._folder, label)) for label in labels]
-            yield statuses
-            if all(s.get("phase") in ("finished", "failed") for s in statuses):
-                return
-            if not self._record().running("worker"):
-                return
-            seen = [(s.get("phase"), s.get("step")) for s in statuses]
-            if seen != last:
-                last, changed = seen, time.monotonic()
-            if time.monotonic() - changed > STALL_TIMEOUT_S:
-                raise StartError(f"no progress for {STALL_TIMEOUT_S:.0f} s: {seen}", 1)
-            time.sleep(0.5)
-
     def _wait_for_the_end(self) -> int:
         """0 when every process ended by itself with exit code 0."""
         deadline = time.monotonic() + END_TIMEOUT_S
@@ -253,77 +227,3 @@ class Demo:
         """Of a role that has ended; 1 where its supervisor was killed and left none."""
         path = self._folder / FOLDER / "status" / f"{label}.exit.json"
         return json.loads(path.read_text(encoding="utf-8"))["code"] if path.exists() else 1
-
-    def _report(self) -> None:
-        """Mean losses, and where everything lies."""
-        print(f"\n{'silo':10}{'first iteration':>17}{'last iteration':>17}   mean loss")
-        for number in range(self._plan.silos):
-            log = self._folder / f"worker_{number}" / "worker.log"
-            text = log.read_text(encoding="utf-8") if log.exists() else ""
-            losses = [float(value) for value in LOSS.findall(text)]
-            steps = len(losses) // self._plan.iterations or 1
-            first, last = mean(losses[:steps]), mean(losses[-steps:])
-            print(f"worker_{number:<3}{first:17.3f}{last:17.3f}")
-        self._report_figures()
-        print(f"\nlogs        {self._folder}/worker_0/worker.log and beside it")
-        print(f"models      {self._folder}/worker_0/ckpt/mindrecord_0/")
-        print(f"rounds      {self._folder}/worker_0/rounds.jsonl")
-        print(f"took        {time.monotonic() - self._begin:.0f} s")
-
-    def _report_figures(self) -> None:
-        """AP of the global model in each evaluated iteration."""
-        path = self._folder / "worker_0" / "metrics.jsonl"
-        if not path.exists():
-            return
-        print(f"\n{'iteration':10}{'AP':>8}{'AP50':>8}   of the global model, on held-out images")
-        for line in path.read_text(encoding="utf-8").splitlines():
-            figures = json.loads(line)
-            ap, ap50 = (float("nan") if figures[k] is None else figures[k] for k in ("AP", "AP50"))
-            print(f"{figures['iteration']:<10}{ap:8.3f}{ap50:8.3f}")
-
-
-def mean(values: list[float]) -> float:
-    """The mean; NaN of nothing."""
-    return sum(values) / len(values) if values else float("nan")
-
-
-def free_ports(count: int) -> list[int]:
-    """`count` consecutive ports of the loopback address on which nothing listens."""
-    for first in range(6668, 60000, 7):
-        ports = list(range(first, first + count))
-        if not any(listens("127.0.0.1", port) for port in ports):
-            return ports
-    raise StartError(f"no {count} consecutive free ports on 127.0.0.1", 1)
-
-
-def bars(labels: list[str], statuses: Iterator[list[dict]]) -> None:
-    """A progress bar for each silo, on a terminal."""
-    shown = [tqdm(desc=label, unit="step", position=i) for i, label in enumerate(labels)]
-    try:
-        for current in statuses:
-            for bar, status in zip(shown, current):
-                bar.total = status.get("steps")
-                bar.n = status.get("step", 0)
-                bar.set_postfix_str(describe(status))
-    finally:
-        for bar in shown:
-            bar.close()
-
-
-def lines(labels: list[str], statuses: Iterator[list[dict]]) -> None:
-    """A line for each silo every ten seconds, in a file."""
-    next_line = 0.0
-    for current in statuses:
-        if time.monotonic() < next_line:
-            continue
-        next_line = time.monotonic() + 10
-        for label, status in zip(labels, current):
-            step, steps = status.get("step", 0), status.get("steps", 0)
-            print(f"{label}: step {step} of {steps}, {describe(status)}", flush=True)
-
-
-def describe(status: dict) -> str:
-    """Iteration, loss and phase of a worker's status."""
-    loss = f"loss {status['loss']:.3f}, " if "loss" in status else ""
-    iteration = min(status.get("iteration", 0), status.get("iterations", 0))
-    return f"iteration {iteration} of {status.get('iterations', 0)}, {loss}{status.get('phase')}"
