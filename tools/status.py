@@ -41,7 +41,8 @@ import redis
 from src.launch.addresses import parse_address
 from src.launch.command_line import JOB_FLAGS
 from src.launch.job_record import indexed_folders, read_record
-from src.launch.job_status import EXIT_CODES, Collector, as_values
+from src.launch.job_state import EXIT_CODES, as_values
+from src.launch.job_status import Collector
 from src.launch.manage_job import run_management
 from src.launch.status_view import Screen, lines_of, watch
 from src.model_utils.config import parse_known

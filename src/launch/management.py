@@ -181,19 +181,9 @@ def new_instance(
             or the servers do not follow.
     """
     number, last = _iteration(store)
-    if store.status().get("runningState") == FINISHED:
-        raise UserError(
-            f"{store.fl_name} is finished and its servers are about to end: start them anew with "
-            "run_cross_silo_fasterrcnn_server.py"
-        )
-    # Between two iterations silos are in neither, for a moment.
-    silos = sorted({*store.joined(number), *store.joined(number - 1)})
-    if silos and not force:
-        raise UserError(
-            f"{', '.join(silos)} take part (iteration {number} of {last}) and would end with an "
-            "error, since the job is started anew under them: stop these workers first and wait a "
-            "minute, or give --force"
-        )
+    _require_unfinished(store)
+    if not force:
+        _require_no_silos(store, number, last)
     if store.status().get("runningState") != DISABLED:
         if number >= last:
             raise UserError(
@@ -220,6 +210,26 @@ def new_instance(
     if checkpoint_dir is not None:
         lines += begin_from_newest(checkpoint_dir, store.fl_name)
     return [*lines, f"start each silo anew with --fl_iteration_num={job.iterations}"]
+
+
+def _require_unfinished(store: JobStore) -> None:
+    if store.status().get("runningState") == FINISHED:
+        raise UserError(
+            f"{store.fl_name} is finished and its servers are about to end: start them anew with "
+            "run_cross_silo_fasterrcnn_server.py"
+        )
+
+
+def _require_no_silos(store: JobStore, number: int, last: int) -> None:
+    """Whether nobody would lose a training by it."""
+    # Between two iterations silos are in neither, for a moment.
+    silos = sorted({*store.joined(number), *store.joined(number - 1)})
+    if silos:
+        raise UserError(
+            f"{', '.join(silos)} take part (iteration {number} of {last}) and would end with an "
+            "error, since the job is started anew under them: stop these workers first and wait a "
+            "minute, or give --force"
+        )
 
 
 def _pause(management: Management, store: JobStore, number: int) -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Callable, TextIO
 
-from src.launch.job_status import (
+from src.launch.job_state import (
     NOTHING,
     RUNNING_JOB,
     IterationState,

@@ -14,7 +14,8 @@ from commands import run
 from ports import free_port_range
 
 from src.launch.job_record import FOLDER, update_record, write_json
-from src.launch.job_status import Collector, as_values, plain_names
+from src.launch.job_state import as_values
+from src.launch.job_status import Collector, plain_names
 from src.launch.processes import record_process
 from src.launch.status_file import StatusFile, status_path
 from src.launch.status_view import Screen, duration, lines_of, watch
