@@ -15,8 +15,8 @@ from src.errors import require_packages, run_command
 
 require_packages()
 
+from src.job.job_record import indexed_folders
 from src.launch.finish import finish
-from src.launch.job_record import indexed_folders
 from src.model_utils.config import parse_known
 
 

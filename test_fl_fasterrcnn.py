@@ -24,10 +24,11 @@ from src.errors import require_packages, run_command
 require_packages()
 
 from src.federated.encryption import engine_tls
-from src.federated.job_config import JobConfig
-from src.launch.addresses import parse_address
-from src.launch.command_line import JOB_FLAGS, add_worker_flags, job_from, launcher_parser, shard_of
-from src.launch.job_record import FOLDER
+from src.job.addresses import parse_address
+from src.job.job_config import JobConfig
+from src.job.job_record import FOLDER
+from src.job.shard_folder import shard_of
+from src.launch.command_line import JOB_FLAGS, add_worker_flags, job_from, launcher_parser
 from src.launch.rank_flags import add_rank_flags
 from src.model_utils.config import Config, get_config
 

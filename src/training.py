@@ -20,7 +20,7 @@ from src.federated.aggregation import Aggregation
 from src.federated.fingerprint import FEATURE_NAME, digest, fingerprint
 from src.federated.terms import NO_TERMS, Terms
 from src.federated.travelling import local_names
-from src.launch.status_file import StatusFile
+from src.job.status_file import StatusFile
 from src.lr_schedule import run_lr
 from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from src.launch.job_record import read_record
+from src.job.job_record import read_record
 from src.launch.redis_store import redis_binary
 from src.model_utils.config import PROJECT_DIR
 

@@ -28,7 +28,7 @@ from src.errors import require_packages, run_command
 # Whether the engine is there is one of the checks.
 require_packages("yaml", "psutil", "redis", "numpy", "tqdm", "google.protobuf", "cryptography")
 
-from src.launch.checks import FAIL, LEVELS
+from src.job.checks import FAIL, LEVELS
 from src.launch.preflight_run import preflight
 
 

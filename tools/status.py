@@ -38,9 +38,9 @@ require_packages("redis", "psutil", "yaml", "numpy")
 
 import redis
 
-from src.launch.addresses import parse_address
+from src.job.addresses import parse_address
+from src.job.job_record import indexed_folders, read_record
 from src.launch.command_line import JOB_FLAGS
-from src.launch.job_record import indexed_folders, read_record
 from src.launch.job_state import EXIT_CODES, as_values
 from src.launch.job_status import Collector
 from src.launch.manage_job import run_management

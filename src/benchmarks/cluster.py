@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 
 from src.errors import StartError
-from src.federated.job_config import JobConfig, load_job
-from src.launch.addresses import free_ports, listens
+from src.job.addresses import free_ports, listens
+from src.job.job_config import JobConfig, load_job
 from src.launch.command_line import DEFAULT_JOB
 from src.launch.recovery_files import list_recovery_files
 from src.launch.redis_store import redis_command

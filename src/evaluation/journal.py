@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Callable
 
 from src.evaluation.figures_text import figures_line
-from src.launch.job_record import write_json
-from src.launch.status_file import StatusFile
+from src.job.console import say, stamp
+from src.job.job_record import write_json
+from src.job.status_file import StatusFile
 
 
 class Journal:
@@ -54,14 +55,15 @@ class Journal:
         try:
             found = self._evaluate()
             record = {"iteration": iteration, **found, "time": time.time()}
-            self._say(figures_line(record))
+            print(f"{stamp(self._label)}{figures_line(record)}", flush=True)
             with self._metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             self._keep_best(record)
         except Exception as error:  # whatever it is, the training goes on without it
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self._say(
-                f" WARNING: evaluation of iteration {iteration} failed: {reason}; training goes on"
+            say(
+                self._label,
+                f"WARNING: evaluation of iteration {iteration} failed: {reason}; training goes on",
             )
             return
         self._status.update(ap=record["AP"], ap50=record["AP50"], evaluated=iteration)
@@ -72,9 +74,6 @@ class Journal:
         self._save_best()
         write_json(self._best, record)
         self._best_ap = record["AP"]
-
-    def _say(self, text: str) -> None:
-        print(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}][{self._label}]{text}", flush=True)
 
 
 def best_ap(best: Path) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.errors import UserError
-from src.launch.job_record import FOLDER, WORKER_ROLES, read_record
+from src.job.job_record import FOLDER, WORKER_ROLES, read_record
 
 WORKER_FILE = re.compile(r".+-fast-rcnn-(\d+)epoch\.ckpt")
 SERVER_FILE = re.compile(r".+_recovery_iteration_(\d+)_\d{8}_\d{6}\.ckpt")

@@ -10,7 +10,7 @@ import numpy as np
 
 from src.errors import UserError
 from src.federated.fingerprint import fingerprint
-from src.federated.job_config import JobConfig
+from src.job.job_config import JobConfig
 
 FEDAVG, FEDPROX, SCAFFOLD, FEDNOVA = "FedAvg", "FedProx", "Scaffold", "FedNova"
 

@@ -8,9 +8,9 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn
 
-from src.federated.console import say
 from src.federated.rounds import SyncError
-from src.launch.preflight import require_disk, worker_files
+from src.job.console import say
+from src.job.disk_room import require_disk, worker_files
 
 
 class CheckpointKeeper:

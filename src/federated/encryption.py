@@ -5,9 +5,9 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
-from src.federated.job_config import JobConfig
-from src.launch.checks import require
-from src.launch.tls_checks import own_pair, tls_checks
+from src.job.checks import require
+from src.job.job_config import JobConfig
+from src.job.tls_checks import own_pair, tls_checks
 from src.security.key_files import show
 from src.security.passwords import CLIENT, SERVER, read_passwords
 from src.security.tls import client_context

@@ -17,66 +17,20 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
 
-from src.errors import UserError
-from src.federated.aggregation import FEDAVG, FEDPROX, aggregation_type
-from src.federated.job_config import JobConfig
 from src.federated.privacy_ledger import PrivacyLedger
+from src.federated.privacy_settings import PrivacySettings, privacy_settings
 from src.federated.rounds import Features, check_finite
+from src.job.job_config import JobConfig
 
 # In units of clip_norm, the largest distance of two clipped updates.
 SENSITIVITY = 2.0
-# What leaves the silo under these is the weights alone.
-ALGORITHMS = (FEDAVG, FEDPROX)
 # Values that are worked on at a time, in float64.
 PIECE = 1 << 18
-
-
-@dataclass(frozen=True)
-class PrivacySettings:
-    """The keys dp_clip_norm, dp_noise_multiplier and dp_delta."""
-
-    clip_norm: float
-    noise_multiplier: float
-    delta: float
-
-
-def privacy_settings(job: JobConfig, config: Any) -> PrivacySettings | None:
-    """The checked settings; None where dp_clip_norm is 0, which is off.
-
-    Raises:
-        UserError: values that make no sense, or a job in which more than weights leaves a silo.
-    """
-    clip, noise, delta = config.dp_clip_norm, config.dp_noise_multiplier, config.dp_delta
-    for key, value in (("dp_clip_norm", clip), ("dp_noise_multiplier", noise)):
-        if not (math.isfinite(value) and value >= 0):
-            raise UserError(f"{key} is {value}, expected a finite number, 0 or more")
-    if not 0 < delta < 1:
-        raise UserError(f"dp_delta is {delta}, expected more than 0 and less than 1, as in 1e-5")
-    if clip == 0 and noise > 0:
-        raise UserError(
-            f"dp_noise_multiplier is {noise} and dp_clip_norm 0: noise says nothing about an "
-            "update of any size; set dp_clip_norm too, or neither"
-        )
-    if clip == 0:
-        return None
-    algorithm = aggregation_type(job)
-    if algorithm not in ALGORITHMS:
-        raise UserError(
-            f"dp_clip_norm is {clip} and aggregation_type {algorithm}, expected "
-            f"{' or '.join(ALGORITHMS)}: with it more than noised weights would leave the silo"
-        )
-    if config.sync_type != "fixed":
-        raise UserError(
-            f"dp_clip_norm is {clip} and sync_type {config.sync_type}, expected fixed: otherwise "
-            "gradients without noise would leave the silo too"
-        )
-    return PrivacySettings(clip, noise, delta)
 
 
 class Privacy:

@@ -10,13 +10,11 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from src.errors import UserError
+from src.federated.privacy_settings import PrivacySettings
 from src.federated.rounds import SyncError
-
-if TYPE_CHECKING:
-    from src.federated.privacy import PrivacySettings
 
 LEDGER = "privacy.jsonl"
 

@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from src.federated.job_config import JobConfig
 from src.federated.rank_channel import RankError
 from src.federated.rank_gradients import join_devices
 from src.federated.ranks import Ranks
-from src.launch.addresses import parse_address
+from src.job.addresses import parse_address
+from src.job.job_config import JobConfig
 
 
 def label_of(config: Any) -> str:

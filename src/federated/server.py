@@ -13,9 +13,9 @@ from mindspore_federated.startup.federated_local import save_ms_checkpoint
 
 from src.errors import UserError
 from src.federated.aggregation import CONTROL, SCAFFOLD, Aggregation, algorithm_in
-from src.federated.console import say
 from src.federated.fingerprint import FEATURE_NAME
-from src.federated.job_config import load_job
+from src.job.console import say
+from src.job.job_config import load_job
 from src.launch.recovery_files import list_recovery_files, recovery_name
 
 KEPT_FILES = 3

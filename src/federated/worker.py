@@ -14,9 +14,7 @@ from mindspore.train.callback import Callback, RunContext
 from src.evaluation.journal import Journal
 from src.federated.aggregation import FEDNOVA, aggregation_of
 from src.federated.checkpoint_keeper import CheckpointKeeper
-from src.federated.console import log_to_console, say
 from src.federated.encryption import silo_tls
-from src.federated.job_config import JobConfig
 from src.federated.manager import SiloManager
 from src.federated.privacy import Privacy, make_privacy
 from src.federated.rank_gradients import share_gradients
@@ -25,9 +23,11 @@ from src.federated.ranks import Ranks, WatchRanks
 from src.federated.rounds import Deadlines, SyncError, declared_size, identity
 from src.federated.terms import Terms
 from src.federated.travelling import local_names
-from src.launch.addresses import server_addresses
-from src.launch.command_line import shard_of
-from src.launch.status_file import StatusFile
+from src.job.addresses import server_addresses
+from src.job.console import log_to_console, say
+from src.job.job_config import JobConfig
+from src.job.shard_folder import shard_of
+from src.job.status_file import StatusFile
 
 # The servers' time windows decide an iteration; a silo gives up only when they fail to.
 WINDOW_MARGIN_S = 600.0

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from src.federated.job_config import JobConfig, load_job
+from src.job.job_config import JobConfig, load_job
 from src.model_utils.config import DEFAULT_CONFIG, parse_bool
 from src.security.passwords import CLIENT, FLAG, SERVER
 
@@ -164,16 +164,6 @@ def add_worker_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--client_batch_size", dest="batch_size", type=int, default=suppress)
     parser.add_argument("--client_learning_rate", dest="base_lr", type=float, default=suppress)
-
-
-def data_folder(config: Any) -> Path:
-    """The folder of mindrecord_0, mindrecord_1, ..."""
-    return Path(config.dataset_path or Path(config.mindrecord_dir).parent).expanduser()
-
-
-def shard_of(config: Any) -> Path:
-    """Folder of the MindRecord of worker `config.user_id`."""
-    return data_folder(config) / f"mindrecord_{config.user_id}"
 
 
 WORKER_FLAGS = (

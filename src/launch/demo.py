@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.errors import StartError
-from src.launch.addresses import free_ports, listens
+from src.job.addresses import free_ports, listens
+from src.job.job_record import FOLDER, JobRecord, read_record
 from src.launch.demo_progress import follow
 from src.launch.demo_report import report
 from src.launch.folders import fresh_folder
-from src.launch.job_record import FOLDER, JobRecord, read_record
 from src.launch.processes import record_process
 from src.launch.redis_store import redis_command
 from src.model_utils.config import PROJECT_DIR

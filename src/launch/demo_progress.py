@@ -10,8 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from src.errors import StartError
-from src.launch.job_record import JobRecord, read_record
-from src.launch.status_file import read_status, status_path
+from src.job.job_record import JobRecord, read_record
+from src.job.status_file import read_status, status_path
 
 STALL_TIMEOUT_S = 300.0
 

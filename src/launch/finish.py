@@ -9,15 +9,15 @@ from pathlib import Path
 import psutil
 import redis
 
-from src.launch.addresses import parse_address
-from src.launch.job_record import (
+from src.job.addresses import parse_address
+from src.job.job_record import (
     WORKER_ROLES,
     JobRecord,
     indexed_folders,
     read_record,
     remove_record,
 )
-from src.launch.preflight import live_servers
+from src.launch.live_servers import live_servers
 from src.launch.processes import stop
 from src.launch.redis_store import JobStore
 

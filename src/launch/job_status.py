@@ -12,8 +12,9 @@ from typing import Any
 import redis
 
 from src.errors import UserError
-from src.launch.addresses import parse_address
-from src.launch.job_record import WORKER_ROLES, JobRecord, ProcessRecord, read_record
+from src.job.addresses import parse_address
+from src.job.job_record import WORKER_ROLES, JobRecord, ProcessRecord, read_record
+from src.job.status_file import read_status, status_path
 from src.launch.job_state import (
     FAILED,
     FINISHED_JOB,
@@ -26,7 +27,6 @@ from src.launch.job_state import (
 )
 from src.launch.management import Management
 from src.launch.redis_store import DISABLED, FINISHED, RUNNING, STOPPED, JobStore
-from src.launch.status_file import read_status, status_path
 from src.launch.time_left import time_left
 from src.reporting.run_folder import exit_states, started_commands
 from src.security.tls import explain
@@ -58,7 +58,7 @@ class Collector:
             return status
         status.fl_name = record.fl_name
         exits = exit_states(self.folder)
-        status.processes = [_process(entry, exits, self.folder) for entry in record.processes]
+        status.processes = [_process(entry, exits) for entry in record.processes]
         status.silos = self._silos(record)
         status.word = _word(status)
         self._ask_redis(status, record)
@@ -149,7 +149,7 @@ def _number(entry: ProcessRecord) -> int:
     return entry.number
 
 
-def _process(entry: ProcessRecord, exits: dict[str, dict], folder: Path) -> ProcessState:
+def _process(entry: ProcessRecord, exits: dict[str, dict]) -> ProcessState:
     log = f"{entry.label}/{entry.role.split('_')[0]}.log"
     shown = ProcessState(
         entry.label, entry.role, RUNNING_JOB, entry.created, entry.pid, entry.address, log

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Callable
 
 from src.errors import UserError
-from src.federated.job_config import JobConfig
-from src.launch.addresses import listens, parse_address
-from src.launch.checks import require
-from src.launch.command_line import WORKER_FLAGS, data_folder
-from src.launch.job_record import FOLDER, role_folder, update_record
+from src.job.addresses import listens, parse_address
+from src.job.checks import require
+from src.job.job_config import JobConfig
+from src.job.job_record import FOLDER, role_folder, update_record
+from src.job.shard_folder import data_folder
+from src.job.status_file import read_status, status_path
+from src.launch.command_line import WORKER_FLAGS
 from src.launch.processes import (
     Role,
     Started,
@@ -29,7 +31,6 @@ from src.launch.server_start import (
     prepare_job,
     servers_to_start,
 )
-from src.launch.status_file import read_status, status_path
 from src.model_utils.config import PROJECT_DIR, Config, find_config_file
 from src.security.passwords import FLAG
 from src.security.tls import as_record

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from src.errors import UserError
-from src.launch.checks import WARN, Check, Finding
+from src.job.checks import WARN, Check, Finding
 from src.launch.detector_size import federated_share, model_bytes
 from src.model_utils.config import PROJECT_DIR
 

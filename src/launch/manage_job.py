@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.federated.job_config import JobConfig, load_job
-from src.launch.addresses import parse_address
+from src.job.addresses import parse_address
+from src.job.job_config import JobConfig, load_job
+from src.job.job_record import FOLDER, JobRecord, read_record
 from src.launch.command_line import JOB_FLAGS
-from src.launch.job_record import FOLDER, JobRecord, read_record
 from src.launch.management import Management, disable, enable, new_instance
 from src.launch.redis_store import JobStore
 from src.reporting.run_folder import started_commands

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.federated.aggregation import aggregation_of
-from src.federated.job_config import JobConfig
-from src.launch.checks import FAIL, PASS, Check, Finding, run_checks
+from src.job.checks import FAIL, PASS, Check, Finding, run_checks
+from src.job.job_config import JobConfig
 from src.launch.command_line import (
     add_local_worker_flags,
     add_scheduler_flags,

@@ -15,8 +15,7 @@ from typing import Callable
 import psutil
 
 from src.errors import StartError, UserError
-from src.launch.folders import fresh_folder
-from src.launch.job_record import (
+from src.job.job_record import (
     FOLDER,
     JobRecord,
     ProcessRecord,
@@ -25,6 +24,7 @@ from src.launch.job_record import (
     update_record,
     write_json,
 )
+from src.launch.folders import fresh_folder
 from src.launch.supervise import SuperviseSpec
 from src.model_utils.config import PROJECT_DIR
 from src.progress import Waiting

@@ -10,12 +10,13 @@ from typing import Any
 from src.data.mindrecord_file import BASE_NAME
 from src.errors import UserError
 from src.federated.aggregation import FEDAVG, aggregation_of
-from src.federated.job_config import JobConfig
-from src.federated.privacy import privacy_settings
-from src.launch.addresses import parse_address, require_free_port
-from src.launch.checks import WARN, Check, Finding
-from src.launch.command_line import add_bool, data_folder
-from src.launch.job_record import RANKS
+from src.federated.privacy_settings import privacy_settings
+from src.job.addresses import parse_address, require_free_port
+from src.job.checks import WARN, Check, Finding
+from src.job.job_config import JobConfig
+from src.job.job_record import RANKS
+from src.job.shard_folder import data_folder
+from src.launch.command_line import add_bool
 from src.launch.machine_checks import device, memory, worker_bytes
 from src.launch.processes import require_not_running
 from src.launch.role_checks import require_shards, worker_checks

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.federated.job_config import JobConfig
-from src.launch.checks import require
-from src.launch.job_record import RANKS
+from src.job.checks import require
+from src.job.job_config import JobConfig
+from src.job.job_record import RANKS
 from src.launch.launchers import note_job, start_all, worker_flags, worker_joined
 from src.launch.processes import Role
 from src.launch.rank_flags import RANK_FLAGS, local_ranks, rank_checks

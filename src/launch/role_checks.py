@@ -13,19 +13,22 @@ import redis
 from src.data.mindrecord_file import BASE_NAME, check_mindrecord
 from src.errors import UserError
 from src.federated.aggregation import aggregation_of
-from src.federated.job_config import JobConfig
-from src.launch.addresses import (
+from src.job.addresses import (
     listens,
     parse_address,
     parse_ip,
     require_free_port,
     server_addresses,
 )
+from src.job.checks import WARN, Check, Finding
+from src.job.disk_room import disk_room, worker_files
+from src.job.job_config import JobConfig
+from src.job.job_record import role_folder
+from src.job.shard_folder import data_folder
+from src.job.tls_checks import peers_trusted, tls_checks
 from src.launch.checkpoint_content import matching_names
-from src.launch.checks import WARN, Check, Finding
-from src.launch.command_line import data_folder
 from src.launch.detector_size import model_bytes
-from src.launch.job_record import role_folder
+from src.launch.live_servers import require_no_live_servers
 from src.launch.machine_checks import (
     PROCESS_BYTES,
     device,
@@ -34,7 +37,6 @@ from src.launch.machine_checks import (
     server_bytes,
     worker_bytes,
 )
-from src.launch.preflight import disk_room, require_no_live_servers, worker_files
 from src.launch.processes import require_not_running
 from src.launch.recovery_files import (
     files_of_earlier_run,
@@ -44,7 +46,6 @@ from src.launch.recovery_files import (
 from src.launch.redis_store import JobStore
 from src.launch.sending_checks import federated_check, privacy_check
 from src.launch.server_start import SERVER_FILES, consecutive_ports, servers_to_start
-from src.launch.tls_checks import peers_trusted, tls_checks
 from src.security.tls import TlsFiles, client_context, require_handshake, speaks_tls
 
 MANAGE_FLAG, SERVER_FLAG = "--scheduler_manage_address", "--http_server_address"

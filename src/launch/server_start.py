@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from src.errors import StartError, UserError
-from src.federated.job_config import JobConfig
-from src.launch.job_record import read_record, role_folder
+from src.job.job_config import JobConfig
+from src.job.job_record import read_record, role_folder
 from src.launch.processes import require_not_running
 from src.launch.recovery_files import list_recovery_files, put_aside_earlier_run
 from src.launch.redis_store import JobStore

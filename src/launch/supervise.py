@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from src.job.job_record import write_json
 from src.launch.job_end import JobEnd, job_end_from
-from src.launch.job_record import write_json
 from src.launch.log_filter import LogFilter
 
 POLL_S = 0.5

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
-from src.launch.job_record import FOLDER
-from src.launch.status_file import status_path
+from src.job.job_record import FOLDER
+from src.job.status_file import status_path
 
 LOSS_LINE = re.compile(
     r"^\[(?P<time>[\d-]{10} [\d:]{8})\]\[[^\]]*\]epoch: (?P<epoch>\d+) step: (?P<step>\d+) "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.launch.job_record import FOLDER
+from src.job.job_record import FOLDER
 from src.model_utils.config import default_values, read_yaml_documents
 from src.reporting.run_folder import started_commands
 

@@ -205,8 +205,8 @@ def federation(
 def main() -> None:
     yaml_path, address, checkpoint_dir, weights = sys.argv[1:]
     from src.federated.encryption import engine_tls
-    from src.federated.job_config import load_job
     from src.federated.server import ServerJob
+    from src.job.job_config import load_job
 
     tls = engine_tls(load_job(yaml_path), "server", address)
     with np.load(weights) as arrays:

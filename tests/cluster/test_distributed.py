@@ -21,8 +21,8 @@ from commands import (
 )
 from ports import free_port_range, free_ports
 
-from src.launch.job_record import FOLDER, read_record
-from src.launch.status_file import read_status, status_path
+from src.job.job_record import FOLDER, read_record
+from src.job.status_file import read_status, status_path
 
 pytestmark = pytest.mark.slow  # each starts a whole federation, 40 to 120 s
 

@@ -17,7 +17,7 @@ from commands import (
 from ports import free_port_range
 from tls_front import TlsFront
 
-from src.launch.job_record import FOLDER
+from src.job.job_record import FOLDER
 
 pytestmark = pytest.mark.slow
 

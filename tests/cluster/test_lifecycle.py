@@ -20,9 +20,9 @@ from ports import free_port_range
 
 from src.federated.replies import Outcome
 from src.federated.transport import Client
-from src.launch.job_record import FOLDER, read_record
+from src.job.job_record import FOLDER, read_record
+from src.job.status_file import read_status, status_path
 from src.launch.redis_store import JobStore
-from src.launch.status_file import read_status, status_path
 
 
 class Job:

@@ -14,8 +14,8 @@ from members import Member, assert_mean, initial, together
 from ports import free_ports
 
 from src.errors import UserError
-from src.federated.job_config import load_job
-from src.launch.job_record import update_record
+from src.job.job_config import load_job
+from src.job.job_record import update_record
 from src.launch.job_status import Collector
 from src.launch.management import WINDOWS, Management, disable, enable, new_instance
 from src.launch.processes import record_process

@@ -12,12 +12,12 @@ from ports import free_ports
 
 from src.errors import UserError
 from src.federated.encryption import silo_tls
-from src.federated.job_config import load_job
 from src.federated.replies import Outcome
 from src.federated.transport import Client
+from src.job.job_config import load_job
+from src.job.tls_checks import peers_trusted
 from src.launch.management import Management
 from src.launch.redis_store import JobStore
-from src.launch.tls_checks import peers_trusted
 from src.model_utils.config import PROJECT_DIR
 
 SCRIPT = "test_fl_fasterrcnn.py"

@@ -22,10 +22,10 @@ from commands import (
 )
 from ports import free_port_range
 
-from src.launch.addresses import listens
-from src.launch.job_record import FOLDER, read_record
+from src.job.addresses import listens
+from src.job.job_record import FOLDER, read_record
+from src.job.status_file import read_status, status_path
 from src.launch.redis_store import redis_binary
-from src.launch.status_file import read_status, status_path
 
 pytestmark = pytest.mark.slow  # each starts a whole federation, 30 to 90 s
 

@@ -10,7 +10,7 @@ import pytest
 from cluster.engine import Engine, listens, wait_for
 from members import MOMENTS, WINDOWS, Exchange, Member, assert_mean, initial, one_fault, together
 
-from src.federated import silo
+from src.federated import server_requests
 from src.federated.replies import Outcome
 from src.federated.rounds import Deadlines, SyncError
 from src.launch.redis_store import redis_binary
@@ -81,7 +81,7 @@ def test_redis_gone_for_good_ends_with_a_reason(tmp_path):
 
 def test_servers_without_redis_that_call_an_iteration_full_are_asked_again(tmp_path, monkeypatch):
     """They do for a second after it died; every silo would wait for silos that never joined."""
-    monkeypatch.setattr(silo, "ASK_AGAIN_SECONDS", 1.0)
+    monkeypatch.setattr(server_requests, "ASK_AGAIN_SECONDS", 1.0)
     with PersistentEngine(initial(), tmp_path, silos=2) as engine:
         first, second = Member(engine, "a", 30), Member(engine, "b", 10)
         assert_mean([first, second], together(first, second))

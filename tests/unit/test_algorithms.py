@@ -18,10 +18,10 @@ from src.federated.aggregation import (
 )
 from src.federated.algorithms import Controlled, NormalisedAveraging, algorithm_of
 from src.federated.fingerprint import FEATURE_NAME, differing, fingerprint
-from src.federated.job_config import load_job
 from src.federated.rounds import Round, SyncError
 from src.federated.server import ServerJob, _add_controls
 from src.federated.terms import DriftTerm, ProximalTerm
+from src.job.job_config import load_job
 from src.model_utils.config import load_config
 
 NAMES = ["a", "b", "c"]

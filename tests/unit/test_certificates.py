@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from src.errors import UserError
 from src.federated.encryption import silo_tls
-from src.federated.job_config import load_job
-from src.launch.checks import FAIL, PASS, WARN, run_checks
-from src.launch.tls_checks import tls_checks
+from src.job.checks import FAIL, PASS, WARN, run_checks
+from src.job.job_config import load_job
+from src.job.tls_checks import tls_checks
 from src.security.certificate_checks import days_left, require_certificate
 from src.security.certificates import new_authority, new_leaf
 from src.security.key_files import Certified, read_certificate, read_pkcs12

@@ -12,9 +12,9 @@ from tls_front import TlsFront
 
 from src.errors import UserError
 from src.federated.encryption import silo_tls
-from src.federated.job_config import load_job
 from src.federated.replies import Outcome
 from src.federated.transport import Client
+from src.job.job_config import load_job
 from src.launch.management import Management
 from src.launch.redis_store import JobStore
 from src.launch.role_checks import servers_answer

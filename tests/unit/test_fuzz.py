@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from src.data.coco_json import load_labels
 from src.errors import UserError
-from src.federated.job_config import load_job
+from src.job.job_config import load_job
 from src.model_utils.config import PROJECT_DIR, load_config
 
 FEW, MANY = 60, 1000

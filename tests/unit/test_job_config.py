@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from src.errors import UserError
-from src.federated.job_config import load_job
+from src.job.job_config import load_job
 from src.model_utils.config import PROJECT_DIR
 
 

@@ -7,7 +7,7 @@ import pytest
 from src.evaluation import watch
 from src.evaluation.coco_metrics import FIGURES
 from src.evaluation.journal import Journal
-from src.launch.status_file import StatusFile
+from src.job.status_file import StatusFile
 
 
 def figures(ap):

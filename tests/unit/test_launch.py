@@ -12,11 +12,12 @@ import psutil
 import pytest
 
 from src.errors import StartError, UserError
-from src.launch.addresses import parse_address, require_free_port, server_addresses
+from src.job.addresses import parse_address, require_free_port, server_addresses
+from src.job.disk_room import require_disk
+from src.job.job_record import indexed_folders, read_record, remove_record, update_record
+from src.job.status_file import StatusFile, read_status
 from src.launch.folders import fresh_folder
-from src.launch.job_record import indexed_folders, read_record, remove_record, update_record
 from src.launch.log_filter import LogFilter
-from src.launch.preflight import require_disk
 from src.launch.processes import (
     SUPERVISOR,
     Role,
@@ -32,7 +33,6 @@ from src.launch.recovery_files import (
     require_iterations_left,
 )
 from src.launch.role_checks import require_shards
-from src.launch.status_file import StatusFile, read_status
 from src.launch.supervise import SuperviseSpec
 from src.model_utils.config import PROJECT_DIR
 

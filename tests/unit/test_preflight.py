@@ -12,10 +12,11 @@ from ports import free_port_range
 
 from src.checkpoint_names import map_name
 from src.errors import UserError
-from src.federated.job_config import load_job
+from src.job.checks import Check, Finding, require, run_checks
+from src.job.disk_room import disk_room, worker_files
+from src.job.job_config import load_job
 from src.launch import machine_checks
 from src.launch.checkpoint_content import checkpoint_shapes, matching_names
-from src.launch.checks import Check, Finding, require, run_checks
 from src.launch.detector_size import model_bytes, parameter_shapes
 from src.launch.machine_checks import (
     device,
@@ -26,7 +27,6 @@ from src.launch.machine_checks import (
     server_bytes,
     worker_bytes,
 )
-from src.launch.preflight import disk_room, worker_files
 from src.launch.recovery_files import recovery_name
 from src.launch.role_checks import keys_of_job, models_there, redis_answers, servers_answer
 from src.model_utils.config import load_config

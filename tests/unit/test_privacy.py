@@ -9,18 +9,12 @@ import numpy as np
 import pytest
 
 from src.errors import UserError
-from src.federated.job_config import JobConfig
-from src.federated.privacy import (
-    PIECE,
-    Privacy,
-    PrivacySettings,
-    epsilon_of,
-    fresh_generator,
-    privacy_settings,
-)
+from src.federated.privacy import PIECE, Privacy, epsilon_of, fresh_generator
 from src.federated.privacy_ledger import PrivacyLedger
+from src.federated.privacy_settings import PrivacySettings, privacy_settings
 from src.federated.rounds import NotFiniteError, Round, SyncError
-from src.launch.checks import FAIL, PASS, WARN
+from src.job.checks import FAIL, PASS, WARN
+from src.job.job_config import JobConfig
 from src.launch.sending_checks import privacy_check
 
 

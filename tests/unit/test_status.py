@@ -13,11 +13,11 @@ import pytest
 from commands import run
 from ports import free_port_range
 
-from src.launch.job_record import FOLDER, update_record, write_json
+from src.job.job_record import FOLDER, update_record, write_json
+from src.job.status_file import StatusFile, status_path
 from src.launch.job_state import as_values
 from src.launch.job_status import Collector, plain_names
 from src.launch.processes import record_process
-from src.launch.status_file import StatusFile, status_path
 from src.launch.status_view import Screen, duration, lines_of, watch
 from src.model_utils.config import PROJECT_DIR
 

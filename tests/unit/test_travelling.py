@@ -4,7 +4,7 @@ import pytest
 
 from src.errors import UserError
 from src.federated.travelling import local_names
-from src.launch.checks import FAIL
+from src.job.checks import FAIL
 from src.launch.detector_size import count_values, federated_shapes, trained_shapes
 from src.launch.machine_checks import PROCESS_BYTES, server_bytes
 from src.launch.sending_checks import federated_check

@@ -29,4 +29,9 @@ def log_to_console(label: str) -> None:
 
 def say(label: str, text: str) -> None:
     """Print "[2026-11-22 08:00:00][worker_0] text"."""
-    print(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}][{label}] {text}", flush=True)
+    print(f"{stamp(label)} {text}", flush=True)
+
+
+def stamp(label: str) -> str:
+    """What every line of a role begins with: "[2026-11-22 08:00:00][worker_0]"."""
+    return f"[{time.strftime('%Y-%m-%d %H:%M:%S')}][{label}]"

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from src.launch.job_record import FOLDER, write_json
+from src.job.job_record import FOLDER, write_json
 
 
 def status_path(folder: Path, label: str) -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cryptography import x509
 
-from src.federated.job_config import JobConfig
-from src.launch.addresses import listens, parse_address
-from src.launch.checks import WARN, Check, Finding
+from src.job.addresses import listens, parse_address
+from src.job.checks import WARN, Check, Finding
+from src.job.job_config import JobConfig
 from src.security.certificate_checks import (
     RENEW,
     days_left,

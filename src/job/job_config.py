@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from src.errors import UserError, nearest
-from src.launch.addresses import parse_address
+from src.job.addresses import parse_address
 from src.model_utils.config import find_config_file, read_yaml_documents
 from src.security.tls import TlsFiles, absolute_paths, tls_files
 

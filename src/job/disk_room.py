@@ -1,0 +1,42 @@
+"""Whether a disk has room for the files of a job."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from src.errors import UserError
+
+
+def require_disk(folder: Path, needed: int, what: str) -> None:
+    """Raise a UserError when the disk of `folder` has fewer than `needed` bytes free."""
+    disk_room(folder, needed, what)
+
+
+def disk_room(folder: Path, needed: int, what: str) -> str:
+    """The free disk of `folder`, or of the one where it will be made, beside what is needed.
+
+    Raises:
+        UserError: there is less.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError(
+            f"{folder}: {what} need {_amount(needed)}, and {_amount(free)} are free; "
+            "free some, choose a folder on another disk, or keep fewer (--keep_checkpoint_max)"
+        )
+    return f"{what} need {_amount(needed)}, {_amount(free)} are free in {there}"
+
+
+def worker_files(config: Any, iterations: int, workers: int) -> int:
+    """Checkpoints that all workers of this machine will have written when the job is done."""
+    if not config.save_checkpoint:
+        return 0
+    kept = min(iterations, config.keep_checkpoint_max or iterations)
+    return (kept + bool(config.run_eval)) * workers
+
+
+def _amount(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
