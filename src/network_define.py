@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from mindspore.train.callback import Callback, RunContext
 
 from src.FasterRcnn.precision import head_dtype
 from src.federated.terms import NO_TERMS, Terms
+from src.job.console import stamp
 from src.lr_schedule import RunSchedule
 from src.model_utils.config import Config, setting
 
@@ -63,8 +63,7 @@ class LossCallBack(Callback):
         self.steps_done += steps_of_call(params)
         where = f"epoch: {self.epochs_done + 1} step: {step}"
         if self.per_print_times and step % self.per_print_times == 0:
-            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            line = f"[{stamp}][{self.name}]{where} total_loss: {loss:.7f}"
+            line = f"{stamp(self.name)}{where} total_loss: {loss:.7f}"
             print(line, flush=True)
             with self.path.open("a", encoding="utf-8") as log:
                 log.write(f"{line}{self._rate()}\n")
