@@ -8,8 +8,8 @@ from typing import Any
 
 import mindspore as ms
 
-from generate_mindrecord import generate_coco_mindrecord
 from src.benchmarks.measure import Setting, memory_gb
+from src.data.conversion import data_to_mindrecord_byte_image
 from src.data.mindrecord_file import BASE_NAME
 from src.dataset import create_fasterrcnn_dataset
 
@@ -30,7 +30,7 @@ class DataWork:
     def convert(self) -> dict[str, float]:
         """Write the MindRecord: its `seconds`, `peak_gb` of the process, `added_gb` of it."""
         before, start = memory_gb("VmRSS"), time.monotonic()
-        generate_coco_mindrecord(self._config)
+        data_to_mindrecord_byte_image(self._config, self._config.dataset, True, BASE_NAME, 1)
         seconds = time.monotonic() - start
         peak = memory_gb("VmHWM")
         return {"seconds": seconds, "peak_gb": peak, "added_gb": peak - before}
