@@ -19,9 +19,10 @@ from typing import Any
 
 import psutil
 
+from src.benchmarks.client_spec import ClientSpec
 from src.benchmarks.cluster import Cluster, last_lines
 from src.benchmarks.measure import say
-from src.benchmarks.sync_clients import ClientSpec, run_client
+from src.benchmarks.sync_clients import run_client
 from src.errors import StartError, UserError
 from src.model_utils.config import DEFAULT_CONFIG, find_config_file
 
