@@ -87,3 +87,13 @@ def test_refused_with_the_key_and_the_reason(tmp_path, changes, message):
 
 def test_upstreams_newer_key_passes_with_its_neutral_value(tmp_path):
     load_job(changed(tmp_path, encrypt__encrypt_train_type="NOT_ENCRYPT"))
+
+
+def test_a_file_that_would_run_something_is_refused(tmp_path):
+    """The engine's own loader would run it."""
+    made = tmp_path / "made"
+    path = tmp_path / "job.yaml"
+    path.write_text(f"fl_name: !!python/object/apply:os.mkdir [{made}]\n")
+    with pytest.raises(UserError, match=r"job\.yaml.*python/object/apply:os\.mkdir"):
+        load_job(path)
+    assert not made.exists()

@@ -1,0 +1,54 @@
+"""docs/engine_traps.md names tests and modules that exist, and says so where there is no test."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from src.model_utils.config import PROJECT_DIR
+
+PAGE = PROJECT_DIR / "docs" / "engine_traps.md"
+HEADING = ["trap", "what a user would see", "our guard", "test"]
+
+
+def rows() -> list[list[str]]:
+    """The cells of each trap."""
+    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [row for row in cells if row != HEADING and set(row) != {"---"}]
+
+
+def functions_in(path: Path) -> set[str]:
+    """Names of the test functions of a module, read without importing it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    return {node.name for node in functions if node.name.startswith("test_")}
+
+
+def named_tests() -> list[str]:
+    found = re.findall(r"`(tests/[\w/]+\.py::\w+)`", PAGE.read_text(encoding="utf-8"))
+    return sorted(set(found))
+
+
+def test_every_trap_has_four_cells_that_say_something():
+    assert len(rows()) > 40
+    assert [row for row in rows() if len(row) != len(HEADING) or not all(row)] == []
+
+
+@pytest.mark.parametrize("named", named_tests())
+def test_a_named_test_exists(named):
+    file, name = named.split("::")
+    assert name in functions_in(PROJECT_DIR / file)
+
+
+def test_every_trap_names_a_test_or_says_that_there_is_none():
+    silent = [row[0] for row in rows() if "::test_" not in row[-1] and "no test" not in row[-1]]
+    assert silent == []
+
+
+def test_every_guard_is_a_module():
+    modules = {path.name for path in (PROJECT_DIR / "src").rglob("*.py")}
+    named = {name for row in rows() for name in re.findall(r"`(\w+\.py)`", row[2])}
+    assert len(named) > 15
+    assert named - modules == set()
