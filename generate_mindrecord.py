@@ -63,7 +63,8 @@ def generate_coco_mindrecord(
         verify: decode each image.
 
     Raises:
-        UserError: mindrecord_dir is not named mindrecord_<number>, or labels or images are bad.
+        UserError: mindrecord_dir is not named mindrecord_<number>, labels or images are bad, or
+            the file that is there has another class list.
     """
     config = config or get_config(parser=build_parser())
     shard_number(config.mindrecord_dir)
@@ -77,7 +78,8 @@ def generate_coco_mindrecord(
 
 
 def _kept(config: Config, target: Path) -> list[str]:
-    lines = [f"{target}: {check_mindrecord(target)} images, kept as it is (--overwrite redoes it)"]
+    images = check_mindrecord(target, classes=config.coco_classes)
+    lines = [f"{target}: {images} images, kept as it is (--overwrite redoes it)"]
     if config.dataset == "coco":
         source = find_json(config)
         if source.stat().st_mtime > target.stat().st_mtime:

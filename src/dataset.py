@@ -108,9 +108,11 @@ def create_fasterrcnn_dataset(
         valid_num (B, num_gts) bool.
 
     Raises:
-        UserError: no usable MindRecord there, or fewer images than one batch on each rank.
+        UserError: no usable MindRecord there, one of another class list, or fewer images than
+            one batch on each rank.
     """
-    rows = check_mindrecord(mindrecord_file, batch_size * device_num if is_training else 1)
+    least = batch_size * device_num if is_training else 1
+    rows = check_mindrecord(mindrecord_file, least, setting(config, "coco_classes"))
     cv2.setNumThreads(0)
     ds.config.set_prefetch_size(PREFETCHED)
     workers = min(num_parallel_workers, os.cpu_count() or 1)

@@ -6,16 +6,15 @@ Format: https://cocodataset.org/#format-data, the lists `images`, `annotations`,
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from src.data.coco_boxes import rows_by_image, size_of, unknown_categories
 from src.errors import UserError
 from src.model_utils.config import setting
 
@@ -44,11 +43,21 @@ class LabelledImage:
 
 @dataclass
 class Labels:
-    """What a json holds after the check; `notes` counts what was clipped or dropped."""
+    """What a file of labels holds after the check.
+
+    Attributes:
+        source: the file.
+        images: in its order.
+        notes: counts what was clipped or dropped.
+        classes: the class list that the boxes' classes count in.
+        unknown: categories of the file that no class of that list matches.
+    """
 
     source: Path
     images: list[LabelledImage]
     notes: Counter = field(default_factory=Counter)
+    classes: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
 
 
 def read_coco(path: Path, with_masks: bool = False) -> dict[str, Any]:
@@ -209,15 +218,16 @@ def load_labels(config: Any, is_training: bool = True) -> Labels:
             coco_classes (class id = index in this list).
 
     Raises:
-        UserError: no json, not COCO, or images missing.
+        UserError: no json, not COCO, images missing, or no category that coco_classes lists.
     """
     json_path = find_json(config, is_training)
     coco = read_coco(json_path)
+    unknown = unknown_categories(coco, config.coco_classes, json_path)
     folders = image_folders(config, json_path, coco.get("info"), is_training)
     paths = image_files(coco, image_folder(coco, folders, json_path), json_path)
-    labels = Labels(json_path, [])
-    sizes = {entry["id"]: _size_of(entry) for entry in coco["images"]}
-    rows = _rows_by_image(coco, sizes, config.coco_classes, labels.notes)
+    labels = Labels(json_path, [], classes=list(config.coco_classes), unknown=unknown)
+    sizes = {entry["id"]: size_of(entry) for entry in coco["images"]}
+    rows = rows_by_image(coco, sizes, config.coco_classes, labels.notes)
     for entry, path in zip(coco["images"], paths):
         boxes = rows[entry["id"]]
         array = np.array(boxes, np.int32) if boxes else NO_BOX
@@ -237,60 +247,3 @@ def create_coco_label(is_training: bool, config: Any) -> tuple[list[str], dict[s
     """
     images = load_labels(config, is_training).images
     return [str(i.path) for i in images], {str(i.path): i.boxes for i in images}
-
-
-def _size_of(entry: dict[str, Any]) -> tuple[int, int] | None:
-    size: tuple[Any, Any] = (entry.get("width"), entry.get("height"))
-    sound = all(isinstance(side, (int, float)) and 1 <= side < 2**31 for side in size)
-    return (int(size[0]), int(size[1])) if sound else None
-
-
-def _rows_by_image(
-    coco: dict[str, Any], sizes: dict[Any, Any], classes: Iterable[str], notes: Counter
-) -> dict[Any, list[list[int]]]:
-    """image id -> rows of x1, y1, x2, y2, class, iscrowd, in the json's order."""
-    index = {name: number for number, name in enumerate(classes)}
-    names = {entry["id"]: entry["name"] for entry in coco["categories"]}
-    rows: dict[Any, list[list[int]]] = {id_: [] for id_ in sizes}
-    for annotation in coco["annotations"]:
-        image_id, category_id = annotation["image_id"], annotation.get("category_id")
-        name = names.get(category_id, f"id {category_id}")
-        if image_id not in rows:
-            notes["of an image that is not in the json, dropped"] += 1
-        elif name not in index:
-            notes[f"of category {name!r}, not in coco_classes, dropped"] += 1
-        else:
-            corners = _corners(annotation.get("bbox"), sizes[image_id], notes)
-            if corners:
-                crowd = int(annotation.get("iscrowd") in (1, True))
-                rows[image_id].append([*corners, index[name], crowd])
-    return rows
-
-
-def _corners(bbox: Any, size: tuple[int, int] | None, notes: Counter) -> list[int] | None:
-    """Corners in whole pixels, clipped to the image; None where no box is left.
-
-    The sums are truncated, not rounded, as the rows of existing MindRecord files are.
-    """
-    try:
-        x, y, w, h = (float(value) for value in bbox)
-    except (TypeError, ValueError, OverflowError):
-        notes["without four numbers as bbox, dropped"] += 1
-        return None
-    corners = [x, y, x + w, y + h]
-    if not all(math.isfinite(value) and abs(value) < 2**31 for value in corners):
-        notes["without four finite numbers as bbox, dropped"] += 1
-        return None
-    if w <= 0 or h <= 0:
-        notes["of zero or negative size, dropped"] += 1
-        return None
-    width, height = size or (math.inf, math.inf)
-    limits = (width, height, width, height)
-    clipped = [min(max(value, 0.0), limit) for value, limit in zip(corners, limits)]
-    if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
-        notes["outside the image, dropped"] += 1
-        return None
-    row = [int(value) for value in clipped]
-    if row != [int(value) for value in corners]:
-        notes["partly outside the image, clipped"] += 1
-    return row

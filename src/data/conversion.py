@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from src.data.coco_boxes import some
 from src.data.coco_json import NO_BOX, LabelledImage, Labels, load_labels
 from src.data.image_check import BrokenImageError, decode_fully, image_size
 from src.data.mindrecord_file import locked_folder, row, write_rows
@@ -25,13 +26,14 @@ BATCH_BYTES = 4 * 2**20
 
 @dataclass
 class Summary:
-    """What a conversion wrote and what it left out."""
+    """What a conversion wrote and what it left out; `unknown` as in `Labels`."""
 
     path: Path
     images: int = 0
     boxes: int = 0
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     notes: Counter = field(default_factory=Counter)
+    unknown: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def lines(self) -> list[str]:
@@ -44,6 +46,10 @@ class Summary:
         if self.skipped:
             path, reason = self.skipped[0]
             text.append(f"  skipped {len(self.skipped)} broken images, first {path}: {reason}")
+        if self.unknown:
+            text.append(
+                f"  {len(self.unknown)} categories not in coco_classes: {some(self.unknown)}"
+            )
         if self.notes:
             text.append("  boxes " + "; ".join(f"{n} {what}" for what, n in self.notes.items()))
         return text
@@ -86,7 +92,7 @@ def load_dataset_labels(config: Any, dataset: str, is_training: bool) -> Labels:
     if dataset == "coco":
         return load_labels(config, is_training)
     if dataset == "other":
-        return load_text_labels(config.image_dir, config.anno_path, len(config.coco_classes))
+        return load_text_labels(config.image_dir, config.anno_path, config.coco_classes)
     raise UserError(f"dataset {dataset!r}, expected 'coco' or 'other'")
 
 
@@ -105,7 +111,7 @@ def convert(
         UserError: too little disk, no whole image at all, or what `strict` refuses.
     """
     start = time.monotonic()
-    summary = Summary(target, notes=Counter(labels.notes))
+    summary = Summary(target, notes=Counter(labels.notes), unknown=labels.unknown)
     if strict:
         _refuse_notes(labels.source, summary.notes)
     sizes = [image.path.stat().st_size for image in labels.images]
@@ -113,7 +119,8 @@ def convert(
     rows = _whole_rows(
         progress(labels.images, target.parent.name, "image"), summary, strict, verify
     )
-    write_rows(target, _batches(rows, labels.source, summary, strict), file_num, max(sizes))
+    batches = _batches(rows, labels.source, summary, strict)
+    write_rows(target, batches, file_num, max(sizes), labels.classes)
     summary.seconds = time.monotonic() - start
     return summary
 

@@ -10,12 +10,13 @@ import re
 import shutil
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from src.data.class_list import described_classes, description, require_same_classes
 from src.data.mindrecord_layout import check_index, check_layout
 from src.errors import UserError
 
@@ -43,16 +44,20 @@ def shard_number(mindrecord_dir: str | Path) -> int:
     return int(found.group(1))
 
 
-def check_mindrecord(mindrecord_file: str | Path, batch_size: int = 1) -> int:
+def check_mindrecord(
+    mindrecord_file: str | Path, batch_size: int = 1, classes: Sequence[str] | None = None
+) -> int:
     """The number of images in a MindRecord file, at once and without loading MindSpore.
 
     Args:
         mindrecord_file: .../FasterRcnn.mindrecord; its index .db stands beside it.
         batch_size: images that must be there at least.
+        classes: the class list that it is read with; None leaves it unchecked.
 
     Raises:
         UserError: file or index missing, not a MindRecord, cut off, of other columns, renamed, the
-            two of different writings, empty, or with fewer images than a batch.
+            two of different writings, empty, with fewer images than a batch, or written with
+            another class list.
     """
     path = Path(mindrecord_file)
     header = _read_header(path)
@@ -61,6 +66,8 @@ def check_mindrecord(mindrecord_file: str | Path, batch_size: int = 1) -> int:
             f"{path}: was written as {header.files[0]} and is read by that name only; "
             "name it (and its .db) so again"
         )
+    if classes is not None:
+        require_same_classes(path, header.classes, classes)
     rows = 0
     for name in header.files:
         part = path.with_name(name)
@@ -74,12 +81,13 @@ def check_mindrecord(mindrecord_file: str | Path, batch_size: int = 1) -> int:
 
 
 class _Header(NamedTuple):
-    """What a file says of itself: columns, files of the same writing, rows, length; and all."""
+    """What a file says of itself: columns, files of one writing, rows, length, classes; and all."""
 
     columns: list[str]
     files: list[str]
     rows: int
     end: int
+    classes: list[str] | None
     content: dict[str, Any]
 
 
@@ -117,6 +125,7 @@ def _parse_header(content: dict[str, Any]) -> _Header:
         files=[Path(name).name for name in content["shard_addresses"]],
         rows=max((p["end_row_id"] for p in pages if p["page_type"] == "BLOB_DATA"), default=0),
         end=max((start + p["page_id"] * step + p["page_size"] for p in pages), default=0),
+        classes=described_classes(content["schema"][0]["desc"]),
         content=content,
     )
 
@@ -206,7 +215,11 @@ def _take(lock: Path, file: IO[str]) -> None:
 
 
 def write_rows(
-    target: Path, batches: Iterable[list[dict[str, Any]]], file_num: int = 1, largest: int = 0
+    target: Path,
+    batches: Iterable[list[dict[str, Any]]],
+    file_num: int = 1,
+    largest: int = 0,
+    classes: Sequence[str] = (),
 ) -> None:
     """Write batches of rows as MindRecord `target`, in a folder beside it, then move it into place.
 
@@ -219,6 +232,7 @@ def write_rows(
         batches: lists of rows {"image": bytes, "annotation": (n, 6) int32}, written one by one.
         file_num: number of files; more than one are numbered, target0, target1, ...
         largest: bytes of the largest row, for which a page must be large enough.
+        classes: the class list that the rows' numbers count in; written into the file.
     """
     from mindspore.mindrecord import FileWriter
     from mindspore.mindrecord.common.exceptions import MindRecordException
@@ -228,7 +242,7 @@ def write_rows(
     try:
         writer = FileWriter(str(folder / target.name), file_num)
         writer.set_page_size(_page_size(largest))
-        writer.add_schema(SCHEMA, "fasterrcnn_json")
+        writer.add_schema(SCHEMA, description(classes))
         for batch in batches:
             writer.write_raw_data(batch)
         writer.commit()

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from src.data.coco_boxes import some
 from src.data.coco_json import NO_BOX, LabelledImage, Labels, is_image_file
 from src.errors import UserError
 
@@ -66,23 +68,25 @@ def _parse_line(line: str, where: str) -> TextLine:
 
 
 def load_text_labels(
-    image_dir: str | Path, anno_path: str | Path, num_classes: int | None = None
+    image_dir: str | Path, anno_path: str | Path, classes: Sequence[str] = ()
 ) -> Labels:
     """The labelled images of a text file; the size of an image is not known from it.
 
     Args:
         image_dir: where the images lie.
         anno_path: the text file.
-        num_classes: with the background; boxes of other classes are dropped and counted. None
-            takes all.
+        classes: the class list, the background first; boxes of other classes are dropped and
+            counted. () takes all.
 
     Raises:
-        UserError: as `read_text_annotations`, or images missing.
+        UserError: as `read_text_annotations`, images missing, or no box of any class.
     """
     folder = Path(image_dir).expanduser().absolute()
-    labels = Labels(Path(anno_path), [])
-    for name, rows in read_text_annotations(anno_path):
-        kept = [row for row in rows if _is_usable(row, num_classes, labels.notes)]
+    labels = Labels(Path(anno_path), [], classes=list(classes))
+    lines = read_text_annotations(anno_path)
+    _require_known_class(lines, classes, anno_path)
+    for name, rows in lines:
+        kept = [row for row in rows if _is_usable(row, classes, labels.notes)]
         boxes = np.array(kept, np.float64).astype(np.int32) if kept else NO_BOX
         labels.images.append(LabelledImage(folder / name, None, boxes, len(kept)))
     missing = [image.path for image in labels.images if not is_image_file(image.path)]
@@ -94,10 +98,24 @@ def load_text_labels(
     return labels
 
 
-def _is_usable(row: list[float], num_classes: int | None, notes: Counter) -> bool:
+def _require_known_class(
+    lines: list[TextLine], classes: Sequence[str], anno_path: str | Path
+) -> None:
+    """Raise a UserError where there are boxes, and none is of an object in `classes`."""
+    numbers = {row[4] for line in lines for row in line.rows}
+    if classes and numbers and not numbers & set(range(1, len(classes))):
+        found = some([f"{number:g}" for number in sorted(numbers)])
+        raise UserError(
+            f"anno_path {anno_path}: no box is of a class in coco_classes, which has 1 to "
+            f"{len(classes) - 1} (0 is the background): found {found}; mend the classes, or give "
+            "the configuration with their list (--config_path)"
+        )
+
+
+def _is_usable(row: list[float], classes: Sequence[str], notes: Counter) -> bool:
     """Whether x1, y1, x2, y2, class, iscrowd is a box to train on; `notes` counts the others."""
     x1, y1, x2, y2, category, _ = row
-    if num_classes is not None and category not in range(1, num_classes):
+    if classes and category not in range(1, len(classes)):
         notes[f"of class {category:g}, not that of an object in coco_classes, dropped"] += 1
     elif x1 >= x2 or y1 >= y2:
         notes["of zero or negative size, dropped"] += 1

@@ -170,7 +170,7 @@ def _box(bbox: Any) -> list[float] | None:
 def _from_mindrecord(config: Any, path: Path) -> ValidationSet:
     """Images numbered from 0: a MindRecord does not keep their ids."""
     file = path / (setting(config, "prefix") or BASE_NAME) if path.is_dir() else path
-    count = check_mindrecord(file)
+    count = check_mindrecord(file, classes=config.coco_classes)
     limit = setting(config, "eval_limit")
     count = min(count, limit or count)
     truths = []

@@ -116,7 +116,9 @@ def rank_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
     def shards() -> str:
         data, file_name = data_folder(config).absolute(), config.prefix or BASE_NAME
         per_step = config.batch_size * config.device_num
-        return require_shards(data, [config.first_worker_id], file_name, per_step)
+        return require_shards(
+            data, [config.first_worker_id], file_name, per_step, config.coco_classes
+        )
 
     def address() -> str | Finding:
         host, port = parse_address(f"{config.rank_host}:{config.rank_port}", "--rank_port")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,8 @@ def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         return ", ".join(role_folder("worker", number) for number in numbers)
 
     def shards() -> str:
-        file_name = config.prefix or BASE_NAME
-        return require_shards(data_folder(config).absolute(), numbers, file_name, config.batch_size)
+        data, name = data_folder(config).absolute(), config.prefix or BASE_NAME
+        return require_shards(data, numbers, name, config.batch_size, config.coco_classes)
 
     def room() -> str | Finding:
         kept = aggregation_of(job, config).silo_models
@@ -210,16 +210,22 @@ def models_there(job: JobConfig, folder: Path, resume: bool) -> str:
     return f"{folder}: begins iteration {first} of {job.iterations} from {left[0].path.name}{moved}"
 
 
-def require_shards(data: Path, numbers: Iterable[int], file_name: str, batch_size: int) -> str:
+def require_shards(
+    data: Path,
+    numbers: Iterable[int],
+    file_name: str,
+    batch_size: int,
+    classes: Sequence[str] | None = None,
+) -> str:
     """The shards of workers `numbers` and their images in words.
 
     Raises:
-        UserError: one is missing, not whole, or smaller than a batch.
+        UserError: one is missing, not whole, smaller than a batch, or of another class list.
     """
     folders = [data / f"mindrecord_{number}" for number in numbers]
     missing = [f for f in folders for end in ("", ".db") if not (f / f"{file_name}{end}").is_file()]
     if not missing:
-        counts = [check_mindrecord(folder / file_name, batch_size) for folder in folders]
+        counts = [check_mindrecord(folder / file_name, batch_size, classes) for folder in folders]
         pairs = zip(folders, counts)
         return f"{data}: " + ", ".join(f"{f.name} {count} images" for f, count in pairs)
     names = ", ".join(dict.fromkeys(folder.name for folder in missing))

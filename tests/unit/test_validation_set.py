@@ -7,8 +7,10 @@ from coco_files import coco_of, jpeg, write_coco
 from evaluation_sets import CLASSES, tiny, validation
 from mindspore import Tensor
 
-from src.data.conversion import data_to_mindrecord_byte_image
+from src.data.coco_json import load_labels
+from src.data.conversion import convert, data_to_mindrecord_byte_image
 from src.data.image_check import BrokenImageError
+from src.data.mindrecord_file import locked_folder
 from src.dataset import create_fasterrcnn_dataset
 from src.errors import UserError
 from src.evaluation.detect import detect, prepare, within_image
@@ -65,6 +67,19 @@ def test_a_mindrecord_is_numbered_and_keeps_crowds(tmp_path):
         2,
         2,
     ]
+    config.coco_classes = CLASSES[:2]
+    with pytest.raises(UserError, match="class 2 is 'dog' there and none .2 names. here"):
+        open_validation(config, worker=4)
+
+
+def test_a_class_number_that_the_list_lacks_is_refused_in_a_file_without_a_list(tmp_path):
+    config = tiny(instance_set=str(write_coco(tmp_path, coco_of(3))))
+    labels = load_labels(config)
+    labels.classes = []
+    with locked_folder(tmp_path / "mindrecord_4"):
+        convert(labels, tmp_path / "mindrecord_4" / "FasterRcnn.mindrecord")
+    config.val_set = str(tmp_path / "mindrecord_4")
+    assert len(open_validation(config)) == 3
     config.coco_classes = CLASSES[:2]
     with pytest.raises(UserError, match="a box of class 2, and coco_classes lists 2 names"):
         open_validation(config, worker=4)
