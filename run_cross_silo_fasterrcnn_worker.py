@@ -11,6 +11,8 @@ federation. Then  grep -rn "\\]epoch:" worker_0  finds lines like
 
 On a second machine --first_worker_id=2 goes on with mindrecord_2 and worker_2. Every scalar key of
 default_config.yaml is a flag too. The workers end by themselves after the last iteration.
+On ModelArts (--enable_modelarts=True --data_url=... --train_url=...) it fetches the data, returns
+when the training has ended, and sends what that has left.
 """
 
 from src.errors import require_packages, run_command
@@ -24,16 +26,17 @@ from src.launch.command_line import (
     launcher_parser,
 )
 from src.launch.launchers import launch_workers
+from src.launch.modelarts import launch_and_send
 from src.model_utils.config import get_config
 
 
-def main() -> None:
+def main() -> int:
     """Parse, check, start."""
     parser = launcher_parser(__doc__)
     add_local_worker_flags(parser)
     add_worker_flags(parser)
     config = get_config(parser=parser)
-    launch_workers(job_from(config), config)
+    return launch_and_send(launch_workers, job_from(config), config)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,13 @@ require_packages()
 
 from src.launch.command_line import add_worker_flags, job_from, launcher_parser
 from src.launch.launchers import launch_workers
+from src.launch.modelarts import launch_and_send
 from src.launch.rank_flags import add_local_rank_flags, add_rank_flags
 from src.launch.rank_launch import launch_ranks
 from src.model_utils.config import get_config
 
 
-def main() -> None:
+def main() -> int:
     """Parse, check, start."""
     parser = launcher_parser(__doc__)
     add_rank_flags(parser, device_num=2)
@@ -38,9 +39,8 @@ def main() -> None:
     config = get_config(parser=parser)
     if config.device_num == 1 and not config.run_distribute:
         config.local_worker_num = 1
-        launch_workers(job_from(config), config)
-    else:
-        launch_ranks(job_from(config), config)
+        return launch_and_send(launch_workers, job_from(config), config)
+    return launch_and_send(launch_ranks, job_from(config), config)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,10 @@ from src.job.job_config import JobConfig
 from src.job.job_record import FOLDER
 from src.job.shard_folder import shard_of
 from src.launch.command_line import JOB_FLAGS, add_worker_flags, job_from, launcher_parser
+from src.launch.modelarts import use_fetched
 from src.launch.rank_flags import add_rank_flags
 from src.model_utils.config import Config, get_config
+from src.model_utils.moxing_adapter import moxing_wrapper
 
 
 def job_of(config: Config) -> JobConfig:
@@ -82,7 +84,11 @@ def train_fasterrcnn_(config: Config | None = None) -> tuple[int, Any]:
 
 def start_one_worker(config: Config | None = None) -> int:
     """Train on this silo's shard until the federation's last iteration is done; the exit code."""
-    config = config or role_config()
+    return _train_worker(config or role_config())
+
+
+@moxing_wrapper(pre_process=use_fetched)
+def _train_worker(config: Config) -> int:
     from src.federated.worker import run_worker
     from src.training import DetectorTask
 

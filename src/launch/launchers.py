@@ -67,6 +67,8 @@ def launch_servers(job: JobConfig, config: Config) -> None:
             none), and the server launcher's own flags.
     """
     base = Path.cwd()
+    if config.enable_modelarts:
+        print("note: enable_modelarts is for workers; servers fetch and send nothing")
     require(server_checks(job, base, config))
     host, first_port = parse_address(config.http_server_address, "--http_server_address")
     ports = consecutive_ports(first_port, config.local_server_num)
@@ -110,14 +112,14 @@ def launch_servers(job: JobConfig, config: Config) -> None:
     )
 
 
-def launch_workers(job: JobConfig, config: Config) -> None:
-    """Start the workers in the current folder and return when each has joined the federation.
+def launch_workers(job: JobConfig, config: Config, base: Path) -> list[Started]:
+    """Start the workers in the folder `base`; return them when each has joined the federation.
 
     Args:
         job: the federation's configuration.
         config: keys of default_config.yaml, and the worker launcher's own flags.
+        base: of the workers' folders and of the record of what runs.
     """
-    base = Path.cwd()
     require(worker_checks(job, base, config))
     numbers = range(config.first_worker_id, config.first_worker_id + config.local_worker_num)
     note_job(base, job)
@@ -135,13 +137,13 @@ def launch_workers(job: JobConfig, config: Config) -> None:
         )
         for number in numbers
     ]
-    start_all(
-        base, roles, config.start_timeout + config.join_timeout, lambda s: worker_joined(base, s)
-    )
+    timeout_s = config.start_timeout + config.join_timeout
+    started = start_all(base, roles, timeout_s, lambda s: worker_joined(base, s))
     labels = ", ".join(role.label for role in roles)
     print(f"{labels} have joined {job.name}: {job.iterations} iterations")
     print(f'next: grep -rn "\\]epoch:" {roles[0].label}   follows the training')
     print("      finish_cross_silo_fasterrcnn.py   stops it; it ends by itself when it is done")
+    return started
 
 
 def worker_flags(
@@ -210,7 +212,7 @@ def note_job(base: Path, job: JobConfig) -> None:
         record.tls = as_record(job.tls)
 
 
-def start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) -> None:
+def start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) -> list[Started]:
     """Start `roles` and wait for all; when one fails, stop the others of this call."""
     started: list[Started] = []
     try:
@@ -218,13 +220,19 @@ def start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) ->
             started.append(start(base, role))
         wait_until_ready(started, is_ready, timeout_s, _still_waiting(base))
     except BaseException:
-        labels = {s.role.label for s in started}
-        with update_record(base) as record:
-            mine = [p for p in record.running() if p.label in labels]
-        stop(mine)
+        stop_started(base, started)
         raise
     for one in started:
         print(f"started {one.role.label} (pid {one.supervisor.pid}), log {_short(base, one.log)}")
+    return started
+
+
+def stop_started(base: Path, started: list[Started]) -> None:
+    """Stop what `start_all` has started and is still running."""
+    labels = {s.role.label for s in started}
+    with update_record(base) as record:
+        mine = [p for p in record.running() if p.label in labels]
+    stop(mine)
 
 
 def _still_waiting(base: Path) -> Callable[[list[Started]], str]:

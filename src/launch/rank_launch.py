@@ -13,21 +13,24 @@ from src.job.checks import require
 from src.job.job_config import JobConfig
 from src.job.job_record import RANKS
 from src.launch.launchers import note_job, start_all, worker_flags, worker_joined
-from src.launch.processes import Role
+from src.launch.processes import Role, Started
 from src.launch.rank_flags import RANK_FLAGS, local_ranks, rank_checks
 from src.model_utils.config import PROJECT_DIR
 
 RUNNER = PROJECT_DIR / "src" / "launch" / "rank_runner.py"
 
 
-def launch_ranks(job: JobConfig, config: Any) -> None:
-    """Start this machine's ranks in the current folder; return when the silo has joined.
+def launch_ranks(job: JobConfig, config: Any, base: Path) -> list[Started]:
+    """Start this machine's ranks in the folder `base`; return when the silo has joined.
 
     Args:
         job: the federation's configuration.
         config: keys of default_config.yaml, and the distributed launcher's own flags.
+        base: of the silo's folder and of the record of what runs.
+
+    Returns:
+        The one process above the ranks.
     """
-    base = Path.cwd()
     ranks = local_ranks(config)
     require(rank_checks(job, base, config))
     note_job(base, job)
@@ -43,11 +46,12 @@ def launch_ranks(job: JobConfig, config: Any) -> None:
         env={"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)},
     )
     timeout_s = config.start_timeout + config.join_timeout
-    start_all(base, [role], timeout_s, lambda started: worker_joined(base, started))
+    started = start_all(base, [role], timeout_s, lambda one: worker_joined(base, one))
     here = f"rank(s) {ranks[0]} to {ranks[-1]} of {config.device_num}"
     print(f"worker_{config.first_worker_id}, {here}, has joined {job.name}")
     print(f'next: cd {RANKS}/log_output && grep -rn "epoch" *   follows the training')
     print("      finish_cross_silo_fasterrcnn.py   stops it; it ends by itself when it is done")
+    return started
 
 
 def _started_by(device_target: str, folder: Path, ranks: range, command: list[str]) -> list[str]:

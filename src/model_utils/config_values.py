@@ -33,7 +33,6 @@ NOT_NEGATIVE = (
 
 # What upstream's files may ask for and this suite does not do: the neutral value, and the reason.
 UNAVAILABLE = {
-    "enable_modelarts": (False, "ModelArts is not supported yet"),
     "enable_profiling": (False, "it only ever profiled upstream's ModelArts runs"),
     "finetune": (False, "nothing reads it; pre_trained continues from any checkpoint"),
     "log_summary": (False, "no summary files are written"),

@@ -5,6 +5,14 @@ from __future__ import annotations
 import mindspore as ms
 
 from src.errors import UserError
+from src.model_utils.local_adapter import (
+    get_device_id,
+    get_device_num,
+    get_job_id,
+    get_rank_id,
+)
+
+__all__ = ["get_device_id", "get_device_num", "get_job_id", "get_rank_id", "use_device"]
 
 
 def use_device(device_target: str, device_id: int, threads: int = 0) -> None:

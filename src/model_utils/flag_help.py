@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 HELP = {
+    "enable_modelarts": "workers: fetch data_url and checkpoint_url before the training, send "
+    "output_path to train_url after it, with moxing (default False)",
+    "data_url": "ModelArts: folder of mindrecord_0, ..., fetched to data_path; relative paths of "
+    "data count from there (default '')",
+    "checkpoint_url": "ModelArts: folder of pre_trained, fetched to load_path; without pre_trained "
+    "its one .ckpt is it (default '')",
+    "train_url": "ModelArts: folder that output_path is sent to, also when the training failed "
+    "(default '')",
     "sync_type": "fixed; or adaptive: fewer steps between synchronisations as the silos' changes "
     "stop agreeing, with FedAvg and FedProx; what travels doubles (default 'fixed')",
     "min_consistent_rate": "adaptive: lowest consistency to begin with, 0 or more (default 1.1)",
