@@ -127,15 +127,23 @@ def write_shards(shards: list[dict[str, Any]], folder: Path, overwrite: bool = F
     there = sorted(folder.glob("train_*.json"))
     if there and not overwrite:
         raise UserError(f"{there[0]}: already there; choose another --out or give --overwrite")
-    temporary = folder / f".split.{os.getpid()}"
+    return write_jsons({f"train_{number}.json": one for number, one in enumerate(shards)}, folder)
+
+
+def write_jsons(contents: dict[str, dict[str, Any]], folder: Path) -> list[Path]:
+    """Write files of these names into `folder`, all in full before the first gets its name.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    temporary = folder / f".writing.{os.getpid()}"
     try:
         temporary.mkdir(parents=True)
-        names = [f"train_{number}.json" for number in range(len(shards))]
-        for name, shard in progress(list(zip(names, shards)), "writing", "shard"):
-            (temporary / name).write_text(json.dumps(shard), encoding="utf-8")
-        return [(temporary / name).replace(folder / name) for name in names]
+        for name, content in progress(list(contents.items()), "writing", "file"):
+            (temporary / name).write_text(json.dumps(content), encoding="utf-8")
+        return [(temporary / name).replace(folder / name) for name in contents]
     except OSError as error:
-        raise UserError(f"{folder}: shards cannot be written: {error.strerror}") from error
+        raise UserError(f"{folder}: jsons cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

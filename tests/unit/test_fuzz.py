@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
+from coco_files import jpeg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from src.data.coco_json import load_labels
+from src.data.voc_labels import read_voc
+from src.data.yolo_labels import read_yolo
 from src.errors import UserError
 from src.job.job_config import load_job
 from src.model_utils.config import PROJECT_DIR, load_config
@@ -138,6 +141,25 @@ def read_labels(path: Path) -> None:
     load_labels(load_config(None, instance_set=str(path)))
 
 
+VOC = (
+    "<annotation><size><width>64</width><height>48</height></size><object><name>dog</name>"
+    "<difficult>0</difficult><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>20</ymax>"
+    "</bndbox></object></annotation>"
+)
+YOLO = "0 0.5 0.5 0.25 0.25\n1 0.1 0.2 0.3 0.4 0.5 0.6\n"
+
+
+def read_voc_file(path: Path) -> None:
+    path.with_suffix(".jpg").write_bytes(jpeg())
+    read_voc(path.parent)
+
+
+def read_yolo_file(path: Path) -> None:
+    path.with_suffix(".jpg").write_bytes(jpeg())
+    (path.parent / "classes.txt").write_text("dog\ncat\n")
+    read_yolo(path.parent)
+
+
 READERS = {
     "federation": (
         "federation.yaml",
@@ -150,6 +172,8 @@ READERS = {
         spoilt_text(next(yaml.safe_load_all(DETECTOR)), DETECTOR, yaml_text),
     ),
     "coco": ("coco.json", read_labels, spoilt_text(COCO, json.dumps(COCO), json.dumps)),
+    "voc": ("voc/a.xml", read_voc_file, spoilt_bytes(VOC.encode(), len(VOC))),
+    "yolo": ("yolo/a.txt", read_yolo_file, spoilt_bytes(YOLO.encode(), len(YOLO))),
 }
 
 
@@ -158,6 +182,7 @@ def check_reader(folder: Path, kind: str, examples: int) -> None:
 
     def one(content):
         path = folder / name
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
         survives(read, path)
 

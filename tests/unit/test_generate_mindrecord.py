@@ -238,6 +238,13 @@ def test_text_boxes_of_no_object_class_are_dropped_and_counted(generate, tmp_pat
     assert annotations_in(tmp_path / "mindrecord_0") == [[[1, 2, 30, 20, 80, 0]]]
 
 
+def test_text_boxes_none_of_which_is_of_a_class_are_an_error(generate, tmp_path):
+    path = text_file(tmp_path, "a b.jpg 1,2,30,20,0 1,2,30,20,81,1")
+    with pytest.raises(UserError, match=r"which has 1 to 80 .* found 0, 81"):
+        generate("--dataset=other", f"--image_dir={tmp_path}", f"--anno_path={path}")
+    assert not (tmp_path / "mindrecord_0").exists()
+
+
 @pytest.mark.parametrize(
     "line", ["a b.jpg 1,2,3", "a b.jpg 1,2,3,4,5,6,7", "1,2,3,4,5", "a b.jpg 1,2,3,4,5 x"]
 )

@@ -42,7 +42,8 @@ def test_hub_network_by_keyword():
 
 
 def test_data(tmp_path):
-    path = write_coco(tmp_path, coco_of(3))
+    coco = {**coco_of(3), "categories": [{"id": 18, "name": "pizza"}]}
+    path = write_coco(tmp_path, coco)
     folder = tmp_path / "mindrecord_0"
     config = upstream_config(instance_set=str(path), mindrecord_dir=str(folder))
     data_to_mindrecord_byte_image(config, "coco", True, "FasterRcnn.mindrecord", 1)

@@ -1,0 +1,146 @@
+"""Labels of other formats as COCO jsons, and the class list that goes into the configuration."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src.data.coco_boxes import some
+from src.data.label_source import NamedBox, Source, SourceImage, read_text
+from src.data.splitting import write_jsons
+from src.errors import UserError
+from src.model_utils.config import read_yaml_documents
+
+WHOLE = 0.01  # pixels; six decimals of an image's width are less
+
+
+def class_names(source: Source, given: Sequence[str]) -> list[str]:
+    """The names of the classes, without the background.
+
+    Args:
+        given: those that the user wants; else those that the source lists, in its order; else
+            those that its boxes have, sorted.
+
+    Raises:
+        UserError: no box has any of them, one is empty, doubled, or the background's.
+    """
+    used = {box.name for images in source.splits.values() for i in images for box in i.boxes}
+    names = list(given or source.names or sorted(used))
+    if not names:
+        raise UserError("the labels have no box, so nobody knows the classes; give --classes")
+    for name, times in Counter(names).items():
+        if times > 1 or not name or name == "background":
+            raise UserError(
+                f"the class name {name!r} stands there {times} times: expected names that are not "
+                "empty, once each, without the background"
+            )
+    if used and not used & set(names):
+        raise UserError(
+            f"--classes: no box is of a class in it: it has {some(names)}, and the boxes are of "
+            f"{some(sorted(used))}"
+        )
+    return names
+
+
+def read_class_list(path: Path) -> list[str]:
+    """Names from a file: YAML with coco_classes or names, else text with one a line.
+
+    Raises:
+        UserError: no such file, or no list in it.
+    """
+    if path.suffix not in (".yaml", ".yml"):
+        lines = read_text(path, "the class list").splitlines()
+        names: Any = [line.strip() for line in lines if line.strip()]
+    else:
+        content = read_yaml_documents(path)[0]
+        names = content.get("coco_classes", content.get("names"))
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise UserError(f"--classes {path}: expected names, one a line, or YAML with coco_classes")
+    return names[1:] if names[0] == "background" else names
+
+
+def coco_content(images: list[SourceImage], names: list[str], folder: Path) -> dict[str, Any]:
+    """A COCO json of `images`, for a file in `folder`; boxes of other names are left out."""
+    root = Path(os.path.commonpath([str(image.path.absolute().parent) for image in images]))
+    number = {name: place for place, name in enumerate(names, 1)}
+    entries, annotations = [], []
+    for image_id, image in enumerate(images, 1):
+        file_name = image.path.absolute().relative_to(root).as_posix()
+        width, height = image.size
+        entries.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
+        for box in image.boxes:
+            if box.name in number:
+                ids = {"id": len(annotations) + 1, "image_id": image_id}
+                annotations.append({**ids, "category_id": number[box.name], **_shape(box)})
+    image_dir = os.path.relpath(root.resolve(), folder.resolve())
+    return {
+        "info": {"image_dir": Path(image_dir).as_posix()},
+        "images": entries,
+        "annotations": annotations,
+        "categories": [{"id": place, "name": name} for name, place in number.items()],
+    }
+
+
+def _shape(box: NamedBox) -> dict[str, Any]:
+    """bbox, area, iscrowd and the flags. What is nearly a whole pixel is one.
+
+    The conversion to MindRecord cuts fractions off, so 29.9999 for 30 would cost a pixel.
+    """
+    x1, y1, x2, y2 = (
+        float(round(v)) if abs(v - round(v)) < WHOLE else round(v, 4) for v in box.corners
+    )
+    width, height = x2 - x1, y2 - y1
+    return {
+        "bbox": [x1, y1, width, height],
+        "area": width * height,
+        "iscrowd": int(box.crowd),
+        **box.flags,
+    }
+
+
+def convert_labels(source: Source, names: list[str], out: Path, overwrite: bool) -> list[str]:
+    """Write `out`/<split>.json for each split; the lines that say what happened.
+
+    Raises:
+        UserError: one of the files is there and not to be overwritten, or the disk refuses.
+    """
+    splits = {name: images for name, images in source.splits.items() if images}
+    there = next((out / f"{name}.json" for name in splits if (out / f"{name}.json").exists()), None)
+    if there and not overwrite:
+        raise UserError(f"{there}: already there; choose another --out or give --overwrite")
+    contents = {f"{name}.json": coco_content(images, names, out) for name, images in splits.items()}
+    lines = []
+    for path, content in zip(write_jsons(contents, out), contents.values()):
+        boxed = {entry["image_id"] for entry in content["annotations"]}
+        lines.append(
+            f"{path}: {len(content['images'])} images, {len(content['images']) - len(boxed)} of "
+            f"them without a box, {len(content['annotations'])} boxes"
+        )
+    return [*lines, *(f"  {line}" for line in [*source.notes.lines(), *_oddities(splits, names)])]
+
+
+def _oddities(splits: dict[str, list[SourceImage]], names: list[str]) -> Iterable[str]:
+    boxes = Counter(box.name for images in splits.values() for i in images for box in i.boxes)
+    dropped = {name: count for name, count in boxes.items() if name not in names}
+    if dropped:
+        yield f"{sum(dropped.values())} boxes of other classes, left out: {some(sorted(dropped))}"
+    unused = [name for name in names if name not in boxes]
+    if unused:
+        yield f"{len(unused)} classes without a box here: {some(unused)}"
+    times = Counter(path for images in splits.values() for path in {i.path for i in images})
+    twice = sorted(str(path) for path, count in times.items() if count > 1)
+    if twice:
+        yield f"{len(twice)} images are in more than one split, first {twice[0]}"
+
+
+def configuration_lines(names: list[str]) -> str:
+    """What the configuration must say, as YAML."""
+    values = {"num_classes": len(names) + 1, "coco_classes": ["background", *names]}
+    return yaml.safe_dump(
+        values, default_flow_style=None, sort_keys=False, width=96, allow_unicode=True
+    ).rstrip()

@@ -1,0 +1,385 @@
+"""VOC and YOLO labels to COCO jsons: the same boxes come back, what is odd is said or refused."""
+
+import io
+import json
+from pathlib import Path
+
+import cv2
+import mindspore.dataset as ds
+import numpy as np
+import pytest
+import yaml
+from coco_files import jpeg, run_script
+from PIL import Image, ImageOps
+
+from src.data.label_conversion import class_names, configuration_lines, read_class_list
+from src.data.label_source import ORIENTATION, Frame, frame_of
+from src.data.voc_labels import read_voc, read_xml
+from src.data.yolo_labels import read_yolo
+from src.errors import UserError
+from src.model_utils.config import load_config
+
+TOOL = "tools/convert_labels.py"
+SIZE = (48, 32)
+# x1, y1, x2, y2 as edges, and the class; None: an image without labels.
+TRUTH = {
+    "a b": [((4, 5, 24, 25), "dog"), ((0, 0, 48, 32), "person")],
+    "two": [((10, 2, 11, 3), "person")],
+    "empty": [],
+    "none": None,
+}
+
+
+def write_voc(folder: Path, truth=TRUTH, extra: str = "") -> Path:
+    """A VOC folder: train has all but the image "two", which val has."""
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    for number, (name, boxes) in enumerate(truth.items()):
+        (folder / "JPEGImages" / f"{name}.jpg").write_bytes(jpeg(number, *SIZE))
+        if boxes is None:
+            continue
+        objects = "".join(
+            f"<object><name>{kind}</name>{extra}<bndbox><xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin>"
+            f"<xmax>{x2}</xmax><ymax>{y2}.0</ymax></bndbox><part><name>head</name></part></object>"
+            for (x1, y1, x2, y2), kind in boxes
+        )
+        size = "<size><width>48</width><height>32</height><depth>3</depth></size>"
+        xml = f"<annotation><filename>{name}.jpg</filename>{size}{objects}</annotation>"
+        (folder / "Annotations" / f"{name}.xml").write_text(xml)
+    lists = folder / "ImageSets" / "Main"
+    (lists / "train.txt").write_text("".join(f"{name}\n" for name in truth if name != "two"))
+    (lists / "val.txt").write_text("two\n")
+    (lists / "dog_train.txt").write_text("a b  1\nempty -1\n")
+    return folder
+
+
+def write_yolo(folder: Path, truth=TRUTH) -> Path:
+    """A YOLO folder with the same splits; six decimals as programs write them."""
+    names = ["person", "dog"]
+    for number, (name, boxes) in enumerate(truth.items()):
+        split = "val" if name == "two" else "train"
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True, exist_ok=True)
+        (folder / "images" / split / f"{name}.jpg").write_bytes(jpeg(number, *SIZE))
+        if boxes is None:
+            continue
+        lines = [
+            f"{names.index(kind)} {(x1 + x2) / 96:.6f} {(y1 + y2) / 64:.6f} "
+            f"{(x2 - x1) / 48:.6f} {(y2 - y1) / 32:.6f}\n"
+            for (x1, y1, x2, y2), kind in boxes
+        ]
+        (folder / "labels" / split / f"{name}.txt").write_text("".join(lines))
+    data = {
+        "path": ".",
+        "train": "images/train",
+        "val": "images/val",
+        "names": dict(enumerate(names)),
+    }
+    (folder / "data.yaml").write_text(yaml.safe_dump(data))
+    return folder
+
+
+def boxes_in(path: Path) -> dict:
+    """As TRUTH: image -> corners and name of each box; and the json itself."""
+    coco = json.loads(path.read_text())
+    names = {entry["id"]: entry["name"] for entry in coco["categories"]}
+    found = {Path(entry["file_name"]).stem: [] for entry in coco["images"]}
+    stems = {entry["id"]: Path(entry["file_name"]).stem for entry in coco["images"]}
+    for entry in coco["annotations"]:
+        x, y, w, h = entry["bbox"]
+        found[stems[entry["image_id"]]].append(((x, y, x + w, y + h), names[entry["category_id"]]))
+    return found
+
+
+def convert(tmp_path: Path, kind: str, *words: str) -> str:
+    flags = [f"--from={kind}", f"--source={tmp_path / kind}", "--out=out", *words]
+    ended = run_script(TOOL, *flags, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def configuration_of(said: str) -> dict:
+    lines = said.split("the same in every silo:\n")[1].split("\nnext: ")[0]
+    return yaml.safe_load(lines)
+
+
+@pytest.mark.parametrize(("kind", "write"), [("voc", write_voc), ("yolo", write_yolo)])
+def test_the_boxes_come_back_and_become_a_mindrecord(tmp_path, kind, write):
+    write(tmp_path / kind)
+    said = convert(tmp_path, kind)
+    assert "train.json: 3 images, 2 of them without a box, 2 boxes" in said
+    assert "val.json: 1 images, 0 of them without a box, 1 boxes" in said
+    assert "taken as images without a box, first" in said
+    found = {**boxes_in(tmp_path / "out/train.json"), **boxes_in(tmp_path / "out/val.json")}
+    assert found == {name: boxes or [] for name, boxes in TRUTH.items()}
+    config = configuration_of(said)
+    order = ["dog", "person"] if kind == "voc" else ["person", "dog"]
+    assert config == {"num_classes": 3, "coco_classes": ["background", *order]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
+    flags = ["--instance_set=out/train.json", "--mindrecord_dir=mindrecord_0", "--strict"]
+    ended = run_script("generate_mindrecord.py", "--config_path=mine.yaml", *flags, cwd=tmp_path)
+    assert "3 images, 2 boxes, 0 images skipped" in ended.stdout, ended.stderr
+    file = str(tmp_path / "mindrecord_0" / "FasterRcnn.mindrecord")
+    data = ds.MindDataset(file, columns_list=["annotation"], shuffle=False)
+    rows = [row["annotation"].tolist() for row in data.create_dict_iterator(1, True)]
+    expected = [[*map(int, box), order.index(name) + 1, 0] for box, name in TRUTH["a b"]]
+    assert expected in rows and rows.count([[0, 0, 0, 0, 0, 1]]) == 2
+
+
+def test_files_that_are_there_stay_unless_told_otherwise(tmp_path):
+    write_voc(tmp_path / "voc")
+    convert(tmp_path, "voc", "--splits=val")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["val.json"]
+    before = (tmp_path / "out" / "val.json").read_text()
+    flags = ["--from=voc", "--source=voc", "--out=out"]
+    ended = run_script(TOOL, *flags, cwd=tmp_path)
+    assert ended.returncode == 2 and "already there" in ended.stderr
+    assert (tmp_path / "out" / "val.json").read_text() == before
+    assert len(list((tmp_path / "out").iterdir())) == 1
+    convert(tmp_path, "voc", "--overwrite")
+
+
+def test_a_given_class_list_decides_order_and_what_is_left_out(tmp_path):
+    write_yolo(tmp_path / "yolo")
+    (tmp_path / "ours.yaml").write_text("num_classes: 3\ncoco_classes: [background, cow, dog]\n")
+    said = convert(tmp_path, "yolo", "--classes=ours.yaml")
+    assert configuration_of(said)["coco_classes"] == ["background", "cow", "dog"]
+    assert "2 boxes of other classes, left out: person" in said
+    assert "1 classes without a box here: cow" in said
+    (tmp_path / "names.txt").write_text("dog\nperson\n")
+    assert read_class_list(tmp_path / "names.txt") == ["dog", "person"]
+    with pytest.raises(UserError, match="no box is of a class in it: it has cow"):
+        class_names(read_yolo(tmp_path / "yolo"), ["cow"])
+
+
+@pytest.mark.parametrize(
+    ("difficult", "crowd", "count"), [("ignore", 1, 2), ("keep", 0, 2), ("drop", None, 0)]
+)
+def test_difficult_and_truncated_objects(tmp_path, difficult, crowd, count):
+    extra = "<truncated>1</truncated><difficult>1</difficult>"
+    write_voc(tmp_path / "voc", extra=extra)
+    convert(tmp_path, "voc", f"--difficult={difficult}", "--classes=" + classes_file(tmp_path))
+    annotations = json.loads((tmp_path / "out" / "train.json").read_text())["annotations"]
+    assert len(annotations) == count
+    for entry in annotations:
+        assert (entry["iscrowd"], entry["truncated"], entry["difficult"]) == (crowd, 1, 1)
+
+
+def classes_file(folder: Path) -> str:
+    (folder / "names.txt").write_text("dog\nperson\n")
+    return str(folder / "names.txt")
+
+
+def test_pixels_counted_from_0(tmp_path):
+    source = read_voc(write_voc(tmp_path / "voc"), "val", first_pixel=0)
+    assert source.splits["val"][0].boxes[0].corners == (11, 3, 11, 3)
+
+
+def turned_jpeg(orientation: int) -> tuple[bytes, np.ndarray]:
+    """A JPEG with a white rectangle that EXIF turns, and how it is shown."""
+    pixels = np.zeros((32, 48, 3), np.uint8)
+    pixels[4:12, 8:32] = 255
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=100, exif=exif)
+    return file.getvalue(), np.array(ImageOps.exif_transpose(Image.open(file)))
+
+
+def shown_box(pixels: np.ndarray) -> tuple[int, ...]:
+    ys, xs = np.nonzero(pixels[:, :, 0] > 127)
+    return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_on_images_that_exif_turns_are_turned_back(tmp_path, orientation):
+    data, shown = turned_jpeg(orientation)
+    (tmp_path / "a.jpg").write_bytes(data)
+    frame = frame_of(tmp_path / "a.jpg")
+    height, width = shown.shape[:2]
+    assert (frame.size, frame.shown) == (SIZE, (width, height))
+    x1, y1, x2, y2 = box = shown_box(shown)
+    assert frame.stored(box) == (8, 4, 32, 12)
+    # What training decodes is what is stored.
+    (tmp_path / "a.txt").write_text(
+        f"0 {(x1 + x2) / 2 / width} {(y1 + y2) / 2 / height} "
+        f"{(x2 - x1) / width} {(y2 - y1) / height}"
+    )
+    (tmp_path / "classes.txt").write_text("box\n")
+    (found,) = read_yolo(tmp_path).splits["all"]
+    assert found.boxes[0].corners == pytest.approx((8, 4, 32, 12)) and found.size == SIZE
+
+
+def test_voc_boxes_follow_the_size_in_the_xml_file(tmp_path):
+    data, shown = turned_jpeg(6)
+    (tmp_path / "a.jpg").write_bytes(data)
+    for (width, height), (x1, y1, x2, y2) in (((32, 48), shown_box(shown)), (SIZE, (8, 4, 32, 12))):
+        (tmp_path / "a.xml").write_text(
+            f"<a><size><width>{width}</width><height>{height}</height></size><object><name>n</name>"
+            f"<bndbox><xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
+            "</bndbox></object></a>"
+        )
+        (found,) = read_voc(tmp_path).splits["all"]
+        assert found.boxes[0].corners == (8, 4, 32, 12)
+
+
+def test_odd_things_in_a_voc_folder_are_counted(tmp_path):
+    folder = write_voc(tmp_path / "voc")
+    (folder / "JPEGImages" / "empty.jpg").write_bytes(b"no image")
+    (folder / "JPEGImages" / "x.bmp").write_bytes(b"")
+    (folder / "JPEGImages" / "a b.jpg").write_bytes(jpeg(0, 40, 40))
+    with (folder / "ImageSets" / "Main" / "train.txt").open("a") as file:
+        file.write("missing\ntwo\n")
+    said = convert(tmp_path, "voc")
+    for words in ("images of another format", "broken images", "images that are listed and not"):
+        assert f"1 {words}" in said
+    assert "1 images of another size than their XML file says" in said
+    assert "1 images are in more than one split" in said
+
+
+XML = "<annotation><object><name>dog</name><bndbox>{}</bndbox></object></annotation>"
+BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><a>&c;</a>'
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (BOMB, "declares a document type"),
+        ('<!DOCTYPE a SYSTEM "file:///etc/passwd"><a/>', "declares a document type"),
+        ('<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><a>&b;</a>', "document type"),
+        ("<a>&undefined;</a>", "not valid XML"),
+        ("<a>", "not valid XML"),
+        ("", "not valid XML"),
+        ('<?xml version="1.0" encoding="nonsense"?><a/>', "not valid XML"),
+        (XML.format("<xmin>1</xmin>"), "object 1: ymin is None"),
+        (XML.format("<xmin>one</xmin>"), "object 1: xmin is 'one', expected a number"),
+        (XML.format("<xmin>inf</xmin>"), "object 1: xmin is 'inf', expected a number"),
+        ("<a><object><name>dog</name></object></a>", "object 1 has no bndbox"),
+        ("<a><object><bndbox/></object></a>", "object 1 has no name"),
+    ],
+)
+def test_bad_xml_is_one_line(tmp_path, content, words):
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    (tmp_path / "a.xml").write_text(content)
+    with pytest.raises(UserError, match=words) as error:
+        read_voc(tmp_path)
+    assert str(tmp_path / "a.xml") in str(error.value)
+
+
+def test_an_xml_file_of_another_size_or_encoding(tmp_path, monkeypatch):
+    path = tmp_path / "a.xml"
+    path.write_bytes("<a><name>é</name></a>".encode("utf-16"))
+    assert read_xml(path).findtext("name") == "é"
+    monkeypatch.setattr("src.data.voc_labels.LARGEST", 10)
+    with pytest.raises(UserError, match="no labels of one image"):
+        read_xml(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("2 0.5 0.5 0.1 0.1", "class 2, expected 0 to 1"),
+        ("0.5 0.5 0.5 0.1 0.1", "class 0.5"),
+        ("-1 0.5 0.5 0.1 0.1", "class -1"),
+        ("dog 0.5 0.5 0.1 0.1", "'dog 0.5 0.5 0.1 0.1'"),
+        ("0 0.5 0.5 0.1", "4 numbers"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "6 numbers"),
+        ("0 24 16 10 10", "24, .*are these pixels"),
+        ("0 nan 0.5 0.1 0.1", "nan"),
+    ],
+)
+def test_bad_yolo_lines_are_named(tmp_path, line, words):
+    folder = write_yolo(tmp_path / "yolo")
+    path = folder / "labels" / "train" / "a b.txt"
+    path.write_text(f"0 0.5 0.5 0.1 0.1\n\n{line}\n")
+    with pytest.raises(UserError, match=words) as error:
+        read_yolo(folder)
+    assert f"{path}, line 3" in str(error.value)
+
+
+def test_a_polygon_becomes_the_box_around_it(tmp_path):
+    folder = write_yolo(tmp_path / "yolo")
+    (folder / "labels" / "val" / "two.txt").write_text("1 0.25 0.5 0.5 0.25 0.75 0.75\n")
+    assert read_yolo(folder, "val").splits["val"][0].boxes[0].corners == (12, 8, 36, 24)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("train: images/train\n", "names is None"),
+        ("train: images/train\nnames: [no, dog]\n", "names has False, expected text"),
+        ("train: images/train\nnames: {0: a, 2: b}\n", "expected a list"),
+        ("train: nowhere\nnames: [a, b]\n", "nowhere: no such folder"),
+        ("train: 3\nnames: [a, b]\n", "train is 3"),
+        ("names: [a, b]\n", "none of train, val, test"),
+        ("names: !!python/object/apply:os.system [true]\n", "not valid YAML"),
+        ("names: [a\n", "not valid YAML"),
+    ],
+)
+def test_bad_data_yaml_is_one_line(tmp_path, content, words):
+    folder = write_yolo(tmp_path / "yolo")
+    (folder / "data.yaml").write_text(content)
+    with pytest.raises(UserError, match=words):
+        read_yolo(folder)
+
+
+def test_layouts_of_yolo_folders(tmp_path):
+    folder = write_yolo(tmp_path / "yolo")
+    (folder / "data.yaml").write_text(
+        "train: ../images/train\nval: list.txt\nnames: [person, dog]\n"
+    )
+    (folder / "list.txt").write_text("./images/val/two.jpg\n./images/val/gone.jpg\n")
+    source = read_yolo(folder)
+    assert {name: len(images) for name, images in source.splits.items()} == {"train": 3, "val": 1}
+    assert "listed and not there" in "".join(source.notes.lines())
+    (folder / "data.yaml").unlink()
+    with pytest.raises(UserError, match="nobody knows what class 0 is"):
+        read_yolo(folder)
+    (folder / "classes.txt").write_text("person\ndog\n")
+    assert [len(images) for images in read_yolo(folder).splits.values()] == [3, 1]
+    with pytest.raises(UserError, match="--splits test: not in"):
+        read_yolo(folder, "test")
+
+
+@pytest.mark.parametrize("names", [["dog", "dog"], ["background", "dog"], ["", "dog"]])
+def test_names_that_cannot_be_classes(tmp_path, names):
+    folder = write_yolo(tmp_path / "yolo")
+    with pytest.raises(UserError, match="class name"):
+        class_names(read_yolo(folder), names)
+
+
+def test_the_configuration_lines_load(tmp_path):
+    names = ["no", "1", "ünït", 'a "b"', *(f"class {n}" for n in range(40))]
+    (tmp_path / "mine.yaml").write_text(configuration_lines(names))
+    assert load_config(tmp_path / "mine.yaml").coco_classes == ["background", *names]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--from=csv", "--source=voc"],
+        ["--from=voc", "--source=none"],
+        ["--from=yolo", "--source=none"],
+        ["--from=voc", "--source=voc", "--splits=vale"],
+        ["--from=voc", "--source=voc", "--classes=none.txt"],
+        ["--from=voc", "--source=empty"],
+        ["--from=voc"],
+    ],
+)
+def test_bad_flags_end_with_2_in_one_line_and_leave_nothing(tmp_path, words):
+    write_voc(tmp_path / "voc")
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    ended = run_script(TOOL, *words, "--out=out", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert len(ended.stderr.strip().splitlines()) == 1 and ended.stderr.startswith("error: ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_frame_needs_a_sound_header(tmp_path):
+    (tmp_path / "a.png").write_bytes(
+        cv2.imencode(".png", np.zeros((3, 5, 3), np.uint8))[1].tobytes()
+    )
+    assert frame_of(tmp_path / "a.png") == Frame((5, 3), 1)
+    (tmp_path / "b.jpg").write_bytes(b"\xff\xd8\xff")
+    assert frame_of(tmp_path / "b.jpg") is None and frame_of(tmp_path / "none.jpg") is None

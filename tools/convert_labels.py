@@ -1,0 +1,84 @@
+"""Turn labels of Pascal VOC or YOLO into COCO jsons, which generate_mindrecord.py takes.
+
+  python tools/convert_labels.py --from=voc  --source=VOCdevkit/VOC2012 --out=datasets/mine
+  python tools/convert_labels.py --from=yolo --source=my_yolo           --out=datasets/mine
+  python tools/convert_labels.py --from=voc  --source=... --classes=our_config.yaml
+
+Success: a line for each split, <out>/train.json, <out>/val.json, ... (<out>/all.json without
+splits), and the lines num_classes and coco_classes for the configuration: every silo of a
+federation needs the same ones, so agree on one list and give it with --classes. No image is copied;
+each json records where they are. Images without a box are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.errors import require_packages, run_command
+
+require_packages()
+
+from src.data.label_conversion import (
+    class_names,
+    configuration_lines,
+    convert_labels,
+    read_class_list,
+)
+from src.data.voc_labels import DIFFICULT, read_voc
+from src.data.yolo_labels import read_yolo
+from src.model_utils.config import parse_known
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--from", dest="format", required=True, choices=("voc", "yolo"))
+    parser.add_argument("--source", required=True, type=Path, help="the folder of the labels")
+    parser.add_argument("--out", type=Path, default=Path("datasets"), help="(default %(default)s)")
+    parser.add_argument(
+        "--splits", default="", help="like train,val; default: train, val, test where they are"
+    )
+    parser.add_argument(
+        "--classes", type=Path, help="the federation's class list: a configuration, or a text file "
+        "with a name a line; default: the labels' own"
+    )  # fmt: skip
+    parser.add_argument(
+        "--difficult", choices=DIFFICULT, default="ignore",
+        help="VOC: objects marked difficult are neither trained on nor counted (ignore, default), "
+        "kept like others, or dropped"
+    )  # fmt: skip
+    parser.add_argument(
+        "--first_pixel", type=int, choices=(0, 1), default=1,
+        help="VOC: the number of the first pixel; 1 (default), or 0 where a program counts so"
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace earlier jsons")
+    return parser
+
+
+def main() -> None:
+    args = parse_known(build_parser())
+    folder, out = args.source.expanduser().absolute(), args.out.expanduser().absolute()
+    given = read_class_list(args.classes.expanduser()) if args.classes else []
+    if args.format == "voc":
+        source = read_voc(folder, args.splits, args.difficult, args.first_pixel)
+    else:
+        source = read_yolo(folder, args.splits)
+    names = class_names(source, given)
+    print("\n".join(convert_labels(source, names, out, args.overwrite)))
+    print("for the configuration, the same in every silo:")
+    print(configuration_lines(names))
+    first = next(f"{name}.json" for name, images in source.splits.items() if images)
+    print(
+        f"next: python generate_mindrecord.py --config_path=<with these lines> "
+        f"--instance_set={out / first} --mindrecord_dir={out / 'mindrecord_0'}"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)
