@@ -35,7 +35,8 @@ def unknown_categories(coco: dict[str, Any], classes: list[str], json_path: Path
 
 
 def size_of(entry: dict[str, Any]) -> tuple[int, int] | None:
-    size = (entry.get("width"), entry.get("height"))
+    """Width and height of an image's entry in pixels; None where it gives none that can be."""
+    size: tuple[Any, Any] = (entry.get("width"), entry.get("height"))
     sound = all(isinstance(side, (int, float)) and 1 <= side < 2**31 for side in size)
     return (int(size[0]), int(size[1])) if sound else None
 
