@@ -103,13 +103,11 @@ def create_fasterrcnn_dataset(
         distributed: of the original signature; device_num and rank_id alone decide here.
 
     Returns:
-        Columns image (B, 3, img_height, img_width) float32, image_shape (B, 3) float32 (in
-        evaluation (B, 4)), box (B, num_gts, 4) float32, label (B, num_gts) int32,
-        valid_num (B, num_gts) bool.
+        Columns image (B, 3, img_height, img_width), image_shape (B, 3; 4 in evaluation) and box
+        (B, num_gts, 4) float32; label (B, num_gts) int32; valid_num (B, num_gts) bool.
 
     Raises:
-        UserError: no usable MindRecord there, one of another class list, or fewer images than
-            one batch on each rank.
+        UserError: no usable MindRecord, one of another class list, or too few images for a batch.
     """
     least = batch_size * device_num if is_training else 1
     rows = check_mindrecord(mindrecord_file, least, setting(config, "coco_classes"))

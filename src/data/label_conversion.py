@@ -68,7 +68,8 @@ def coco_content(images: list[SourceImage], names: list[str], folder: Path) -> d
     """A COCO json of `images`, for a file in `folder`; boxes of other names are left out."""
     root = Path(os.path.commonpath([str(image.path.absolute().parent) for image in images]))
     number = {name: place for place, name in enumerate(names, 1)}
-    entries, annotations = [], []
+    entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, image in enumerate(images, 1):
         file_name = image.path.absolute().relative_to(root).as_posix()
         width, height = image.size

@@ -57,8 +57,8 @@ def read_voc(
         if splits:
             raise UserError(f"--splits {splits}: {lists} has no lists of images")
         found = reader.annotations.rglob("*.xml")
-        names = {_name_in(reader.annotations, path) for path in found} | set(reader.images)
-        reader.source.splits["all"] = reader.read(sorted(names), "all")
+        everything = {_name_in(reader.annotations, path) for path in found} | set(reader.images)
+        reader.source.splits["all"] = reader.read(sorted(everything), "all")
     for name in chosen_splits(there, splits, ("train", "val", "test"), lists) if there else ():
         listed = read_text(lists / f"{name}.txt", "the list of images").splitlines()
         # Lists of one class have 1, 0 or -1 behind the name.
@@ -186,7 +186,7 @@ def read_xml(path: Path) -> Element:
     """
     builder, parser = TreeBuilder(), expat.ParserCreate()
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any) -> int:
         raise UserError(
             f"{path}: declares a document type or entities, which labels have no need of; remove "
             "the declaration"

@@ -188,5 +188,6 @@ def _box(words: list[str], frame: Frame, names: list[str], where: str) -> NamedB
         x, y, w, h = parts
         edges = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
     width, height = frame.shown
-    corners = tuple(edge * side for edge, side in zip(edges, (width, height) * 2))
+    left, top, right, bottom = edges
+    corners = (left * width, top * height, right * width, bottom * height)
     return NamedBox(frame.stored(corners), names[int(index)])

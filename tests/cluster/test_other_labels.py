@@ -12,7 +12,7 @@ TRAIN = "coco/annotations/instances_train2017.json"
 
 
 def write_text_labels(folder, coco, images):
-    """Lines with 5 and 6 fields, an image whose name has spaces, a box beyond the image, class 9."""
+    """Lines with 5 and 6 fields, a name with spaces, a box beyond the image, class 9."""
     index = {name: number for number, name in enumerate(load_config(TINY).coco_classes)}
     names = {entry["id"]: entry["name"] for entry in coco["categories"]}
     lines = []
