@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable
 from typing import Callable
 
+from src.files import MENDS, reason
+
 STANDARD_OUTPUT = 1
 
 
@@ -63,7 +65,8 @@ def require_packages(*packages: str) -> None:
 def run_command(main: Callable[[], int | None]) -> None:
     """Call `main` as a command: a UserError becomes one line on stderr and exit code 2.
 
-    A StartError brings its own code. Ctrl-C ends with 130, as a shell expects, without a traceback.
+    So does a write that the system refuses. A StartError brings its own code. Ctrl-C ends with
+    130, as a shell expects, without a traceback.
     """
     try:
         code = main()
@@ -83,6 +86,13 @@ def run_command(main: Callable[[], int | None]) -> None:
         # As in `... | head`; at exit Python would try to write the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), STANDARD_OUTPUT)
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in MENDS:
+            raise
+        if error.filename is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), STANDARD_OUTPUT)
+        print(f"error: {error.filename or 'standard output'}: {reason(error)}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(code or 0)
 
 

@@ -13,6 +13,7 @@ from mindspore.train.callback import Callback, RunContext
 
 from src.data.mindrecord_file import BASE_NAME, shard_number
 from src.dataset import create_fasterrcnn_dataset
+from src.errors import UserError
 from src.evaluation.evaluator import Evaluator
 from src.evaluation.validation_set import open_validation
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
@@ -20,6 +21,7 @@ from src.federated.aggregation import Aggregation
 from src.federated.fingerprint import FEATURE_NAME, digest, fingerprint
 from src.federated.terms import NO_TERMS, Terms
 from src.federated.travelling import local_names
+from src.files import reason, whole_file
 from src.job.status_file import StatusFile
 from src.lr_schedule import run_lr
 from src.model_utils.config import Config, setting
@@ -94,9 +96,11 @@ def save_models(
     beside[FEATURE_NAME] = fingerprint({**shared_aspects(config, net), **aggregation.aspects()})
     features = [*travelling, *({"name": n, "data": Tensor(a)} for n, a in beside.items())]
     for target, parameters in ((workers, net), (servers, features)):
-        partial = target.with_name(f".partial.{target.name}")
-        ms.save_checkpoint(parameters, str(partial))
-        partial.replace(target)
+        try:
+            with whole_file(target) as partial:
+                ms.save_checkpoint(parameters, str(partial))
+        except OSError as error:
+            raise UserError(f"{target}: cannot be written: {reason(error)}") from error
     return len(travelling)
 
 

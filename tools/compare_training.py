@@ -14,6 +14,7 @@ it goes on after the last finished run.
 """
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from src.errors import require_packages, run_command
 
 require_packages()
 
+from src.files import write_whole
 from src.launch.comparison import (
     algorithm_plans,
     algorithm_table,
@@ -72,7 +74,9 @@ def main() -> int:
     for place, flag in places:
         target = place / FIGURES[args.what]
         with writing(target, flag):
-            comparison_figure(curves).savefig(target)
+            buffer = io.BytesIO()
+            comparison_figure(curves).savefig(buffer, format=target.suffix[1:])
+            write_whole(target, buffer.getvalue())
         print(f"drawn: {target}")
     return 0
 

@@ -23,6 +23,7 @@ from src.errors import UserError, require_packages, run_command
 require_packages()
 
 from src.data.drawn_coco import DrawingPlan, draw_part
+from src.files import reason
 from src.model_utils.config import parse_known
 
 
@@ -70,7 +71,7 @@ def main() -> None:
             shutil.rmtree(folder, ignore_errors=True)
             (temporary / folder.name).replace(folder)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from error
+        raise UserError(f"{out}: cannot be written: {reason(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -21,6 +21,7 @@ from src.errors import UserError, require_packages, run_command
 
 require_packages("jinja2", "matplotlib", "PIL", "yaml")
 
+from src.files import write_whole
 from src.model_utils.config import parse_known
 from src.reporting.detection_results import read_pictures
 from src.reporting.html_report import Samples, build_page
@@ -68,7 +69,7 @@ def main() -> None:
     path = (args.out or run.folder / "report.html").expanduser().absolute()
     writable_folder(path.parent, "--out")
     with writing(path, "--out"):
-        path.write_text(page, encoding="utf-8")
+        write_whole(path, page)
     print(path)
 
 

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from src.errors import UserError
+from src.files import write_whole
 from src.progress import progress
 
 CATEGORIES = {  # name of COCO -> (id of COCO, middle of the hue range in degrees)
@@ -181,7 +182,7 @@ def draw_part(plan: DrawingPlan, root: Path, data_type: str, part: int, count: i
         The content of the json.
 
     Raises:
-        UserError: the disk refuses an image.
+        OSError: the disk refuses a file; with its name.
     """
     folder = root / data_type
     folder.mkdir(parents=True)
@@ -194,8 +195,9 @@ def draw_part(plan: DrawingPlan, root: Path, data_type: str, part: int, count: i
     for number in progress(range(1, count + 1), f"drawing {data_type}", "image"):
         image, annotations = draw_image(plan, part, number)
         name = f"{number:012d}.jpg"
-        if not cv2.imwrite(str(folder / name), image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
-            raise UserError(f"{folder / name}: could not be written; is the disk full?")
+        # Not cv2.imwrite, which does not notice a full disk.
+        _, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        write_whole(folder / name, jpeg.tobytes())
         size = {"width": plan.width, "height": plan.height}
         coco["images"].append({"id": number, "file_name": name, **size})
         for annotation in annotations:
@@ -203,5 +205,5 @@ def draw_part(plan: DrawingPlan, root: Path, data_type: str, part: int, count: i
             coco["annotations"].append({**ids, **annotation})
     labels = root / "annotations" / f"instances_{data_type}.json"
     labels.parent.mkdir(exist_ok=True)
-    labels.write_text(json.dumps(coco), encoding="utf-8")
+    write_whole(labels, json.dumps(coco))
     return coco

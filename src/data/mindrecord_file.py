@@ -19,6 +19,7 @@ import numpy as np
 from src.data.class_list import described_classes, description, require_same_classes
 from src.data.mindrecord_layout import check_index, check_layout
 from src.errors import UserError
+from src.files import reason
 
 SCHEMA = {"image": {"type": "bytes"}, "annotation": {"type": "int32", "shape": [-1, 6]}}
 BASE_NAME = "FasterRcnn.mindrecord"
@@ -187,7 +188,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = lock.open("w")
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made or written: {error.strerror}") from error
+        raise UserError(f"{folder}: cannot be made or written: {reason(error)}") from error
     with file:
         _take(lock, file)
         try:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
+from src.files import reason, write_whole
 from src.progress import progress
 
 NO_CATEGORY = -1  # stands for the images without a box when shards are skewed
@@ -140,10 +141,10 @@ def write_jsons(contents: dict[str, dict[str, Any]], folder: Path) -> list[Path]
     try:
         temporary.mkdir(parents=True)
         for name, content in progress(list(contents.items()), "writing", "file"):
-            (temporary / name).write_text(json.dumps(content), encoding="utf-8")
+            write_whole(temporary / name, json.dumps(content))
         return [(temporary / name).replace(folder / name) for name in contents]
     except OSError as error:
-        raise UserError(f"{folder}: jsons cannot be written: {error.strerror}") from error
+        raise UserError(f"{folder}: jsons cannot be written: {reason(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -18,6 +18,7 @@ from src.evaluation.figures_text import figures_line, figures_table, rate
 from src.evaluation.validation_set import open_validation
 from src.evaluation.watch import GlobalCheckpoint, follow, job_folder
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
+from src.files import append_line, reason, write_whole
 from src.model_utils.config import Config
 from src.model_utils.device_adapter import use_device
 from src.progress import progress
@@ -115,13 +116,10 @@ def write(path: Path, value: Any) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    partial = path.with_name(f".partial.{path.name}")
     try:
-        partial.write_text(json.dumps(value) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(value) + "\n")
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be written: {reason(error)}") from error
     print(f"written to {path}")
 
 
@@ -132,7 +130,6 @@ def append(path: Path, record: dict[str, Any]) -> None:
         UserError: it cannot be written.
     """
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        append_line(path, json.dumps(record))
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be written: {reason(error)}") from error

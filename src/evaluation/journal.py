@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from src.evaluation.figures_text import figures_line
+from src.files import append_line
 from src.job.console import say, stamp
 from src.job.job_record import write_json
 from src.job.status_file import StatusFile
@@ -56,8 +57,7 @@ class Journal:
             found = self._evaluate()
             record = {"iteration": iteration, **found, "time": time.time()}
             print(f"{stamp(self._label)}{figures_line(record)}", flush=True)
-            with self._metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            append_line(self._metrics, json.dumps(record))
             self._keep_best(record)
         except Exception as error:  # whatever it is, the training goes on without it
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

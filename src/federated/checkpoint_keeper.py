@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import mindspore as ms
 from mindspore import nn
 
 from src.federated.rounds import SyncError
+from src.files import reason
 from src.job.console import say
 from src.job.disk_room import require_disk, worker_files
 
@@ -71,5 +73,6 @@ class CheckpointKeeper:
             ms.save_checkpoint(self._network, str(partial_file))
             partial_file.replace(target)
         except OSError as error:
-            partial_file.unlink(missing_ok=True)
-            raise SyncError(f"{target} could not be written: {error}") from error
+            with contextlib.suppress(OSError):
+                partial_file.unlink()
+            raise SyncError(f"{target} could not be written: {reason(error)}") from error

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
 from src.federated.privacy_settings import PrivacySettings
 from src.federated.rounds import SyncError
+from src.files import append_line, reason
 
 LEDGER = "privacy.jsonl"
 
@@ -75,12 +75,11 @@ class PrivacyLedger:
         }
         path = self._folder / LEDGER
         try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_line(path, json.dumps(entry), durable=True)
         except OSError as error:
-            raise SyncError(f"{path} could not be written, nothing was sent: {error}") from error
+            raise SyncError(
+                f"{path} could not be written, nothing was sent: {reason(error)}"
+            ) from error
         self.multipliers.append(settings.noise_multiplier)
 
     def _folders(self) -> list[Path]:

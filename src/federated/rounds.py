@@ -14,6 +14,7 @@ from typing import Callable
 import numpy as np
 
 from src.errors import UserError
+from src.files import append_line
 
 LARGEST_DATA_SIZE = 65535  # the engine keeps it in 16 bits
 
@@ -104,8 +105,7 @@ class Round:
         """Add the round as one JSON line; seconds and MB to three decimals."""
         given = {k: v for k, v in asdict(self).items() if v not in (None, math.inf)}
         values = {k: round(v, 3) if isinstance(v, float) else v for k, v in given.items()}
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        append_line(path, json.dumps(values))
 
 
 class Patience:

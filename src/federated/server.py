@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mindspore_federated.startup.federated_local import save_ms_checkpoint
 from src.errors import UserError
 from src.federated.aggregation import CONTROL, SCAFFOLD, Aggregation, algorithm_in
 from src.federated.fingerprint import FEATURE_NAME
+from src.files import reason
 from src.job.console import say
 from src.job.job_config import load_job
 from src.launch.recovery_files import list_recovery_files, recovery_name
@@ -80,8 +82,9 @@ class ServerJob(FLServerJob):
             save_ms_checkpoint(str(partial), feature_map)
             partial.replace(target)
         except OSError as error:
-            partial.unlink(missing_ok=True)
-            say(self._label, f"WARNING: {target} was not written: {error}")
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            say(self._label, f"WARNING: {target} was not written: {reason(error)}")
             return ""
         say(self._label, f"iteration {iteration_num} is done, its model is {target}")
         for old in self._own_files()[KEPT_FILES:]:

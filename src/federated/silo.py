@@ -31,6 +31,7 @@ from src.federated.rounds import (
 )
 from src.federated.server_requests import UNDECIDED, ServerRequests, pause
 from src.federated.transport import Client
+from src.files import Lossy
 
 
 class Silo:
@@ -97,6 +98,7 @@ class Silo:
         self._log = log
         self._on_phase = on_phase
         self._rounds_path = rounds_path
+        self._rounds_file = Lossy("rounds.jsonl", log)
         self._adds = adds
         self._check = ModelCheck(self._sizes, dict(aspects or {}), log)
         self._requests = ServerRequests(
@@ -291,7 +293,8 @@ class Silo:
         self._log(record.line())
         self.rounds.append(record)
         if self._rounds_path is not None:
-            record.append_to(self._rounds_path)
+            path = self._rounds_path
+            self._rounds_file.do(lambda: record.append_to(path))
         self.joined = False
         if self.iteration > self._iterations:
             self._finish()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from src.errors import UserError, nearest
+from src.files import write_whole
 from src.job.addresses import parse_address
 from src.model_utils.config import find_config_file, read_yaml_documents
 from src.security.tls import TlsFiles, absolute_paths, tls_files
@@ -168,9 +168,8 @@ class JobConfig:
     def write(self, path: Path) -> Path:
         """Write the values as a YAML file for the engine, and return its path."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(yaml.safe_dump(self.values, sort_keys=False), encoding="utf-8")
-        return partial.replace(path)
+        write_whole(path, yaml.safe_dump(self.values, sort_keys=False))
+        return path
 
 
 def load_job(path: str | Path, overrides: dict[str, Any] | None = None) -> JobConfig:

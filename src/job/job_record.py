@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from src.files import whole_file
 from src.security.tls import TlsFiles, from_record
 
 FOLDER = ".federation"
@@ -125,10 +125,9 @@ def remove_record(folder: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` so that a reader sees the old or the new file, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-    Path(name).replace(path)
+    with whole_file(path) as partial:
+        partial.touch(mode=0o600)
+        partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
 def indexed_folders() -> list[Path]:

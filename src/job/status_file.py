@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from src.files import Lossy
 from src.job.job_record import FOLDER, write_json
 
 
@@ -24,13 +25,19 @@ class StatusFile:
 
     def __init__(self, path: Path | None):
         self._path = path
+        self._file = Lossy("the status file", _say)
         self.fields: dict[str, Any] = {}
 
     def update(self, **fields: Any) -> None:
-        """Set `fields` and write all of them, with the time."""
+        """Set `fields` and write all of them, with the time; a full disk costs a log line."""
         self.fields.update(fields, time=time.time())
-        if self._path is not None:
-            write_json(self._path, self.fields)
+        path = self._path
+        if path is not None:
+            self._file.do(lambda: write_json(path, self.fields))
+
+
+def _say(text: str) -> None:
+    print(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {text}", flush=True)
 
 
 def read_status(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.errors import UserError
+from src.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,7 @@ def begin_from_newest(folder: Path, fl_name: str) -> list[str]:
     if not files or files[0].iteration == 0:
         return []
     initial = folder / recovery_name(fl_name, 0)
-    partial = folder / ".partial.ckpt"
-    shutil.copyfile(files[0].path, partial)
-    partial.replace(initial)
+    with whole_file(initial) as partial:
+        shutil.copyfile(files[0].path, partial)
     aside = put_aside_earlier_run(folder, fl_name)
     return [f"its initial model is {initial}; earlier recovery files are in {aside}"]

@@ -20,6 +20,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image, UnidentifiedImageError
 
 from src.errors import UserError
+from src.files import write_whole
 from src.reporting.detection_results import Box, LabelledPicture
 from src.reporting.plot_style import any_language, colour
 
@@ -49,11 +50,18 @@ def draw_pictures(
         image = picture_of(picture, score, overlay)
         stem = re.sub(r"[^\w.-]+", "_", Path(picture.path.name).stem)
         paths.append(out / f"{stem}_{_file_part(picture.image_id)}.png")
-        image.save(paths[-1])
+        _save(image, paths[-1])
         drawn.append(image)
     paths.append(out / "contact_sheet.png")
-    contact_sheet(drawn).save(paths[-1])
+    _save(contact_sheet(drawn), paths[-1])
     return paths
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    """A PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    write_whole(path, buffer.getvalue())
 
 
 def picture_of(picture: LabelledPicture, score: float, overlay: bool = False) -> Image.Image:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from src.errors import UserError
+from src.files import write_whole
+from src.reporting.output import writing
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
@@ -33,9 +35,5 @@ def write_table(page: Path, text: str) -> None:
         UserError: as `split_page`, or the file cannot be written.
     """
     before, after = split_page(page)
-    partial = page.with_name(f".partial.{page.name}")
-    try:
-        partial.write_text(f"{before}\n{text}\n{after}", encoding="utf-8")
-        partial.replace(page)
-    except OSError as error:
-        raise UserError(f"--write {page}: cannot be written: {error.strerror}") from error
+    with writing(page, "--write"):
+        write_whole(page, f"{before}\n{text}\n{after}")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from src.errors import UserError
+from src.files import reason
 
 
 def writable_folder(path: Path, flag: str) -> Path:
@@ -28,6 +29,4 @@ def writing(path: Path, flag: str) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or path
-        raise UserError(
-            f"{flag} {path}: {where} cannot be written: {error.strerror}; choose another place"
-        ) from error
+        raise UserError(f"{flag} {path}: {where} cannot be written: {reason(error)}") from error

@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from src.files import write_whole
+
 # Okabe and Ito, "Color Universal Design", 2008: distinguishable with every kind of colour vision.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C7A00")
 LINES = ("-", "--", ":", "-.")
@@ -67,7 +69,7 @@ def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
     paths = []
     for kind in ("png", "svg"):
         path = folder / f"{stem}.{kind}"
-        path.write_bytes(rendered(figure, kind))
+        write_whole(path, rendered(figure, kind))
         paths.append(path)
     return paths
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+from tensorboardX.summary import scalar
 
+from src.files import write_whole
 from src.reporting.run_folder import Silo
 
 # In the names of the files that are ours, so that a second call replaces them and no others.
@@ -27,18 +33,34 @@ def write_events(silos: Sequence[Silo], folder: Path) -> list[Path]:
     folders = []
     for silo in silos:
         target = folder / silo.label
-        for earlier in target.glob(f"events.out.tfevents.*{SUFFIX}"):
-            earlier.unlink()
-        with SummaryWriter(str(target), filename_suffix=SUFFIX) as writer:
-            for tag, value, step, time in _scalars(silo):
-                writer.add_scalar(tag, value, step, walltime=time)
+        target.mkdir(parents=True, exist_ok=True)
+        earlier = set(target.glob(f"events.out.tfevents.*{SUFFIX}"))
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}{SUFFIX}"
+        # Not SummaryWriter: its thread dies on a full disk, and what waits for it never ends.
+        write_whole(target / name, b"".join(map(_record, _event_list(silo))))
+        for path in earlier - {target / name}:
+            path.unlink()
         folders.append(target)
     return folders
 
 
+def _event_list(silo: Silo) -> Iterator[Event]:
+    yield Event(wall_time=time.time(), file_version="brain.Event:2")
+    for tag, value, step, seconds in _scalars(silo):
+        yield Event(wall_time=seconds, step=step, summary=scalar(tag, value))
+
+
+def _record(event: Event) -> bytes:
+    """An event as a TFRecord: length, its checksum, data, its checksum."""
+    data = event.SerializeToString()
+    length = struct.pack("<Q", len(data))
+    sums = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
+    return length + sums[0] + data + sums[1]
+
+
 def _scalars(silo: Silo) -> Iterator[Scalar]:
     """tag, value, step and seconds since the epoch of each point."""
-    seconds = [time.timestamp() for time in silo.times.tolist()]
+    seconds = [moment.timestamp() for moment in silo.times.tolist()]
     for number, (loss, rate) in enumerate(zip(silo.losses, silo.rates)):
         yield "loss/step", loss, number + 1, seconds[number]
         if np.isfinite(rate):

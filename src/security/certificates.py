@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from src.errors import UserError
+from src.files import reason
 from src.security.key_files import Certified, belong_together, read_certificate, read_key
 from src.security.passwords import AUTHORITY, CLIENT, NAMES, SERVER, read_passwords
 
@@ -178,12 +179,16 @@ def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
             f"--out {folder}: holds {', '.join(there)} already, and nothing is overwritten; give "
             "another folder (--ca keeps the authority)"
         )
+    made: list[Path] = []
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, data in contents.items():
-            _write_private(folder / name, data)
+            _write_private(folder / name, data, made)
     except OSError as error:
-        raise UserError(f"--out {folder}: {error.strerror}: {error.filename}") from None
+        for path in made:
+            path.unlink()
+        where = error.filename or made[-1]
+        raise UserError(f"--out {folder}: {where}: {reason(error)}") from None
 
 
 def settings_text(folder: Path) -> str:
@@ -203,9 +208,10 @@ def settings_text(folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write_private(path: Path, data: bytes) -> None:
-    """Make the file for its owner alone; one that is there meanwhile is an error."""
+def _write_private(path: Path, data: bytes, made: list[Path]) -> None:
+    """Make the file for its owner alone, and note it; one that is there meanwhile is an error."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    made.append(path)
     with os.fdopen(handle, "wb") as file:
         file.write(data)
 

@@ -1,0 +1,124 @@
+"""Writing files so that a full disk breaks nothing that was whole, and saying why it failed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+# What the system refuses a write with, and what a user can do about it.
+MENDS = {
+    errno.ENOSPC: "free some space there, or choose another place",
+    errno.EDQUOT: "free some of your quota there, or choose another place",
+    errno.EROFS: "mount that file system for writing, or choose another place",
+    errno.EFBIG: "raise ulimit -f, or choose another place",
+    errno.EACCES: "give this user the right to it, or choose another place",
+    errno.EPERM: "give this user the right to it, or choose another place",
+}
+
+
+def reason(error: OSError) -> str:
+    """Why a file could not be written and how to mend it, in a few words."""
+    words = error.strerror or str(error) or type(error).__name__
+    return f"{words}; {MENDS.get(error.errno or 0, 'choose another place')}"
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Give an OSError that says nothing of its file the name of `path`; writes raise such."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to: it takes the place of `path` when the block ends well.
+
+    When it does not, what was written is removed and `path` is as it was.
+
+    Raises:
+        OSError: with a file name.
+    """
+    partial = path.with_name(f".partial.{os.getpid()}.{path.name}")
+    try:
+        with named(path):
+            yield partial
+            partial.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all; text as UTF-8.
+
+    Raises:
+        OSError: with a file name.
+    """
+    with whole_file(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def append_line(path: Path, line: str, durable: bool = False) -> None:
+    """Add a line to a file, whole or not at all: the next one must not begin within it.
+
+    Args:
+        line: without its end.
+        durable: return only when it is on the disk.
+
+    Raises:
+        OSError: with a file name; the file is as it was.
+    """
+    data = f"{line}\n".encode()
+    with named(path), path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            write_all(file.fileno(), data)
+            if durable:
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(before)
+            raise
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """os.write until everything is written; a nearly full disk takes a part at first."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(handle, left) :]
+
+
+class Lossy:
+    """Writes that may fail without ending the process: what they lose is said once, then counted.
+
+    Args:
+        what: is written, for the message.
+        warn: gets the message.
+    """
+
+    def __init__(self, what: str, warn: Callable[[str], None]):
+        self._what = what
+        self._warn = warn
+        self._lost = 0
+
+    def do(self, write: Callable[[], object]) -> None:
+        """Call `write`; an OSError of it becomes a warning when the one before went well."""
+        try:
+            write()
+        except OSError as error:
+            self._lost += 1
+            if self._lost == 1:
+                file = error.filename or self._what
+                self._warn(f"WARNING: {file}: {self._what} not written: {reason(error)}")
+            return
+        if self._lost:
+            self._warn(f"{self._what} is written again; {self._lost} not written in between")
+            self._lost = 0
