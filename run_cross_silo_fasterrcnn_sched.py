@@ -14,18 +14,27 @@ from src.errors import require_packages, run_command
 
 require_packages()
 
-from src.launch.command_line import add_scheduler_flags, job_from, launcher_parser
+from src.job.log_files import rotation
+from src.launch.command_line import (
+    LOG_KEYS,
+    add_log_flags,
+    add_scheduler_flags,
+    job_from,
+    launcher_parser,
+)
 from src.launch.launchers import launch_scheduler
-from src.model_utils.config import find_config_file, parse_known
+from src.model_utils.config import load_config, parse_known
 
 
 def main() -> None:
     """Parse, check, start."""
     parser = launcher_parser(__doc__)
     add_scheduler_flags(parser)
+    add_log_flags(parser)
     args = parse_known(parser)
-    find_config_file(args.config_path)
-    launch_scheduler(job_from(args), args.scheduler_manage_address, args.start_timeout)
+    given = {key: value for key, value in vars(args).items() if key in LOG_KEYS}
+    limits = rotation(load_config(args.config_path, **given))
+    launch_scheduler(job_from(args), args.scheduler_manage_address, args.start_timeout, limits)
 
 
 if __name__ == "__main__":

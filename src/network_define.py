@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from mindspore.train.callback import Callback, RunContext
 
 from src.FasterRcnn.precision import head_dtype
 from src.federated.terms import NO_TERMS, Terms
+from src.files import Lossy
 from src.job.console import stamp
+from src.job.log_files import RotatingLog
 from src.lr_schedule import RunSchedule
 from src.model_utils.config import Config, setting
 
@@ -31,6 +34,7 @@ class LossCallBack(Callback):
         lr: learning rates of all steps.
         name: who trains, `worker_0`.
         folder: where the file goes; None is the current folder.
+        log_max_bytes, log_files_kept: of that file, see `RotatingLog`.
         epochs_done, steps_done: what earlier runs of this silo have trained.
 
     Raises:
@@ -46,6 +50,8 @@ class LossCallBack(Callback):
         folder: str | Path | None = None,
         epochs_done: int = 0,
         steps_done: int = 0,
+        log_max_bytes: int = 0,
+        log_files_kept: int = 0,
     ):
         super().__init__()
         self.per_print_times = per_print_times
@@ -54,6 +60,8 @@ class LossCallBack(Callback):
         self.path = Path(folder or ".") / f"loss_{rank_id}.log"
         self.epochs_done = epochs_done
         self.steps_done = steps_done
+        self._rotation = (log_max_bytes, log_files_kept)
+        self._file = Lossy(self.path.name, partial(print, flush=True))
 
     def step_end(self, run_context: RunContext) -> None:
         """Log the step that has just ended."""
@@ -65,8 +73,7 @@ class LossCallBack(Callback):
         if self.per_print_times and step % self.per_print_times == 0:
             line = f"{stamp(self.name)}{where} total_loss: {loss:.7f}"
             print(line, flush=True)
-            with self.path.open("a", encoding="utf-8") as log:
-                log.write(f"{line}{self._rate()}\n")
+            self._file.do(partial(self._write, f"{line}{self._rate()}\n"))
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"{self.name}: the loss is {loss} at {where}; lower base_lr or set grad_clip: True"
@@ -75,6 +82,14 @@ class LossCallBack(Callback):
     def epoch_end(self, run_context: RunContext) -> None:
         """Count the epoch."""
         self.epochs_done += 1
+
+    def _write(self, line: str) -> None:
+        # Opened each time, so that a file which somebody has moved away is made anew.
+        log = RotatingLog(self.path, *self._rotation)
+        try:
+            log.write(line)
+        finally:
+            log.close()
 
     def _rate(self) -> str:
         if self.lr is None:

@@ -22,6 +22,7 @@ from src.federated.fingerprint import FEATURE_NAME, digest, fingerprint
 from src.federated.terms import NO_TERMS, Terms
 from src.federated.travelling import local_names
 from src.files import reason, whole_file
+from src.job.log_files import rotation
 from src.job.status_file import StatusFile
 from src.lr_schedule import run_lr
 from src.model_utils.config import Config, setting
@@ -174,6 +175,8 @@ class DetectorTask:
             folder=output_dir,
             epochs_done=steps_done // self.steps_per_epoch,
             steps_done=steps_done,
+            log_max_bytes=rotation(self._config)[0],
+            log_files_kept=rotation(self._config)[1],
         )
         return [loss, _StatusCallBack(status, steps_done)]
 

@@ -10,9 +10,12 @@ from typing import Any
 
 from src.job.job_config import JobConfig, load_job
 from src.model_utils.config import DEFAULT_CONFIG, parse_bool
+from src.model_utils.flag_help import HELP
 from src.security.passwords import CLIENT, FLAG, SERVER
 
 DEFAULT_JOB = "default_yaml_config.yaml"
+
+LOG_KEYS = {"log_max_mb": float, "log_files_kept": int}
 
 # Flags that win over a key of the federation's YAML file.
 JOB_FLAGS = {
@@ -82,6 +85,12 @@ def add_scheduler_flags(parser: argparse.ArgumentParser) -> None:
         default="127.0.0.1:18019",
         help="ip:port of the management API (default 127.0.0.1:18019)",
     )
+
+
+def add_log_flags(parser: argparse.ArgumentParser) -> None:
+    """The keys of default_config.yaml that a scheduler heeds too."""
+    for key, kind in LOG_KEYS.items():
+        parser.add_argument(f"--{key}", type=kind, default=argparse.SUPPRESS, help=HELP[key])
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:

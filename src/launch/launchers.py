@@ -12,6 +12,7 @@ from src.job.addresses import listens, parse_address
 from src.job.checks import require
 from src.job.job_config import JobConfig
 from src.job.job_record import FOLDER, role_folder, update_record
+from src.job.log_files import rotation
 from src.job.shard_folder import data_folder
 from src.job.status_file import read_status, status_path
 from src.launch.command_line import WORKER_FLAGS
@@ -38,7 +39,9 @@ from src.security.tls import as_record
 ROLE_SCRIPT = PROJECT_DIR / "test_fl_fasterrcnn.py"
 
 
-def launch_scheduler(job: JobConfig, manage_address: str, timeout_s: float) -> None:
+def launch_scheduler(
+    job: JobConfig, manage_address: str, timeout_s: float, log_rotation: tuple[int, int] = (0, 0)
+) -> None:
     """Start the scheduler in the current folder and return when it listens."""
     base = Path.cwd()
     require(scheduler_checks(job, base, manage_address))
@@ -51,6 +54,7 @@ def launch_scheduler(job: JobConfig, manage_address: str, timeout_s: float) -> N
         address=f"{host}:{port}",
         job_end=_job_end(job, 0, 60.0),
         env={"GLOG_v": "1"},
+        rotation=log_rotation,
     )
     start_all(base, [role], timeout_s, lambda _: listens(host, port))
     scheme = "https" if job.tls else "http"
@@ -96,6 +100,7 @@ def launch_servers(job: JobConfig, config: Config) -> None:
             address=f"{host}:{ports[number]}",
             job_end=_job_end(job, ports[number], config.fetch_timeout),
             env={"GLOG_v": "1"},
+            rotation=rotation(config),
         )
         for number in numbers
     ]
@@ -134,6 +139,7 @@ def launch_workers(job: JobConfig, config: Config, base: Path) -> list[Started]:
                 f"--device_id={config.device_id + number - numbers[0]}",
             ],
             env={"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)},
+            rotation=rotation(config),
         )
         for number in numbers
     ]

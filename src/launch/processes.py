@@ -24,6 +24,7 @@ from src.job.job_record import (
     update_record,
     write_json,
 )
+from src.job.log_files import read_log
 from src.launch.folders import fresh_folder
 from src.launch.supervise import SuperviseSpec
 from src.model_utils.config import PROJECT_DIR
@@ -46,6 +47,7 @@ class Role:
         address: what it listens on, for the record.
         job_end: see `SuperviseSpec`.
         env: see `SuperviseSpec`.
+        rotation: of its log, `max_bytes` and `kept` of `RotatingLog`.
     """
 
     role: str
@@ -54,6 +56,7 @@ class Role:
     address: str = ""
     job_end: dict | None = None
     env: dict | None = None
+    rotation: tuple[int, int] = (0, 0)
 
     @property
     def label(self) -> str:
@@ -126,6 +129,8 @@ def _start_supervisor(base: Path, role: Role) -> Started:
         exit_file=str(exit_file),
         env=role.env or {},
         job_end=role.job_end or {},
+        log_max_bytes=role.rotation[0],
+        log_files_kept=role.rotation[1],
     )
     spec_file = state / "specs" / f"{role.label}.json"
     write_json(spec_file, asdict(spec))
@@ -214,7 +219,7 @@ def _failure(started: Started) -> tuple[str, int]:
     code = started.supervisor.returncode
     if started.exit_file.exists():
         code = json.loads(started.exit_file.read_text(encoding="utf-8"))["code"]
-    lines = started.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_log(started.log).splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     if code == 2 and errors:
         return f"{started.role.label}: {errors[-1][len('error: ') :]}", 2

@@ -12,6 +12,7 @@ from src.errors import UserError
 from src.job.checks import require
 from src.job.job_config import JobConfig
 from src.job.job_record import RANKS
+from src.job.log_files import rotation
 from src.launch.launchers import note_job, start_all, worker_flags, worker_joined
 from src.launch.processes import Role, Started
 from src.launch.rank_flags import RANK_FLAGS, local_ranks, rank_checks
@@ -42,8 +43,9 @@ def launch_ranks(job: JobConfig, config: Any, base: Path) -> list[Started]:
     role = Role(
         role=RANKS,
         number=config.first_worker_id,
-        argv=_started_by(config.device_target, base / RANKS, ranks, command),
+        argv=_started_by(config, base / RANKS, ranks, command),
         env={"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)},
+        rotation=rotation(config),
     )
     timeout_s = config.start_timeout + config.join_timeout
     started = start_all(base, [role], timeout_s, lambda one: worker_joined(base, one))
@@ -54,19 +56,19 @@ def launch_ranks(job: JobConfig, config: Any, base: Path) -> list[Started]:
     return started
 
 
-def _started_by(device_target: str, folder: Path, ranks: range, command: list[str]) -> list[str]:
+def _started_by(config: Any, folder: Path, ranks: range, command: list[str]) -> list[str]:
     """The command that starts all ranks of this machine.
 
     Nobody has run mpirun's yet; the engine's wheel for GPU and Ascend needs a machine of its own.
     """
-    if device_target == "CPU":
-        runner = [sys.executable, str(RUNNER), str(folder), str(ranks[0]), str(len(ranks))]
-        return [*runner, *command]
+    if config.device_target == "CPU":
+        numbers = [ranks[0], len(ranks), *rotation(config)]
+        return [sys.executable, str(RUNNER), str(folder), *map(str, numbers), *command]
     mpirun = shutil.which("mpirun")
     if mpirun is None:
         raise UserError(
-            f"device_target: {device_target}: several ranks are started by mpirun, which is not "
-            "on the PATH; install OpenMPI 4, or give --device_target=CPU"
+            f"device_target: {config.device_target}: several ranks are started by mpirun, which is "
+            "not on the PATH; install OpenMPI 4, or give --device_target=CPU"
         )
     log = ["--output-filename", str(folder / "log_output"), "--merge-stderr-to-stdout"]
     return [mpirun, "--allow-run-as-root", "-n", str(len(ranks)), *log, *command]

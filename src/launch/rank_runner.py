@@ -4,7 +4,8 @@ It does for CPUs what mpirun does for other devices: the output of rank 1 goes t
 <folder>/log_output/1/rank.1/stdout, and when one rank fails the others end with it. What it says
 itself, and what the first rank here says, is its own output.
 
-Started by the launcher: python src/launch/rank_runner.py FOLDER FIRST COUNT COMMAND...
+Started by the launcher:
+python src/launch/rank_runner.py FOLDER FIRST COUNT LOG_MAX_BYTES LOG_FILES_KEPT COMMAND...
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from src.files import Lossy
+from src.job.log_files import RotatingLog
 from src.launch.log_filter import LogFilter
 from src.launch.supervise import die_with_parent
 
@@ -32,10 +36,13 @@ class RankProcess:
         rank: its number.
         argv: its command.
         log: file for its output.
+        rotation: of that file, see `RotatingLog`.
         echoed: whether its output is this process's too.
     """
 
-    def __init__(self, rank: int, argv: list[str], log: Path, echoed: bool):
+    def __init__(
+        self, rank: int, argv: list[str], log: Path, echoed: bool, rotation: tuple[int, int]
+    ):
         self.rank = rank
         self.error = ""
         self._echoed = echoed
@@ -49,7 +56,8 @@ class RankProcess:
             errors="replace",
             preexec_fn=die_with_parent,
         )
-        self._reader = threading.Thread(target=self._copy, args=(self.process.stdout, log))
+        args = (self.process.stdout, RotatingLog(log, *rotation))
+        self._reader = threading.Thread(target=self._copy, args=args)
         self._reader.start()
 
     def finish_reading(self) -> None:
@@ -65,25 +73,27 @@ class RankProcess:
             return f"rank {self.rank} was killed by {signal.Signals(-code).name}"
         return f"rank {self.rank} failed: {self.error or f'exit code {code}'}"
 
-    def _copy(self, output: IO[str], log: Path) -> None:
-        log_filter = LogFilter()
-        with log.open("a", encoding="utf-8") as file:
-            for line in filter(log_filter.passes, output):
-                file.write(line)
-                file.flush()
-                if line.startswith("error: "):
-                    self.error = line[len("error: ") :].strip()
-                elif self._echoed:
-                    print(line, end="", flush=True)
+    def _copy(self, output: IO[str], log: RotatingLog) -> None:
+        kept = Lossy(f"output of rank {self.rank}", partial(print, flush=True))
+        for line in filter(LogFilter().passes, output):
+            kept.do(partial(log.write, line))
+            if line.startswith("error: "):
+                self.error = line[len("error: ") :].strip()
+            elif self._echoed:
+                print(line, end="", flush=True)
+        log.close()
 
 
-def run_ranks(folder: Path, ranks: range, argv: list[str]) -> int:
+def run_ranks(
+    folder: Path, ranks: range, argv: list[str], rotation: tuple[int, int] = (0, 0)
+) -> int:
     """Run the ranks to their end; the exit code of the silo.
 
     Args:
         folder: of the silo's output.
         ranks: their numbers.
         argv: the command of each, without its number.
+        rotation: of their logs, see `RotatingLog`.
     """
     started: list[RankProcess] = []
 
@@ -98,7 +108,7 @@ def run_ranks(folder: Path, ranks: range, argv: list[str]) -> int:
         # Its status stands for the silo's on this machine.
         own = [] if rank == ranks[0] else ["--status_file="]
         command = [*argv, f"--rank={rank}", *own]
-        started.append(RankProcess(rank, command, log, echoed=rank == ranks[0]))
+        started.append(RankProcess(rank, command, log, rank == ranks[0], rotation))
     failed = _until_the_end(started)
     for process in started:
         process.finish_reading()
@@ -131,8 +141,9 @@ def _until_the_end(started: list[RankProcess]) -> RankProcess | None:
 
 def main() -> int:
     """Run what the command line says."""
-    folder, first, count, *argv = sys.argv[1:]
-    return run_ranks(Path(folder), range(int(first), int(first) + int(count)), argv)
+    folder, *numbers = sys.argv[1:6]
+    first, count, max_bytes, kept = map(int, numbers)
+    return run_ranks(Path(folder), range(first, first + count), sys.argv[6:], (max_bytes, kept))
 
 
 if __name__ == "__main__":

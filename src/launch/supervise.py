@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from src.job.job_record import write_json
+from src.job.log_files import RotatingLog
 from src.launch.job_end import JobEnd, job_end_from
 from src.launch.log_filter import LogFilter
 
@@ -42,6 +43,7 @@ class SuperviseSpec:
         env: variables set for the role, over the inherited ones.
         job_end: arguments of `job_end_from`, or {} for a role that ends by itself.
         grace_s: seconds between SIGTERM and SIGKILL when the job has ended.
+        log_max_bytes, log_files_kept: see `RotatingLog`.
         stop_grace_s: the same when the user wants it stopped. A server may be waiting for another
             one's part of a sum, which it does for 20 s; whatever it has written is whole.
     """
@@ -54,6 +56,8 @@ class SuperviseSpec:
     job_end: dict[str, Any] = field(default_factory=dict)
     grace_s: float = 20.0
     stop_grace_s: float = 4.0
+    log_max_bytes: int = 0
+    log_files_kept: int = 0
 
 
 class Supervisor:
@@ -61,12 +65,14 @@ class Supervisor:
 
     Args:
         spec: the role.
-        log: its log, open for appending without a buffer.
+        log: its log.
     """
 
-    def __init__(self, spec: SuperviseSpec, log: IO[bytes]):
+    def __init__(self, spec: SuperviseSpec, log: RotatingLog):
         self._spec = spec
         self._log = log
+        self._lock = threading.Lock()
+        self._lost, self._why = 0, ""
         self._asked_to_stop = ""
         self._grace_s = spec.grace_s
         self._child: subprocess.Popen | None = None
@@ -74,8 +80,11 @@ class Supervisor:
 
     def say(self, text: str) -> None:
         """One line of the supervisor's own in the role's log."""
+        self._write(self._own_line(text))
+
+    def _own_line(self, text: str) -> str:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        self._write(f"[{stamp}][{self._spec.label}] {text}\n")
+        return f"[{stamp}][{self._spec.label}] {text}\n"
 
     def run(self) -> int:
         """Start the role, wait for its end, write the exit file, return the exit code."""
@@ -118,9 +127,18 @@ class Supervisor:
                 self._write(line)
 
     def _write(self, text: str) -> None:
-        """On a full disk the line is lost; a role whose output nobody reads would stand still."""
-        with contextlib.suppress(OSError):
-            self._log.write(text.encode())
+        """On a full disk the line is lost; a role whose output nobody reads would stand still.
+
+        How many were lost, and why, is said when the next one finds room.
+        """
+        with self._lock:
+            note = f"WARNING: {self._lost} line(s) before this one were lost: {self._why}"
+            try:
+                self._log.write((self._own_line(note) if self._lost else "") + text)
+                self._lost = 0
+            except OSError as error:
+                self._lost += 1
+                self._why = error.strerror or str(error)
 
     def _wait(self, child: subprocess.Popen) -> None:
         """Until the child has ended, by itself or because the job has or a signal came."""
@@ -163,8 +181,17 @@ def die_with_parent() -> None:
 def main() -> int:
     """Run the role that the JSON file on the command line describes."""
     spec = SuperviseSpec(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    with Path(spec.log).open("ab", buffering=0) as log:
-        return Supervisor(spec, log).run()
+    here = Path(spec.log)
+    log = RotatingLog(here, spec.log_max_bytes, spec.log_files_kept, own_handles_of(here))
+    return Supervisor(spec, log).run()
+
+
+def own_handles_of(log: Path) -> tuple[int, ...]:
+    """Standard output and error where they are this file."""
+    if not log.exists():
+        return ()
+    file = log.stat()
+    return tuple(n for n in (1, 2) if os.path.samestat(os.fstat(n), file))
 
 
 if __name__ == "__main__":

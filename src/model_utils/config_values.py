@@ -27,7 +27,7 @@ NOT_NEGATIVE = (
     "sync_frequency", "threads", "keep_checkpoint_max", "warmup_step",
     "warmup_ratio", "weight_decay", "momentum", "device_id", "seed", "flip_ratio", "expand_ratio",
     "eval_limit", "min_consistent_rate", "min_consistent_rate_at_round", "unchanged_round",
-    "dp_clip_norm", "dp_noise_multiplier",
+    "dp_clip_norm", "dp_noise_multiplier", "log_max_mb", "log_files_kept",
 )  # fmt: skip
 
 

@@ -31,4 +31,9 @@ HELP = {
     "dp_delta": "what epsilon in worker.log is for: but for this probability, all that the silo "
     "has sent is at most exp(epsilon) times likelier with its data than with any other (default "
     "1e-05)",
+    "log_max_mb": "largest size of each log in 10**6 bytes; what comes then goes into a new file, "
+    "and the earlier one is worker.log.1; 0: one file for ever (default 64.0)",
+    "log_files_kept": "earlier files that are kept of each log (default 4)",
+    "keep_checkpoint_max": "checkpoints of global models that each worker keeps, the newest ones, "
+    "those from before a restart included; 0 keeps all (default 0)",
 }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from src.job.log_files import log_parts, read_log
 from src.reporting.run_folder import Run, numbered_folders
 
 FAULT, WARNING = "fault", "warning"
@@ -66,7 +67,7 @@ class RunLogs:
     """What the logs of a run say besides losses.
 
     Attributes:
-        paths: the logs that were read.
+        paths: the logs that were read; of one that has rotated, the newest file.
         events: in time order.
         first, last: times of the first and last line of all logs.
     """
@@ -111,7 +112,7 @@ def _log_paths(run: Run) -> list[Path]:
 
 def _logs_of(folders: list[Path]) -> list[Path]:
     paths = [folder / f"{re.split('[_.]', folder.name)[0]}.log" for folder in folders]
-    return [path for path in paths if path.is_file()]
+    return [path for path in paths if log_parts(path)]
 
 
 def _first_logs(run: Run) -> list[Path]:
@@ -121,7 +122,7 @@ def _first_logs(run: Run) -> list[Path]:
 def _timed_lines(path: Path) -> list[tuple[datetime | None, str]]:
     """Lines with their time; one without has that of the line before."""
     time, lines = None, []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in read_log(path).splitlines():
         own, engine = _OWN.match(line), _ENGINE.match(line)
         stamp = own[1] if own else f"{engine['day']} {engine['hour']}" if engine else ""
         time = _time(stamp) or time

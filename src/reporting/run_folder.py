@@ -19,6 +19,7 @@ import numpy as np
 
 from src.errors import UserError
 from src.job.job_record import FOLDER
+from src.job.log_files import read_log
 from src.job.status_file import status_path
 
 LOSS_LINE = re.compile(
@@ -247,20 +248,17 @@ def _processes(folder: Path) -> list[Path]:
 
 def _first_iteration(folder: Path) -> int:
     """The iteration that a worker's process began with; 0 where it never joined one."""
-    log = folder / "worker.log"
-    found = ENTERED.search(log.read_text(errors="replace")) if log.is_file() else None
+    found = ENTERED.search(read_log(folder / "worker.log"))
     return int(found[1]) if found else 0
 
 
 def _loss_lines(folder: Path, notes: list[str]) -> list[re.Match]:
     """The loss lines of one process, in the order of the log."""
     for name in LOSS_FILES:
-        path = folder / name
-        if path.is_file():
-            lines = path.read_text(errors="replace").splitlines()
-            matches = [match for match in map(LOSS_LINE.match, lines) if match]
-            if matches:
-                return matches
+        lines = read_log(folder / name).splitlines()
+        matches = [match for match in map(LOSS_LINE.match, lines) if match]
+        if matches:
+            return matches
     notes.append(f"{folder}: no loss line in {' or '.join(LOSS_FILES)}")
     return []
 

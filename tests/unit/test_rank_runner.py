@@ -21,7 +21,7 @@ WHO = "import os, sys, time; rank = int(sys.argv[1].split('=')[1]); "
 
 
 def command(folder, program, count=3):
-    words = [sys.executable, str(RUNNER), str(folder), "0", str(count)]
+    words = [sys.executable, str(RUNNER), str(folder), "0", str(count), "0", "0"]
     return [*words, sys.executable, "-uc", WHO + program]
 
 

@@ -1,0 +1,120 @@
+"""Log files that rotate: worker.log, then worker.log.1 with what came before it, .2 before that.
+
+A line is in one file, whole; none is lost at a rotation. `log_parts` and `read_log` give the files
+back in the order in which they were written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from src.files import named, write_all
+
+MB = 10**6
+
+
+class RotatingLog:
+    """A log that one process writes, line by line.
+
+    Args:
+        path: of the newest file; appended to where it is there.
+        max_bytes: a line that would make the file larger goes into a new one; 0 never rotates.
+        kept: earlier files that are kept, path.1 to path.<kept>; older ones are deleted.
+        follow: handles of this process that write into the log too, its own standard output; they
+            are moved on with it.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, max_bytes: int = 0, kept: int = 0, follow: tuple[int, ...] = ()):
+        self._path = path
+        self._max_bytes = max_bytes
+        self._kept = kept
+        self._follow = follow
+        self._handle = self._open(path)
+
+    def write(self, text: str) -> None:
+        """Add whole lines; all of them or, with an OSError, nothing."""
+        data = text.encode(errors="replace")
+        size = os.fstat(self._handle).st_size
+        if self._max_bytes and size and size + len(data) > self._max_bytes:
+            self._rotate()
+        # Asked again: it is another file now, or others have written to it.
+        size = os.fstat(self._handle).st_size
+        with named(self._path):
+            try:
+                write_all(self._handle, data)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._handle, size)
+                raise
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._handle)
+
+    def _rotate(self) -> None:
+        """Begin a new file; where none can be made, the present one goes on."""
+        fresh = self._path.with_name(f".{self._path.name}.new")
+        try:
+            handle = self._open(fresh)
+        except OSError:
+            return
+        try:
+            self._shift()
+            fresh.replace(self._path)
+        except OSError:
+            os.close(handle)
+            return
+        os.close(self._handle)
+        self._handle = handle
+        for number in self._follow:
+            os.dup2(handle, number)
+
+    def _shift(self) -> None:
+        """worker.log.1 becomes .2 and so on, worker.log becomes .1."""
+        if not self._kept:
+            return
+        for number in range(self._kept - 1, 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                _part(self._path, number).replace(_part(self._path, number + 1))
+        with contextlib.suppress(FileNotFoundError):
+            self._path.replace(_part(self._path, 1))
+
+    @staticmethod
+    def _open(path: Path) -> int:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+
+def rotation(config: Any) -> tuple[int, int]:
+    """`max_bytes` and `kept` of the keys log_max_mb and log_files_kept."""
+    return round(config.log_max_mb * MB), config.log_files_kept
+
+
+def log_parts(path: Path) -> list[Path]:
+    """The files of the log `path` that are there, oldest first."""
+    found = []
+    for part in path.parent.glob(f"{path.name}.*"):
+        suffix = part.name[len(path.name) + 1 :]
+        if suffix.isdigit() and part.is_file():
+            found.append((int(suffix), part))
+    parts = [part for _, part in sorted(found, reverse=True)]
+    return [*parts, path] if path.is_file() else parts
+
+
+def read_log(path: Path) -> str:
+    """The text of all files of the log, in the order in which it was written; "" of none."""
+    texts = []
+    for part in log_parts(path):
+        # One that rotates in this moment may be gone.
+        with contextlib.suppress(FileNotFoundError):
+            texts.append(part.read_text(encoding="utf-8", errors="replace"))
+    return "".join(texts)
+
+
+def _part(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}")
