@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,13 @@ from src.federated.rounds import SyncError
 from src.files import reason
 from src.job.console import say
 from src.job.disk_room import require_disk, worker_files
+
+
+def kept_files(folder: Path, user: str) -> list[Path]:
+    """The checkpoints of iterations that are in `folder`, oldest iteration first."""
+    name = re.compile(re.escape(user) + r"-fast-rcnn-(\d+)epoch\.ckpt")
+    found = [(match, path) for path in folder.glob("*.ckpt") if (match := name.match(path.name))]
+    return [path for _, path in sorted(found, key=lambda pair: int(pair[0][1]))]
 
 
 class CheckpointKeeper:
@@ -34,7 +42,8 @@ class CheckpointKeeper:
         self._config = config
         self._kept = config.keep_checkpoint_max
         self._on = config.save_checkpoint
-        self._written: list[Path] = []
+        # An earlier process's count too, where this one goes on in its folder.
+        self._written = kept_files(folder, user)
 
     @property
     def best(self) -> Path:
@@ -58,7 +67,7 @@ class CheckpointKeeper:
         target = self._folder / f"{self._user}-fast-rcnn-{iteration - 1}epoch.ckpt"
         self._write(target)
         say(self._label, f"saved {target}")
-        self._written.append(target)
+        self._written = [path for path in self._written if path != target] + [target]
         while self._kept and len(self._written) > self._kept:
             self._written.pop(0).unlink(missing_ok=True)
 

@@ -53,6 +53,38 @@ def test_only_the_newest_are_kept(tmp_path):
     assert names(tmp_path) == [f"mindrecord_0-fast-rcnn-{k}epoch.ckpt" for k in (3, 4)]
 
 
+def test_the_newest_are_kept_over_a_restart_in_the_same_folder(tmp_path):
+    for first, last in ((1, 11), (12, 13)):
+        one = keeper(tmp_path, kept=3)
+        one.require_room(iterations=13, workers=1)
+        for iteration in range(first, last + 1):
+            one.save(iteration)
+        kept = [f"mindrecord_0-fast-rcnn-{k}epoch.ckpt" for k in range(last - 3, last)]
+        assert names(tmp_path) == sorted(kept)
+
+
+def test_an_iteration_that_is_saved_again_counts_once(tmp_path):
+    for _ in range(2):
+        one = keeper(tmp_path, kept=2)
+        one.require_room(iterations=2, workers=1)
+        one.save(1)
+        one.save(2)
+        one.save(2)
+    assert names(tmp_path) == [f"mindrecord_0-fast-rcnn-{k}epoch.ckpt" for k in (0, 1)]
+
+
+def test_what_is_not_a_checkpoint_of_an_iteration_stays(tmp_path):
+    folder = tmp_path / "ckpt" / "mindrecord_0"
+    folder.mkdir(parents=True)
+    others = ["best.ckpt", "mine.ckpt", "mindrecord_1-fast-rcnn-0epoch.ckpt"]
+    for name in others:
+        (folder / name).write_bytes(b"")
+    one = keeper(tmp_path, kept=1)
+    for iteration in (1, 2):
+        one.save(iteration)
+    assert names(tmp_path) == sorted([*others, "mindrecord_0-fast-rcnn-1epoch.ckpt"])
+
+
 def test_none_is_written_when_switched_off(tmp_path):
     one = keeper(tmp_path, on=False)
     one.require_room(iterations=5, workers=1)
