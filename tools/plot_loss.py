@@ -52,11 +52,13 @@ def main() -> None:
         print(f"note: {note}", file=sys.stderr)
     out = writable_folder(args.out or run.folder / "plots", "--out")
     with writing(out, "--out"):
-        print(*draw_losses(silos, out, args.per_epoch_steps), sep="\n")
+        drawn = draw_losses(silos, out, args.per_epoch_steps)
+    print(*drawn, sep="\n")
     if args.tensorboard:
         target = writable_folder(args.tensorboard, "--tensorboard")
         with writing(target, "--tensorboard"):
-            print(*write_events(silos, target), sep="\n")
+            folders = write_events(silos, target)
+        print(*folders, sep="\n")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ def main() -> None:
     )
     out = writable_folder(args.out, "--out")
     with writing(out, "--out"):
-        print(*draw_pictures(pictures, out, args.score, args.overlay), sep="\n")
+        drawn = draw_pictures(pictures, out, args.score, args.overlay)
+    print(*drawn, sep="\n")
 
 
 if __name__ == "__main__":

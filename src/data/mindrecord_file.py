@@ -250,7 +250,9 @@ def write_rows(
         _move_into_place(folder, target)
     except (RuntimeError, OSError, MindRecordException) as error:
         problem = next((line for line in str(error).splitlines() if "[ERROR]" in line), str(error))
-        raise UserError(f"{target}: could not be written: {problem}") from error
+        how = "look whether there is room, or choose another place"
+        why = reason(error) if isinstance(error, OSError) else f"{problem}; {how}"
+        raise UserError(f"{target}: could not be written: {why}") from error
     finally:
         shutil.rmtree(folder)
 
