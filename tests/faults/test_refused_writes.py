@@ -99,14 +99,14 @@ def assert_nothing_is_broken(before: dict[str, bytes], after: dict[str, bytes]) 
 
 
 def job_record(folder: Path) -> None:
-    from src.launch.job_record import update_record
+    from src.job.job_record import update_record
 
     with update_record(folder) as record:
         record.fl_name = "job"
 
 
 def federation_file(folder: Path) -> None:
-    from src.federated.job_config import load_job
+    from src.job.job_config import load_job
 
     load_job(PROJECT_DIR / "default_yaml_config.yaml").write(folder / "job" / "yaml_config.yaml")
 
@@ -273,7 +273,7 @@ def test_a_refused_write_that_ends_the_worker(disk, write, kind):
 
 
 def status_file(folder: Path) -> Callable[[], object]:
-    from src.launch.status_file import StatusFile
+    from src.job.status_file import StatusFile
 
     status = StatusFile(folder / "status" / "worker_0.json")
     return lambda: status.update(phase="train")
@@ -322,7 +322,7 @@ def test_a_refused_write_that_training_survives(disk, place, kind, capsys):
 def test_an_evaluation_that_cannot_be_kept_is_said(disk, kind, capsys):
     from src.evaluation.figures_text import FIGURES
     from src.evaluation.journal import Journal
-    from src.launch.status_file import StatusFile
+    from src.job.status_file import StatusFile
 
     keeper = worker_keeper(disk.folder)
     precision = iter(np.linspace(0.1, 0.9, 200))
