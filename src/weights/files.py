@@ -1,0 +1,83 @@
+"""Any file of weights as names and float32 arrays: MindSpore's, PyTorch's, safetensors'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, deserialize
+
+from src.errors import UserError
+from src.weights.element_types import decode
+from src.weights.torch_file import is_torch_file, read_torch_file
+
+SAFETENSORS_TYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """The tensors in `path` by name, float32; what wrappers put before all names is taken off.
+
+    Raises:
+        UserError: no such file, of none of the three kinds, broken, or with a value that is not a
+            number.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected .ckpt, .pth, .pt or .safetensors")
+    if path.suffix == ".safetensors":
+        values = _read_safetensors(path)
+    elif is_torch_file(path):
+        values = read_torch_file(path)
+    elif path.suffix == ".ckpt":
+        values = _read_mindspore(path)
+    else:
+        raise UserError(
+            f"{path}: neither a file of torch.save, nor named .ckpt (MindSpore) or .safetensors"
+        )
+    values = _without_wrapper(values)
+    for name, value in values.items():
+        if not np.isfinite(value).all():
+            raise UserError(f"{path}: {name} has values that are infinite or not a number")
+    return values
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Through the package's plain bytes: numpy lacks one of the format's types."""
+    try:
+        rows = deserialize(path.read_bytes())
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a whole safetensors file: {error}") from error
+    values = {}
+    for name, row in rows:
+        kind = SAFETENSORS_TYPES.get(row["dtype"])
+        if kind is None:
+            known = ", ".join(SAFETENSORS_TYPES)
+            raise UserError(f"{path}: {name} is of type {row['dtype']}, expected one of {known}")
+        values[name] = decode(bytes(row["data"]), kind).reshape(row["shape"])
+    return values
+
+
+def _read_mindspore(path: Path) -> dict[str, np.ndarray]:
+    # Late, since the other kinds of files need no MindSpore.
+    from src.pretrained import read_checkpoint
+
+    content = read_checkpoint(path)
+    return {name: np.asarray(value.asnumpy()).astype(np.float32) for name, value in content.items()}
+
+
+def _without_wrapper(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Names without what DistributedDataParallel and torch.compile put before every one."""
+    for prefix in ("module.", "_orig_mod."):
+        if values and all(name.startswith(prefix) for name in values):
+            values = {name[len(prefix) :]: value for name, value in values.items()}
+    return values
