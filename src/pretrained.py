@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,55 +13,132 @@ from mindspore import Parameter, Tensor, nn
 
 from src.checkpoint_names import map_name
 from src.errors import UserError
+from src.weights.head_classes import CLASS_TENSORS, Refit, refit
+from src.weights.kinds import V1, V1_5
+from src.weights.source import RECORD_NAME, require_backbone, require_classes, unpack
+
+CONVERT = "python -m src.convert_checkpoint --ckpt_file={}"
+# In names of ModelZoo's ResNet-50, and of none that was converted.
+MODELZOO_PART = "down_sample_layer."
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class LoadReport:
-    """What a checkpoint brought: names of the network's parameters, loaded and not found."""
+    """What a checkpoint brought: names of the network's parameters, loaded and not found.
+
+    Attributes:
+        refitted: tensors that depend on the classes and came from a head of other classes.
+        hint: what the user may do better, or "".
+    """
 
     path: str
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    refitted: Refit = field(default_factory=Refit)
+    hint: str = ""
 
     def __str__(self) -> str:
-        total = len(self.loaded) + len(self.missing)
+        total = len(self.loaded) + len(self.missing) + len(self.refitted.tensors)
         text = f"{self.path}: loaded {len(self.loaded)} of the network's {total} parameters"
+        if self.refitted.tensors:
+            text += f"; drawn anew for other classes: {', '.join(self.refitted.tensors)}"
+        if self.refitted.carried:
+            text += f", but for the columns of {', '.join(self.refitted.carried)}"
+        return text + self._not_found() + (f"; {self.hint}" if self.hint else "")
+
+    def _not_found(self) -> str:
         if not self.missing:
-            return text
+            return ""
         groups: dict[str, int] = {}
         for name in self.missing:
             group = name.split(".")[0]
             groups[group] = groups.get(group, 0) + 1
         listed = ", ".join(f"{count} of {group}" for group, count in groups.items())
-        return f"{text}; not found in it: {listed}"
+        return f"; not found in it: {listed}"
 
 
-def load_pretrained(net: nn.Cell, path: str | Path) -> LoadReport:
+def load_pretrained(
+    net: nn.Cell, path: str | Path, fine_tune_for: Sequence[str] | None = None
+) -> LoadReport:
     """Load what `path` holds for `net`, cast to float32; the rest of `net` stays as it is.
 
     Names that are the network's own are taken first, so that a checkpoint of the whole detector
     loads as it is; all others are mapped as those of a classifier.
 
+    Args:
+        fine_tune_for: the network's class names; a box head of other classes is then no fault: its
+            class-dependent tensors stay as they are in `net`, but for columns of classes that a
+            converted checkpoint names too. None refuses it.
+
     Returns:
         What was loaded and what was not found; also written to the log.
 
     Raises:
-        UserError: no such file, not a checkpoint, no parameter of this network in it, or one of
-            another shape. `net` is then unchanged.
+        UserError: no such file, not a checkpoint, no parameter of this network in it, one of
+            another shape, or a backbone that strides elsewhere. `net` is then unchanged.
     """
     parameters = {parameter.name: parameter for parameter in net.get_parameters()}
-    found: dict[str, np.ndarray] = {}
-    for name, value in read_checkpoint(path).items():
-        target = name if name in parameters else map_name(name)
-        if target is not None and target in parameters:
-            found[target] = value.asnumpy().astype(np.float32)
+    content = read_checkpoint(path)
+    found = _by_own_names(content, parameters)
     if not found:
         raise UserError(
             f"{path}: no parameter of this detector in it; expected a ResNet-50 or Faster R-CNN "
             "ResNet-50 FPN checkpoint"
         )
+    record = content.get(RECORD_NAME)
+    source = unpack(None if record is None else record.asnumpy().tobytes(), str(path))
+    require_backbone(source, backbone_of(net), str(path))
+    report = LoadReport(str(path), hint=_hint(content, path))
+    if fine_tune_for is not None:
+        own = {n: parameters[n].asnumpy() for n in CLASS_TENSORS if n in parameters}
+        classes = None if source is None else source.classes
+        report.refitted = refit(found, own, classes, fine_tune_for)
+    _require_shapes(path, found, parameters)
+    for name, values in found.items():
+        parameters[name].set_data(Tensor(values))
+    report.loaded = sorted(set(found) - set(report.refitted.tensors))
+    report.missing = [name for name in parameters if name not in found]
+    logger.info("%s", report)
+    return report
+
+
+def require_same_classes(path: str | Path, content: dict[str, Parameter], classes: list) -> None:
+    """Refuse a converted detector whose classes are not `classes`, where it says so.
+
+    Args:
+        content: as `read_checkpoint` gives it.
+
+    Raises:
+        UserError: names what differs.
+    """
+    record = content.get(RECORD_NAME)
+    source = unpack(None if record is None else record.asnumpy().tobytes(), str(path))
+    require_classes(source, classes, str(path))
+
+
+def backbone_of(net: nn.Cell) -> str:
+    """The value of the key `backbone` that `net`, a detector, was built with."""
+    stride = net.backbone.layer2[0].conv1.stride
+    return V1 if tuple(stride) == (2, 2) else V1_5
+
+
+def _by_own_names(
+    content: dict[str, Parameter], parameters: dict[str, Parameter]
+) -> dict[str, np.ndarray]:
+    """What of a checkpoint the network has, by the network's names, float32."""
+    found = {}
+    for name, value in content.items():
+        target = name if name in parameters else map_name(name)
+        if target is not None and target in parameters:
+            found[target] = value.asnumpy().astype(np.float32)
+    return found
+
+
+def _require_shapes(
+    path: str | Path, found: dict[str, np.ndarray], parameters: dict[str, Parameter]
+) -> None:
     for name, values in found.items():
         if values.shape != parameters[name].shape:
             raise UserError(
@@ -68,11 +146,17 @@ def load_pretrained(net: nn.Cell, path: str | Path) -> LoadReport:
                 f"{list(parameters[name].shape)}; the checkpoint is of another model or of "
                 "other classes"
             )
-    for name, values in found.items():
-        parameters[name].set_data(Tensor(values))
-    report = LoadReport(str(path), sorted(found), [n for n in parameters if n not in found])
-    logger.info("%s", report)
-    return report
+
+
+def _hint(content: dict[str, Parameter], path: str | Path) -> str:
+    """What may be better than an unconverted file, or ""."""
+    if not any(MODELZOO_PART in name for name in content):
+        return ""
+    command = CONVERT.format(path)
+    return (
+        "it is a ModelZoo ResNet-50 as trained, with BatchNorm's epsilon 1e-4 where the detector "
+        f"has 1e-5: {command} makes up for that"
+    )
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Parameter]:
@@ -86,7 +170,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Parameter]:
         raise UserError(f"{path}: no such file; expected a MindSpore checkpoint (.ckpt)")
     if path.suffix != ".ckpt":
         raise UserError(
-            f"{path}: a MindSpore checkpoint ends in .ckpt; rename the file if it is one"
+            f"{path}: a MindSpore checkpoint ends in .ckpt; rename the file if it is one. One of "
+            f"PyTorch or safetensors becomes one with {CONVERT.format(path)}"
         )
     try:
         return mindspore.load_checkpoint(str(path))

@@ -68,7 +68,8 @@ def build_detector(config: Config) -> tuple[nn.Cell, str]:
     net.set_train()
     if not config.pre_trained:
         return net, f"weights drawn from seed {config.seed}"
-    return net, str(load_pretrained(net, Path(config.pre_trained).expanduser()))
+    path = Path(config.pre_trained).expanduser()
+    return net, str(load_pretrained(net, path, fine_tune_for=config.coco_classes))
 
 
 def shared_aspects(config: Config, net: nn.Cell) -> dict[str, object]:

@@ -12,7 +12,7 @@ from src.federated.aggregation import Aggregation
 from src.federated.fingerprint import FEATURE_NAME, differing, fingerprint
 from src.federated.travelling import local_names
 from src.model_utils.config import Config, setting
-from src.pretrained import load_pretrained, read_checkpoint
+from src.pretrained import load_pretrained, read_checkpoint, require_same_classes
 from src.training import shared_aspects
 
 
@@ -43,6 +43,7 @@ def load_detector(
     held = set(content)
     own = {p.name for p in net.get_parameters()}
     _require_detector(checkpoint, held, own, frozen, local, frozen_from)
+    require_same_classes(checkpoint, content, config.coco_classes)
     said = ""
     if frozen_from is not None:
         kept = frozen | local

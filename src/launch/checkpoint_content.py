@@ -13,6 +13,8 @@ from google.protobuf.message import DecodeError
 from src.checkpoint_names import map_name
 from src.errors import UserError
 from src.launch.detector_size import Shape, parameter_shapes
+from src.weights.head_classes import other_classes
+from src.weights.source import RECORD_NAME, Source, require_backbone, unpack
 
 MESSAGES = "mindspore.train.checkpoint_pb2"
 
@@ -23,6 +25,11 @@ def checkpoint_shapes(path: Path) -> dict[str, Shape]:
     Raises:
         UserError: no such file, or not a checkpoint.
     """
+    return {value.tag: tuple(value.tensor.dims) for value in _content(path).value}
+
+
+def _content(path: Path) -> Any:
+    """The message in a checkpoint's file; raises as `checkpoint_shapes`."""
     if not path.is_file():
         raise UserError(
             f"pre_trained: {path.absolute()} is not there; give the path of a .ckpt file, or "
@@ -30,7 +37,9 @@ def checkpoint_shapes(path: Path) -> dict[str, Shape]:
         )
     if path.suffix != ".ckpt":
         raise UserError(
-            f"pre_trained: {path}: a MindSpore checkpoint ends in .ckpt; rename it if it is one"
+            f"pre_trained: {path}: a MindSpore checkpoint ends in .ckpt; rename it if it is one. "
+            "One of PyTorch or safetensors becomes one with python -m src.convert_checkpoint "
+            f"--ckpt_file={path}"
         )
     content = _messages().Checkpoint()
     try:
@@ -39,20 +48,32 @@ def checkpoint_shapes(path: Path) -> dict[str, Shape]:
         raise UserError(
             f"pre_trained: {path}: not a MindSpore checkpoint, or cut short: {error}"
         ) from error
-    return {value.tag: tuple(value.tensor.dims) for value in content.value}
+    return content
+
+
+def source_of(path: Path) -> Source | None:
+    """What a converted checkpoint says of its origin; None for others. Raises as before."""
+    for value in _content(path).value:
+        if value.tag == RECORD_NAME:
+            return unpack(value.tensor.tensor_content, f"pre_trained: {path}")
+    return None
 
 
 def matching_names(path: Path, config: Any) -> tuple[int, int]:
     """How many of the detector's parameters a checkpoint has, and how many the detector has.
 
+    A box head of other classes is not counted and no fault: it is drawn anew.
+
     Raises:
-        UserError: not a checkpoint, none of them in it, or one of another shape.
+        UserError: not a checkpoint, none of them in it, one of another shape, or a backbone that
+            strides elsewhere.
     """
     wanted = parameter_shapes(config)
+    require_backbone(source_of(path), config.backbone, f"pre_trained: {path}")
     found = 0
     for name, shape in checkpoint_shapes(path).items():
         target = name if name in wanted else map_name(name)
-        if target not in wanted:
+        if target not in wanted or other_classes(target, shape, wanted[target]):
             continue
         found += 1
         if shape != wanted[target]:

@@ -1,4 +1,4 @@
-"""COCO's 80 categories: ids have gaps, and PyTorch's detectors have a class for each id up to 90."""
+"""COCO's 80 categories; their ids go to 90, and torchvision's detectors have a class for each."""
 
 from __future__ import annotations
 

@@ -1,0 +1,150 @@
+"""Turn weights of another origin into a checkpoint that --pre_trained takes.
+
+  python -m src.convert_checkpoint --ckpt_file=resnet50.ckpt
+  python src/convert_checkpoint.py --ckpt_file=resnet50.pth --out=resnet50.ckpt
+  python src/convert_checkpoint.py --ckpt_file=fasterrcnn_resnet50_fpn_coco.pth
+
+It reads ResNet-50 classifiers of MindSpore's ModelZoo and MindCV (.ckpt), of torchvision and timm
+(.pth, .pt, .safetensors), torchvision's fasterrcnn_resnet50_fpn, and upstream's MindSpore
+detectors. PyTorch need not be installed, and nothing in a file is executed. It says what it
+recognised, what was left out and what stays different, and writes backbone.ckpt, or detector.ckpt
+for a whole detector, in the current folder. Give that to the servers and to all workers as
+--pre_trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if not __package__:
+    # As a script: Python looks in src/ itself, where modules are not to be found by short names.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from src.errors import UserError, require_packages, run_command
+
+require_packages()
+
+from src.launch.detector_size import parameter_shapes
+from src.model_utils.config import load_config, parse_known
+from src.weights.conversion import Converted, convert
+from src.weights.kinds import V1, V1_5
+from src.weights.source import RECORD_NAME
+
+if TYPE_CHECKING:
+    from mindspore import Parameter
+
+
+def load_weights(model_path: str | Path, use_fp16_weight: bool) -> dict[str, Parameter]:
+    """A checkpoint of another origin as parameters by the detector's names.
+
+    Args:
+        model_path: of what the module's docstring lists.
+        use_fp16_weight: give float16 in place of float32.
+
+    Raises:
+        UserError: the file is none of these.
+    """
+    from mindspore import Parameter, Tensor
+
+    values = convert(Path(model_path), parameter_shapes(load_config())).values
+    dtype = "float16" if use_fp16_weight else "float32"
+    return {n: Parameter(Tensor(value.astype(dtype)), name=n) for n, value in values.items()}
+
+
+def write(converted: Converted, out: Path) -> None:
+    """Write values and record as a MindSpore checkpoint, whole or not at all."""
+    from mindspore import Tensor, save_checkpoint
+
+    rows = [{"name": name, "data": Tensor(value)} for name, value in converted.values.items()]
+    rows.append({"name": RECORD_NAME, "data": Tensor(converted.source.packed())})
+    partial = out.with_name(f".partial.{out.name}.ckpt")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(rows, str(partial))
+        partial.replace(out)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--ckpt_file", type=Path, required=True, help="the weights to convert")
+    parser.add_argument(
+        "--out", type=Path, help="where to write (default backbone.ckpt or detector.ckpt)"
+    )
+    parser.add_argument(
+        "--backbone",
+        choices=(V1_5, V1),
+        help="where the weights stride: on the 3x3 or on the 1x1; files do not tell (default: what "
+        f"is usual for their kind, {V1_5})",
+    )
+    parser.add_argument(
+        "--bn_eps",
+        type=float,
+        help="epsilon of BatchNorm in their training (default: that of their kind)",
+    )
+    parser.add_argument(
+        "--classes",
+        help="a whole detector's class names in its order, with commas between them and the "
+        "background first (default: COCO's for a head of 91 or of 81)",
+    )
+    return parser
+
+
+def main() -> None:
+    """Parse, convert, write, say."""
+    args = parse_known(build_parser())
+    if args.bn_eps is not None and not 0 <= args.bn_eps <= 1 or math.isnan(args.bn_eps or 0):
+        raise UserError(f"--bn_eps is {args.bn_eps}, expected 0 to 1")
+    classes = [name.strip() for name in args.classes.split(",")] if args.classes else None
+    path = args.ckpt_file.expanduser()
+    shapes = parameter_shapes(load_config())
+    converted = convert(path, shapes, args.backbone, args.bn_eps, classes)
+    default = Path("detector.ckpt" if converted.kind.whole else "backbone.ckpt")
+    out = (args.out or default).expanduser()
+    if out.suffix != ".ckpt" or out.absolute() == path.absolute():
+        raise UserError(f"--out {out}: expected a name that ends in .ckpt, and not the source's")
+    write(converted, out)
+    print("\n".join(words(converted, path, out)))
+
+
+def words(converted: Converted, path: Path, out: Path) -> list[str]:
+    """What was done, a line each."""
+    kind, source, values = converted.kind, converted.source, converted.values
+    lines = [f"{path}: {kind.title}"]
+    lines.append(
+        f"{out}: {len(values)} tensors; backbone {source.backbone}; BatchNorm epsilon "
+        f"{source.bn_eps:g} worked into the stored variances"
+        + (f" (and {converted.rescaled} gammas)" if converted.rescaled else "")
+    )
+    if source.classes:
+        lines.append(f"classes: {', '.join(source.classes)}")
+    if converted.left_out:
+        names = sorted({name for name in converted.left_out if "num_batches" not in name})
+        counters = len(converted.left_out) - len(names)
+        listed = ", ".join([*names, *([f"{counters} counters of batches"] if counters else [])])
+        lines.append(f"left out: {listed}")
+    if converted.head_left_out:
+        lines.append(
+            f"left out, since the names of their classes are not known (--classes): "
+            f"{', '.join(converted.head_left_out)}"
+        )
+    lines += [f"stays different: {line}" for line in kind.differs]
+    lines.append(
+        f"use it: --pre_trained={out} at servers and workers, with backbone: {source.backbone}"
+    )
+    return lines
+
+
+if __name__ == "__main__":
+    run_command(main)

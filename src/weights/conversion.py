@@ -1,0 +1,156 @@
+"""Weights of another origin, by the detector's names and for its BatchNorm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from src.checkpoint_names import BACKBONE
+from src.errors import UserError
+from src.weights.batch_norm import fold_epsilon
+from src.weights.coco import CLASSES
+from src.weights.files import read_weights
+from src.weights.head_classes import BOX_COLUMNS, BOXES, CLASS_TENSORS, SCORES
+from src.weights.kinds import (
+    TORCHVISION_DETECTOR,
+    V1,
+    V1_5,
+    Kind,
+    is_dropped,
+    recognise,
+)
+from src.weights.source import Source
+from src.weights.torchvision_detector import order_classes
+
+DETECTOR_EPS = 1e-5  # that of src/FasterRcnn/resnet.py, which needs MindSpore; a test compares them
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Converted:
+    """What a conversion gave.
+
+    Attributes:
+        kind: what was recognised.
+        source: the record for the checkpoint.
+        values: float32 by the detector's names.
+        left_out: names, of the source, of what has no place in the detector.
+        head_left_out: the detector's names of class-dependent tensors whose classes are not known.
+        rescaled: channels whose gamma was changed for the epsilon.
+    """
+
+    kind: Kind
+    source: Source
+    values: dict[str, np.ndarray]
+    left_out: list[str] = field(default_factory=list)
+    head_left_out: list[str] = field(default_factory=list)
+    rescaled: int = 0
+
+
+def convert(
+    path: Path,
+    shapes: Mapping[str, Shape],
+    backbone: str | None = None,
+    bn_eps: float | None = None,
+    classes: Sequence[str] | None = None,
+) -> Converted:
+    """Read the file at `path`, recognise what it is, and make it the detector's.
+
+    Args:
+        shapes: of the detector's parameters by name; those of `CLASS_TENSORS` may differ.
+        backbone: where the weights stride; None takes what is usual for their kind.
+        bn_eps: epsilon of BatchNorm in their training; None likewise.
+        classes: names of a whole detector's classes in its order, the background first; None:
+            COCO's where the number tells.
+
+    Raises:
+        UserError: not such a file, not a ResNet-50, or something that it does not say and that is
+            not given.
+    """
+    given = read_weights(path)
+    kind = recognise(given, str(path))
+    backbone = backbone or kind.backbone or _ask_backbone(path)
+    bn_eps = kind.bn_eps if bn_eps is None else bn_eps
+    left_out = [name for name in given if is_dropped(name, kind.dropped)]
+    for name in left_out:
+        del given[name]
+    values = kind.renamed(given)
+    known, head_left_out = None, []
+    _require_parts(path, kind, values, shapes)
+    if kind.whole:
+        known, head_left_out = _classes(kind, values, classes)
+    elif classes is not None:
+        raise UserError(f"--classes: {path} is a {kind.title}, which has no box head")
+    try:
+        rescaled = fold_epsilon(values, bn_eps, DETECTOR_EPS)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    source = Source(kind.title, backbone, bn_eps, known)
+    return Converted(kind, source, values, left_out, head_left_out, rescaled)
+
+
+def _ask_backbone(path: Path) -> str:
+    raise UserError(
+        f"{path}: a MindSpore detector does not say where its backbone strides; give "
+        f"--backbone={V1} (stride on the 1x1, what upstream's federated example trains) or "
+        f"--backbone={V1_5} (on the 3x3). A checkpoint of this suite needs no conversion: give it "
+        "as --pre_trained"
+    )
+
+
+def _require_parts(
+    path: Path, kind: Kind, values: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]
+) -> None:
+    """Whether names and shapes are a ResNet-50's, and for a whole detector all of its own.
+
+    Raises:
+        UserError: the first name that is missing, of another shape, or too much.
+    """
+    wanted = {name for name in shapes if kind.whole or name.startswith(BACKBONE)}
+    for name in sorted(wanted ^ set(values)):
+        what = "lacks" if name in wanted else "has"
+        raise UserError(f"{path}: taken for a {kind.title}, but it {what} {name}: another network")
+    for name, value in values.items():
+        compared = -1 if name in CLASS_TENSORS else None
+        if tuple(value.shape[:compared]) != tuple(shapes[name][:compared]):
+            raise UserError(
+                f"{path}: taken for a {kind.title}, but {name} has shape {list(value.shape)} in "
+                f"place of {list(shapes[name])}: another network"
+            )
+
+
+def _classes(
+    kind: Kind, values: dict[str, np.ndarray], classes: Sequence[str] | None
+) -> tuple[list[str] | None, list[str]]:
+    """The head's class names, None where not known, and the tensors that had to be left out."""
+    if kind is TORCHVISION_DETECTOR:
+        _require_head(values)
+        return order_classes(values, classes)
+    count = values[SCORES[1]].shape[-1]
+    if classes is None and count == len(CLASSES):
+        classes = CLASSES
+    if classes is not None and len(classes) != count:
+        raise UserError(
+            f"--classes lists {len(classes)} names with the background, the box head has {count}"
+        )
+    for name in BOXES:
+        if values[name].shape[-1] == BOX_COLUMNS * count:
+            values[name] = np.ascontiguousarray(values[name][..., BOX_COLUMNS:])
+    _require_head(values, background=False)
+    return list(classes) if classes is not None else None, []
+
+
+def _require_head(values: Mapping[str, np.ndarray], background: bool = True) -> None:
+    """Whether scores and boxes are of the same number of classes.
+
+    Raises:
+        UserError: they are not.
+    """
+    count = values[SCORES[1]].shape[-1]
+    expected = BOX_COLUMNS * (count if background else count - 1)
+    shapes = [values[name].shape[-1] for name in (*SCORES, *BOXES)]
+    if shapes != [count, count, expected, expected]:
+        raise UserError(f"the box head's sizes {shapes} are not those of one list of classes")

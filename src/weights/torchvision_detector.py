@@ -1,0 +1,90 @@
+"""torchvision's `fasterrcnn_resnet50_fpn` by the detector's names, shapes and order of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from src.errors import UserError
+from src.weights.backbone_names import from_torch
+from src.weights.coco import CLASSES, CLASSES_OF_IDS, COLUMNS
+from src.weights.head_classes import BOX_COLUMNS, BOXES, SCORES
+
+BODY = "backbone.body."
+RPN = "rpn_with_loss.rpn_convs_list.0."
+# Since torchvision 0.13 a convolution with its activation is a sequence: a further ".0" in names.
+RENAMED = {
+    "backbone.fpn.inner_blocks.": "fpn_ncek.lateral_convs_list.",
+    "backbone.fpn.layer_blocks.": "fpn_ncek.fpn_convs_list.",
+    "rpn.head.conv.": f"{RPN}rpn_conv.",
+    "rpn.head.cls_logits.": f"{RPN}rpn_cls.",
+    "rpn.head.bbox_pred.": f"{RPN}rpn_reg.",
+    "roi_heads.box_head.fc6.": "rcnn.shared_fc_0.",
+    "roi_heads.box_head.fc7.": "rcnn.shared_fc_1.",
+    "roi_heads.box_predictor.cls_score.": "rcnn.cls_scores.",
+    "roi_heads.box_predictor.bbox_pred.": "rcnn.reg_scores.",
+}
+
+
+def detector_name(name: str) -> str:
+    """The detector's name for one of torchvision's; others stay as they are."""
+    if name.startswith(BODY):
+        return from_torch(name[len(BODY) :])
+    for old, new in RENAMED.items():
+        if name.startswith(old):
+            module, _, part = name[len(old) :].rpartition(".")
+            numbers = module.split(".")
+            level = f"{numbers[0]}." if "_blocks" in old else ""
+            extra = numbers[1:] if level else numbers
+            if all(number in ("", "0") for number in extra):
+                return f"{new}{level}{part}"
+    return name
+
+
+def detector_values(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """By the detector's names; dense weights become (in, out), as it stores them.
+
+    The order of the pooled features, channel, row, column, is the same in both.
+    """
+    renamed = {detector_name(name): value for name, value in values.items()}
+    for name in renamed:
+        if name.startswith("rcnn.") and name.endswith(".weight"):
+            renamed[name] = np.ascontiguousarray(renamed[name].T)
+    return renamed
+
+
+def order_classes(
+    values: dict[str, np.ndarray], classes: Sequence[str] | None
+) -> tuple[list[str] | None, list[str]]:
+    """Bring the box head's columns into the order of a class list, in place.
+
+    A head of 91 classes is COCO's: a class for each category id, of which 80 are used. The box
+    regressor loses the background's columns, which the detector does not have.
+
+    Args:
+        values: by the detector's names, dense weights (in, out).
+        classes: names in the order of the columns, the background first; None where not known.
+
+    Returns:
+        The class names, None where they are not known and the class-dependent tensors had to be
+        left out; and the names of what was left out.
+
+    Raises:
+        UserError: `classes` has another number of names than the head has classes.
+    """
+    columns = values[SCORES[1]].shape[-1]
+    if classes is not None and len(classes) != columns:
+        raise UserError(
+            f"--classes lists {len(classes)} names with the background, the box head has {columns}"
+        )
+    if classes is None and columns != CLASSES_OF_IDS:
+        left_out = [name for name in (*SCORES, *BOXES) if values.pop(name, None) is not None]
+        return None, left_out
+    kept = list(range(columns)) if classes is not None else COLUMNS
+    for name in (*SCORES, *BOXES):
+        width = BOX_COLUMNS if name in BOXES else 1
+        wanted = kept[1:] if name in BOXES else kept
+        places = [column * width + part for column in wanted for part in range(width)]
+        values[name] = np.ascontiguousarray(values[name][..., places])
+    return list(classes) if classes is not None else list(CLASSES), []

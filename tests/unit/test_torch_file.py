@@ -1,0 +1,231 @@
+"""Files of torch.save and safetensors: what is in them, and that nothing of them is executed."""
+
+import io
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from torch_files import (
+    Call,
+    Name,
+    Storage,
+    TorchPickler,
+    save_archive,
+    save_old,
+    state_dict,
+    tensor,
+)
+
+from src.errors import UserError
+from src.weights.files import read_weights
+from src.weights.state_dict_pickle import load_pickle
+
+SAVERS = pytest.mark.parametrize("save", [save_archive, save_old])
+VALUES = {
+    "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
+    "bn.running_var": np.array([0.5, 2.0], np.float32),
+    "bn.num_batches_tracked": np.array(7, np.int64),
+}
+
+
+def same(found, expected):
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name].dtype == np.float32 and found[name].shape == value.shape
+        np.testing.assert_array_equal(found[name], value.astype(np.float32))
+
+
+@SAVERS
+def test_state_dict(tmp_path, save):
+    same(read_weights(save(tmp_path / "a.pth", state_dict(VALUES))), VALUES)
+
+
+@SAVERS
+@pytest.mark.parametrize("place", ["state_dict", "model", "model_state_dict"])
+def test_in_a_training_checkpoint_of_a_wrapped_model(tmp_path, save, place):
+    wrapped = state_dict({f"module.{name}": value for name, value in VALUES.items()})
+    content = {"epoch": 3, place: wrapped, "best": 0.5, "names": ["a", ("b", None, True)]}
+    same(read_weights(save(tmp_path / "a.pth", content)), VALUES)
+
+
+@SAVERS
+def test_types(tmp_path, save):
+    numbers = np.array([[1.5, -2.0], [0.25, 3.0]], np.float32)
+    stored = {
+        "double": numbers.astype(np.float64),
+        "half": numbers.astype(np.float16),
+        "bfloat": (numbers.view(np.uint32) >> 16).astype("<u2"),
+    }
+    content = state_dict(stored, {"bfloat": "BFloat16Storage"})
+    same(read_weights(save(tmp_path / "a.pth", content)), dict.fromkeys(stored, numbers))
+
+
+@SAVERS
+def test_views_of_one_storage_and_parameters(tmp_path, save):
+    storage = Storage("0", np.arange(12, dtype=np.float32))
+    channels_last = tensor(storage, (2, 3), (1, 2), 4)
+    rebuild = Name("torch._utils", "_rebuild_parameter")
+    content = OrderedDict(
+        a=channels_last, b=Call(rebuild, tensor(storage, (2,)), True, OrderedDict())
+    )
+    expected = {
+        "a": np.array([[4, 6, 8], [5, 7, 9]], np.float32),
+        "b": np.array([0, 1], np.float32),
+    }
+    same(read_weights(save(tmp_path / "a.pth", content)), expected)
+
+
+@SAVERS
+@pytest.mark.parametrize(
+    "view", [((3,), None, 10), ((2, 2), (9, 9), 0), ((10**9,), (0,), 0)], ids=str
+)
+def test_a_view_beyond_its_storage(tmp_path, save, view):
+    content = OrderedDict(a=tensor(Storage("0", np.zeros(12, np.float32)), *view))
+    with pytest.raises(UserError, match="beyond its storage"):
+        read_weights(save(tmp_path / "a.pth", content))
+
+
+@pytest.mark.parametrize(
+    "module, name, arguments",
+    [
+        ("os", "system", ("touch {}",)),
+        ("posix", "system", ("touch {}",)),
+        ("builtins", "exec", ("open('{}', 'w')",)),
+        ("builtins", "getattr", ({}, "keys")),
+        ("pathlib", "Path", ("{}",)),
+        ("torch.nn.modules.container", "Sequential", ()),
+        ("torch._utils", "_rebuild_tensor_v2.__globals__", ()),
+        ("numpy.core.multiarray", "scalar", ()),
+    ],
+)
+@SAVERS
+def test_other_names_are_refused_and_not_called(tmp_path, save, module, name, arguments):
+    target = tmp_path / "was_executed"
+    arguments = [a.format(target) if isinstance(a, str) else a for a in arguments]
+    content = {"state_dict": state_dict(VALUES), "x": Call(Name(module, name), *arguments)}
+    path = save(tmp_path / "a.pth", content)
+    with pytest.raises(UserError, match="not part of a state dict") as caught:
+        read_weights(path)
+    assert f"{module}.{name}" in str(caught.value) and str(path) in str(caught.value)
+    assert not target.exists()
+
+
+class _Runs:
+    """A pickle that runs a command, as Python's own pickler writes it."""
+
+    def __init__(self, command):
+        self._command = command
+
+    def __reduce__(self):
+        return os.system, (self._command,)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_malicious_pickles_of_every_protocol(tmp_path, protocol):
+    target = tmp_path / "was_executed"
+    pickled = pickle.dumps(_Runs(f"touch {target}"), protocol)
+    pickle.loads(pickled)  # it does run where nothing stops it
+    assert target.exists()
+    target.unlink()
+    with pytest.raises(UserError, match="nothing of it was"):
+        read_weights(save_archive(tmp_path / "a.pth", None, pickled))
+    with pytest.raises(UserError, match="nothing of it was"):
+        load_pickle(io.BytesIO(pickled), "a.pth")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "pickled, words",
+    [
+        (b"\x80\x02(cos\nsystem\no.", "os.system"),
+        (b"(ios\nsystem\n.", "instruction INST"),
+        (b"\x80\x02\x82\x01.", "instruction EXT1"),
+        (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "instruction NEWOBJ"),
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "remembers object"),
+        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}U\x05_makeNs\x86b.", "spoilt"),
+        (b"\x80\x02}q\x00X\x01", "spoilt"),
+    ],
+)
+def test_instructions_that_no_state_dict_needs(pickled, words):
+    with pytest.raises(UserError, match=words) as caught:
+        load_pickle(io.BytesIO(pickled), "a.pth")
+    assert str(caught.value).isprintable()
+
+
+def test_archives_of_something_else(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("a.txt", "no weights")
+    script = save_archive(tmp_path / "b.pt", state_dict(VALUES), **{"constants.pkl": b""})
+    with zipfile.ZipFile(tmp_path / "c.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("c/data.pkl", b"\0" * 1000)
+    empty = save_archive(tmp_path / "d.pt", {"epoch": 3})
+    for path, words in (
+        (tmp_path / "a.pt", "no data.pkl"),
+        (script, "TorchScript"),
+        (tmp_path / "c.pt", "compressed"),
+        (empty, r"no state dict in it \(found: epoch\)"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_weights(path)
+
+
+@SAVERS
+def test_spoilt_files_are_refused_in_a_line(tmp_path, save):
+    whole = save(tmp_path / "whole.pth", state_dict(VALUES)).read_bytes()
+    rng = np.random.default_rng(0)
+    target, refused = tmp_path / "a.pth", 0
+    for _ in range(300):
+        content = bytearray(whole)
+        for at in rng.integers(len(whole), size=rng.integers(1, 4)):
+            content[at] = rng.integers(256)
+        if rng.integers(3) == 0:
+            del content[rng.integers(len(content)) :]
+        target.write_bytes(bytes(content))
+        try:
+            read_weights(target)
+        except UserError as error:
+            assert str(error).isprintable() and str(target) in str(error)
+            refused += 1
+    assert refused > 100
+
+
+def test_safetensors(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": np.ones((2, 3), np.float16), "b": np.arange(3, dtype=np.int64)}, path)
+    same(read_weights(path), {"a": np.ones((2, 3)), "b": np.arange(3.0)})
+    head = b'{"x":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
+    numbers = (np.array([1.5, -2], np.float32).view(np.uint32) >> 16).astype("<u2").tobytes()
+    path.write_bytes(len(head).to_bytes(8, "little") + head + numbers)
+    same(read_weights(path), {"x": np.array([1.5, -2.0])})
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        read_weights(path)
+
+
+def test_what_is_no_file_of_weights(tmp_path):
+    (tmp_path / "a.pth").write_bytes(b"nothing of the kind")
+    (tmp_path / "b.ckpt").write_bytes(b"nothing of the kind")
+    infinite = {"a": np.array([1, np.inf], np.float32)}
+    save_archive(tmp_path / "c.pth", state_dict(infinite))
+    for name, words in (
+        ("a.pth", "neither a file of torch.save"),
+        ("b.ckpt", "not a MindSpore checkpoint"),
+        ("c.pth", "infinite or not a number"),
+        ("d.pth", "no such file"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_weights(tmp_path / name)
+
+
+def test_the_writer_writes_as_torch_does():
+    """The beginning of a state dict's pickle, as PyTorch 1.13 writes it."""
+    stream = io.BytesIO()
+    TorchPickler(stream).dump(state_dict({"w": np.zeros(1, np.float32)}))
+    assert stream.getvalue().startswith(
+        b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01X\x01\x00\x00\x00wq\x02"
+        b"ctorch._utils\n_rebuild_tensor_v2\n"
+    )
