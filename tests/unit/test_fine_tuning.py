@@ -1,0 +1,188 @@
+"""A checkpoint into a detector of other classes, or of another backbone than it was made for."""
+
+import mindspore
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from src.errors import UserError
+from src.evaluation.checkpoints import load_detector
+from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
+from src.launch.checkpoint_content import matching_names, source_of
+from src.model_utils.config import load_config
+from src.pretrained import backbone_of, load_pretrained
+from src.training import build_detector
+from src.weights.head_classes import CLASS_TENSORS
+from src.weights.source import RECORD_NAME, Source, unpack
+
+TINY = "configs/tiny/default_config.yaml"
+ANIMALS = ["background", "cat", "dog", "horse"]
+PETS = ["background", "dog", "parrot", "cat", "fish"]
+
+
+def config_of(classes, **changes):
+    return load_config(TINY, coco_classes=classes, num_classes=len(classes), **changes)
+
+
+def values_of(net):
+    return {p.name: p.asnumpy().copy() for p in net.get_parameters()}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Weights of a detector of animals, unlike any fresh ones."""
+    values = values_of(Faster_Rcnn_Resnet(config_of(ANIMALS)))
+    return {name: value + 1 for name, value in values.items()}
+
+
+def save(path, values, source=None):
+    rows = [{"name": name, "data": Tensor(value)} for name, value in values.items()]
+    if source is not None:
+        rows.append({"name": RECORD_NAME, "data": Tensor(source.packed())})
+    mindspore.save_checkpoint(rows, str(path))
+    return path
+
+
+def source(classes=None, backbone="resnet_v1.5_50"):
+    return Source("a test's detector", backbone, 1e-5, classes)
+
+
+def test_the_record_comes_back(tmp_path):
+    path = save(tmp_path / "a.ckpt", {"w": np.ones(2, np.float32)}, source(ANIMALS))
+    stored = mindspore.load_checkpoint(str(path))[RECORD_NAME].asnumpy()
+    assert unpack(stored, "a.ckpt") == source_of(path) == source(ANIMALS)
+    for spoilt in (b"{", b"[]", b'{"kind": 1}', b'{"kind":"","backbone":1,"bn_eps":0}', b"\xff"):
+        with pytest.raises(UserError, match="suite.source is spoilt; convert it again"):
+            unpack(spoilt, "a.ckpt")
+
+
+def test_the_head_of_other_classes_is_drawn_anew(tmp_path, trained, caplog):
+    path = save(tmp_path / "a.ckpt", trained)
+    config = config_of(PETS, pre_trained=str(path))
+    fresh = values_of(Faster_Rcnn_Resnet(config))
+    with caplog.at_level("INFO"):
+        net, said = build_detector(config)
+    assert said in caplog.text
+    assert "111 of the network's 115 parameters" in said
+    assert f"drawn anew for other classes: {', '.join(CLASS_TENSORS)}" in said
+    assert "but for" not in said and "not found" not in said
+    for name, value in values_of(net).items():
+        expected = fresh[name] if name in CLASS_TENSORS else trained[name]
+        np.testing.assert_array_equal(value, expected)
+    assert matching_names(path, config) == (111, 115)
+
+
+@pytest.mark.parametrize("without_bg_loss", [True, False])
+def test_columns_of_shared_classes_are_carried_over(tmp_path, trained, without_bg_loss):
+    """Where the checkpoint says what its classes are."""
+    path = save(tmp_path / "a.ckpt", trained, source(ANIMALS))
+    config = config_of(PETS, pre_trained=str(path), without_bg_loss=without_bg_loss)
+    fresh = values_of(Faster_Rcnn_Resnet(config))
+    net, said = build_detector(config)
+    assert said.endswith("but for the columns of background, dog, cat")
+    found = values_of(net)
+    for part in ("weight", "bias"):
+        scores, theirs = found[f"rcnn.cls_scores.{part}"], trained[f"rcnn.cls_scores.{part}"]
+        np.testing.assert_array_equal(scores[..., [0, 1, 3]], theirs[..., [0, 2, 1]])
+        untouched = fresh[f"rcnn.cls_scores.{part}"][..., [2, 4]]
+        np.testing.assert_array_equal(scores[..., [2, 4]], untouched)
+
+        def boxes(values, part=part):
+            array = values[f"rcnn.reg_scores.{part}"]
+            return array.reshape(*array.shape[:-1], -1, 4)
+
+        ours, theirs = boxes(found), boxes(trained)
+        first = ours.shape[-2] - 4
+        assert first == (0 if without_bg_loss else 1)
+        np.testing.assert_array_equal(ours[..., first + 0, :], theirs[..., 1, :])
+        np.testing.assert_array_equal(ours[..., first + 2, :], theirs[..., 0, :])
+        for number in (1, 3):
+            new = boxes(fresh)[..., first + number, :]
+            np.testing.assert_array_equal(ours[..., first + number, :], new)
+
+
+def test_the_same_classes_in_another_order_are_told_by_name(tmp_path, trained):
+    path = save(tmp_path / "a.ckpt", trained, source(ANIMALS))
+    order = ["background", "horse", "cat", "dog"]
+    net, _ = build_detector(config_of(order, pre_trained=str(path)))
+    found = values_of(net)["rcnn.cls_scores.bias"]
+    np.testing.assert_array_equal(found, trained["rcnn.cls_scores.bias"][[0, 3, 1, 2]])
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_same_classes_load_whole(tmp_path, trained, named):
+    path = save(tmp_path / "a.ckpt", trained, source(ANIMALS) if named else None)
+    net, said = build_detector(config_of(ANIMALS, pre_trained=str(path)))
+    assert said == f"{path}: loaded 115 of the network's 115 parameters"
+    for name, value in values_of(net).items():
+        np.testing.assert_array_equal(value, trained[name])
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("rcnn.shared_fc_0.weight", (72, 32)),
+        ("rcnn.cls_scores.weight", (32, 4)),
+        ("fpn_ncek.lateral_convs_list.0.bias", (9,)),
+    ],
+)
+def test_every_other_shape_is_refused_as_before(tmp_path, trained, name, shape):
+    path = save(tmp_path / "a.ckpt", {**trained, name: np.ones(shape, np.float32)})
+    config = config_of(PETS, pre_trained=str(path))
+    for refusing in (lambda: build_detector(config), lambda: matching_names(path, config)):
+        with pytest.raises(UserError, match=f"{name} has shape"):
+            refusing()
+
+
+def test_measuring_a_head_of_other_classes_is_refused(tmp_path, trained):
+    """A fresh head has nothing to measure: only who trains may have one."""
+    config = config_of(PETS)
+    net = Faster_Rcnn_Resnet(config)
+    plain = save(tmp_path / "a.ckpt", trained)
+    with pytest.raises(UserError, match="rcnn.cls_scores.* has shape"):
+        load_pretrained(net, plain)
+    order = ["background", "horse", "cat", "dog"]
+    config = config_of(order)
+    named = save(tmp_path / "b.ckpt", trained, source(ANIMALS))
+    with pytest.raises(UserError, match="'cat' where coco_classes has 'horse'"):
+        load_detector(Faster_Rcnn_Resnet(config), config, named)
+    config = config_of(ANIMALS)
+    said = load_detector(Faster_Rcnn_Resnet(config), config, named)
+    assert said == f"{named}: 115 of 115 tensors"
+
+
+@pytest.mark.parametrize(
+    "backbone, other",
+    [("resnet_v1.5_50", "resnet_v1_50"), ("resnet_v1_50", "resnet_v1.5_50")],
+)
+def test_a_backbone_that_strides_elsewhere_is_refused(tmp_path, trained, backbone, other):
+    path = save(tmp_path / "a.ckpt", trained, source(ANIMALS, other))
+    config = config_of(ANIMALS, pre_trained=str(path), backbone=backbone)
+    assert backbone_of(Faster_Rcnn_Resnet(config)) == backbone
+    for refusing in (lambda: build_detector(config), lambda: matching_names(path, config)):
+        with pytest.raises(
+            UserError, match=f"converted as {other}.*set backbone: {other}"
+        ) as error:
+            refusing()
+        assert str(path) in str(error.value)
+    build_detector(config_of(ANIMALS, pre_trained=str(path), backbone=other))
+
+
+def test_a_file_of_pytorch_names_the_command(tmp_path):
+    path = tmp_path / "resnet50.pth"
+    path.write_bytes(b"")
+    config = config_of(ANIMALS, pre_trained=str(path))
+    for refusing in (lambda: build_detector(config), lambda: matching_names(path, config)):
+        with pytest.raises(UserError, match="src.convert_checkpoint --ckpt_file=.*resnet50.pth"):
+            refusing()
+
+
+def test_an_unconverted_modelzoo_checkpoint_gets_a_word(tmp_path, trained):
+    values = {
+        name[len("backbone.") :].replace("bn_down_sample", "down_sample_layer.1"): value
+        for name, value in trained.items()
+        if name.startswith("backbone.")
+    }
+    path = save(tmp_path / "a.ckpt", values)
+    _, said = build_detector(config_of(ANIMALS, pre_trained=str(path)))
+    assert "epsilon 1e-4" in said and f"--ckpt_file={path}" in said
