@@ -30,7 +30,7 @@ require_packages()
 
 from src.launch.detector_size import parameter_shapes
 from src.model_utils.config import load_config, parse_known
-from src.weights.conversion import Converted, convert
+from src.weights.conversion import DETECTOR_EPS, Converted, convert
 from src.weights.kinds import V1, V1_5
 from src.weights.source import RECORD_NAME
 
@@ -121,14 +121,16 @@ def main() -> None:
 def words(converted: Converted, path: Path, out: Path) -> list[str]:
     """What was done, a line each."""
     kind, source, values = converted.kind, converted.source, converted.values
+    eps = f"BatchNorm epsilon {source.bn_eps:g}"
+    if source.bn_eps != DETECTOR_EPS:
+        gammas = f" and {converted.rescaled} gammas" if converted.rescaled else ""
+        eps += f", worked into the stored variances{gammas} for the detector's {DETECTOR_EPS:g}"
     lines = [f"{path}: {kind.title}"]
-    lines.append(
-        f"{out}: {len(values)} tensors; backbone {source.backbone}; BatchNorm epsilon "
-        f"{source.bn_eps:g} worked into the stored variances"
-        + (f" (and {converted.rescaled} gammas)" if converted.rescaled else "")
-    )
+    lines.append(f"{out}: {len(values)} tensors; backbone {source.backbone}; {eps}")
+    lines += [f"assumed: {kind.assumed}"] if kind.assumed else []
     if source.classes:
-        lines.append(f"classes: {', '.join(source.classes)}")
+        listed = ", ".join(source.classes[:3]) + f" ... {source.classes[-1]}"
+        lines.append(f"{len(source.classes)} classes: {listed}")
     if converted.left_out:
         names = sorted({name for name in converted.left_out if "num_batches" not in name})
         counters = len(converted.left_out) - len(names)

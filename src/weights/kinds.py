@@ -42,6 +42,7 @@ class Kind:
         whole: a detector, else a classifier.
         dropped: beginnings and ends of names that have no place in the detector.
         differs: what stays different, a line each.
+        assumed: what the file does not say, what was taken, and the flag for the other case.
     """
 
     title: str
@@ -51,6 +52,10 @@ class Kind:
     whole: bool = False
     dropped: tuple[str, ...] = ()
     differs: tuple[str, ...] = (INPUT,)
+    assumed: str = (
+        "the stride is on the 3x3 (v1.5); for weights with it on the 1x1, Caffe's, give "
+        "--backbone=resnet_v1_50"
+    )
 
 
 def _each(rename: Callable[[str], str]) -> Callable[[Values], Values]:
@@ -96,6 +101,8 @@ TORCHVISION_DETECTOR = Kind(
         "images are scaled to img_width x img_height, torchvision's shorter side to 800",
         INPUT,
     ),
+    assumed="BatchNorm's epsilon is 0, as in torchvision's COCO weights and what is fine-tuned "
+    "from them; for a detector that was trained from a classifier give --bn_eps=1e-5",
 )
 MINDSPORE_DETECTOR = Kind(
     "MindSpore Faster R-CNN ResNet-50 FPN (upstream)",
@@ -104,6 +111,7 @@ MINDSPORE_DETECTOR = Kind(
     None,
     whole=True,
     dropped=OPTIMISER,
+    assumed="",
 )
 
 
