@@ -384,7 +384,7 @@ def test_the_model_that_a_job_counts_anew_from(disk, kind):
 
 
 def test_a_role_s_log_on_a_full_disk_says_what_it_lost(disk):
-    from src.launch.log_files import RotatingLog
+    from src.job.log_files import RotatingLog
     from src.launch.supervise import SuperviseSpec, Supervisor
 
     path = disk.folder / "worker.log"
