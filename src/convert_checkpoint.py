@@ -73,6 +73,7 @@ def write(converted: Converted, out: Path) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The command's flags."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

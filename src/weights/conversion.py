@@ -78,7 +78,8 @@ def convert(
     for name in left_out:
         del given[name]
     values = kind.renamed(given)
-    known, head_left_out = None, []
+    known = None
+    head_left_out: list[str] = []
     _require_parts(path, kind, values, shapes)
     if kind.whole:
         known, head_left_out = _classes(kind, values, classes)

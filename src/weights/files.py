@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, deserialize
+from safetensors import SafetensorError, deserialize  # type: ignore[attr-defined]  # no stubs
 
 from src.errors import UserError
 from src.weights.element_types import decode

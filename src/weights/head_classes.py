@@ -59,7 +59,7 @@ def refit(
     if not names or not comparable or not (alien or renamed):
         return Refit()
     shared = [name for name in target if source is not None and name in source]
-    pairs = [(list(source).index(name), list(target).index(name)) for name in shared]
+    pairs = [(list(source or ()).index(name), list(target).index(name)) for name in shared]
     if len(shared) < 2:  # the background alone says nothing without a class to tell it from
         shared, pairs = [], []
     for name in names:

@@ -76,6 +76,8 @@ class _Rebuild:
 
     __slots__ = ("_make",)
 
+    _make: Callable[..., StoredTensor]
+
     def __init__(self, make: Callable[..., StoredTensor]):
         object.__setattr__(self, "_make", make)
 
@@ -169,14 +171,14 @@ def _look_through(stream: BinaryIO, path: str) -> None:
     length = 0
     for length, (code, argument, _) in enumerate(pickletools.genops(stream), 1):
         if code.name == "GLOBAL":
-            _require_admitted(path, argument.replace(" ", ".", 1))
+            _require_admitted(path, str(argument).replace(" ", ".", 1))
         if code.name not in INSTRUCTIONS:
             raise UserError(
                 f"{path}: its pickle has the instruction {code.name}, which no state dict needs; "
                 "nothing of it was carried out"
             )
         # Memory for the remembered objects is taken up to the highest number.
-        if code.name == "LONG_BINPUT" and argument > length:
+        if code.name == "LONG_BINPUT" and int(argument or 0) > length:
             raise UserError(f"{path}: its pickle is spoilt: it remembers object {argument}")
 
 

@@ -21,13 +21,14 @@ LAYERS = (
     # What a job is, to all who start it, take part or look on.
     ("src.job",),
     # The detector and the data; neither knows the other.
+    ("src.weights",),
     ("src.FasterRcnn", "src.data", "src.pretrained", "src.lr_schedule"),
     ("src.dataset",),
     # Measuring a network; of its figures the federation writes a line.
     ("src.evaluation",),
     ("src.federated",),
     ("src.network_define",),
-    ("src.training",),
+    ("src.training", "src.convert_checkpoint"),
     # Measuring a file: whose it is tells the task that it was trained in.
     ("src.evaluation.checkpoints", "src.evaluation.command", "src.evaluation.watch"),
     ("src.reporting",),
