@@ -22,11 +22,12 @@ from src.launch.command_line import (
     job_from,
     launcher_parser,
 )
+from src.launch.foreground import launch_and_stay
 from src.launch.launchers import launch_scheduler
 from src.model_utils.config import load_config, parse_known
 
 
-def main() -> None:
+def main() -> int:
     """Parse, check, start."""
     parser = launcher_parser(__doc__)
     add_scheduler_flags(parser)
@@ -34,7 +35,10 @@ def main() -> None:
     args = parse_known(parser)
     given = {key: value for key, value in vars(args).items() if key in LOG_KEYS}
     limits = rotation(load_config(args.config_path, **given))
-    launch_scheduler(job_from(args), args.scheduler_manage_address, args.start_timeout, limits)
+    job, address = job_from(args), args.scheduler_manage_address
+    return launch_and_stay(
+        args.foreground, lambda: launch_scheduler(job, address, args.start_timeout, limits)
+    )
 
 
 if __name__ == "__main__":

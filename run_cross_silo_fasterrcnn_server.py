@@ -16,16 +16,17 @@ from src.errors import require_packages, run_command
 require_packages()
 
 from src.launch.command_line import add_server_flags, job_from, launcher_parser
+from src.launch.foreground import launch_and_stay
 from src.launch.launchers import launch_servers
 from src.model_utils.config import get_config
 
 
-def main() -> None:
+def main() -> int:
     """Parse, check, start."""
     parser = launcher_parser(__doc__)
     add_server_flags(parser)
     config = get_config(parser=parser)
-    launch_servers(job_from(config), config)
+    return launch_and_stay(config.foreground, lambda: launch_servers(job_from(config), config))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from src.errors import require_packages, run_command
 
 require_packages()
 
-from src.launch.command_line import add_worker_flags, job_from, launcher_parser
+from src.launch.command_line import add_foreground, add_worker_flags, job_from, launcher_parser
 from src.launch.launchers import launch_workers
 from src.launch.modelarts import launch_and_send
 from src.launch.rank_flags import add_local_rank_flags, add_rank_flags
@@ -36,6 +36,7 @@ def main() -> int:
     add_rank_flags(parser, device_num=2)
     add_local_rank_flags(parser)
     add_worker_flags(parser)
+    add_foreground(parser)
     config = get_config(parser=parser)
     if config.device_num == 1 and not config.run_distribute:
         config.local_worker_num = 1

@@ -64,6 +64,13 @@ def launcher_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_foreground(parser: argparse.ArgumentParser) -> None:
+    """The flag of a launcher that stays; a command for several roles has it once."""
+    if "--foreground" not in parser._option_string_actions:
+        text = "stay, print the logs, and end with what was started (for containers, systemd)"
+        add_bool(parser, "--foreground", False, text)
+
+
 def add_bool(parser: argparse.ArgumentParser, flag: str, default: bool, text: str) -> None:
     """A flag that takes True or False, and True when nothing follows it."""
     parser.add_argument(flag, type=parse_bool, nargs="?", const=True, default=default, help=text)
@@ -79,7 +86,8 @@ def job_from(args: Any) -> JobConfig:
 
 
 def add_scheduler_flags(parser: argparse.ArgumentParser) -> None:
-    """The scheduler launcher's own flag."""
+    """The scheduler launcher's own flags."""
+    add_foreground(parser)
     parser.add_argument(
         "--scheduler_manage_address",
         default="127.0.0.1:18019",
@@ -95,6 +103,7 @@ def add_log_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:
     """The server launcher's own flags."""
+    add_foreground(parser)
     _add_address(parser, "ip:port of the first server; the others take the next ports")
     parser.add_argument(
         "--tcp_server_ip", default="127.0.0.1", help="address for traffic between servers"
@@ -115,6 +124,7 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_local_worker_flags(parser: argparse.ArgumentParser) -> None:
     """The worker launcher's own flags: how many workers, from which number on."""
+    add_foreground(parser)
     parser.add_argument("--local_worker_num", type=int, default=2, help="silos on this machine")
     parser.add_argument(
         "--first_worker_id", type=int, default=0, help="number of the first one (default 0)"

@@ -41,7 +41,7 @@ ROLE_SCRIPT = PROJECT_DIR / "test_fl_fasterrcnn.py"
 
 def launch_scheduler(
     job: JobConfig, manage_address: str, timeout_s: float, log_rotation: tuple[int, int] = (0, 0)
-) -> None:
+) -> list[Started]:
     """Start the scheduler in the current folder and return when it listens."""
     base = Path.cwd()
     require(scheduler_checks(job, base, manage_address))
@@ -56,13 +56,14 @@ def launch_scheduler(
         env={"GLOG_v": "1"},
         rotation=log_rotation,
     )
-    start_all(base, [role], timeout_s, lambda _: listens(host, port))
+    started = start_all(base, [role], timeout_s, lambda _: listens(host, port))
     scheme = "https" if job.tls else "http"
     print(f"the scheduler of {job.name} listens on {host}:{port}: {scheme}://{host}:{port}/state")
     print("next: run_cross_silo_fasterrcnn_server.py")
+    return started
 
 
-def launch_servers(job: JobConfig, config: Config) -> None:
+def launch_servers(job: JobConfig, config: Config) -> list[Started]:
     """Start the servers in the current folder and return when they take requests.
 
     Args:
@@ -104,7 +105,7 @@ def launch_servers(job: JobConfig, config: Config) -> None:
         )
         for number in numbers
     ]
-    start_all(base, roles, config.start_timeout, lambda s: _server_answers(base, s))
+    started = start_all(base, roles, config.start_timeout, lambda s: _server_answers(base, s))
     listed = ", ".join(f"{host}:{port}" for port in ports)
     print(f"{len(ports)} server(s) of {job.name} take requests on {listed}")
     print(
@@ -115,6 +116,7 @@ def launch_servers(job: JobConfig, config: Config) -> None:
         "next: run_cross_silo_fasterrcnn_worker.py "
         f"--http_server_address={host}:{first_port} on each silo"
     )
+    return started
 
 
 def launch_workers(job: JobConfig, config: Config, base: Path) -> list[Started]:

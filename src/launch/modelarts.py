@@ -14,6 +14,7 @@ from typing import Any, Callable
 
 from src.errors import UserError
 from src.job.job_config import JobConfig
+from src.launch.foreground import launch_and_stay
 from src.launch.launchers import stop_started
 from src.launch.processes import Started
 from src.model_utils.config import find_config_file
@@ -25,7 +26,9 @@ Launch = Callable[[JobConfig, Any, Path], "list[Started]"]
 
 
 def launch_and_send(launch: Launch, job: JobConfig, config: Any) -> int:
-    """Launch workers; with enable_modelarts fetch before, wait for their end and send after.
+    """Launch workers, and stay with them where `config.foreground` says so.
+
+    With enable_modelarts fetch before, wait for their end and send after.
 
     Args:
         launch: `launch_workers` or `launch_ranks`.
@@ -40,8 +43,7 @@ def launch_and_send(launch: Launch, job: JobConfig, config: Any) -> int:
         StartError: as `launch`.
     """
     if not config.enable_modelarts:
-        launch(job, config, Path.cwd())
-        return 0
+        return launch_and_stay(config.foreground, lambda: launch(job, config, Path.cwd()))
     config.config_path = str(find_config_file(config.config_path))
     return moxing_wrapper(pre_process=use_fetched)(_run_to_the_end)(config, launch, job)
 
