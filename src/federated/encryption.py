@@ -45,6 +45,11 @@ def silo_tls(job: JobConfig) -> ssl.SSLContext | None:
     if job.tls is None:
         return None
     require(tls_checks(job, "worker"))
+    return silo_context(job)
+
+
+def silo_context(job: JobConfig) -> ssl.SSLContext:
+    """The same of a job whose certificates are known to be in order."""
     context = client_context(job.tls)
     passwords = read_passwords(job.ssl_passwords)
     if CLIENT in passwords:

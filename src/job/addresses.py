@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import ipaddress
 import re
 import socket
+
+import psutil
 
 from src.errors import StartError, UserError
 
@@ -37,6 +41,7 @@ def parse_ip(host: str, where: str) -> str:
     try:
         ip = ipaddress.IPv4Address(host)
     except ValueError:
+        _refuse_ipv6(host, where)
         hint = "127.0.0.1" if host == "localhost" else "the machine's address, 192.168.1.5"
         raise UserError(
             f"{where}: {host!r} is refused by the engine, which takes IPv4 addresses only; "
@@ -51,6 +56,15 @@ def parse_ip(host: str, where: str) -> str:
     return str(ip)
 
 
+def _refuse_ipv6(host: str, where: str) -> None:
+    with contextlib.suppress(ValueError):
+        ipaddress.IPv6Address(host.strip("[]"))
+        raise UserError(
+            f"{where}: {host} is an IPv6 address, and the engine takes IPv4 only; give the "
+            "machine's IPv4 address (ip -4 address), a silo also a DNS name that has one"
+        )
+
+
 def require_free_port(host: str, port: int, what: str) -> None:
     """Raise a UserError that names the port when something on this machine listens on it."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -58,10 +72,22 @@ def require_free_port(host: str, port: int, what: str) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise UserError(
+                    f"{what}: cannot listen on {host}:{port}: {host} is no address of this "
+                    f"machine, which has {', '.join(own_addresses())}; behind a router it is the "
+                    "machine's inner address, and silos connect to the router's outer one"
+                ) from None
             raise UserError(
                 f"{what}: cannot listen on {host}:{port}: {error.strerror}; choose another "
                 f"address or port, or stop what listens there (ss -ltnp 'sport = :{port}')"
             ) from None
+
+
+def own_addresses() -> list[str]:
+    """The IPv4 addresses of this machine's interfaces."""
+    found = [one for interface in psutil.net_if_addrs().values() for one in interface]
+    return sorted({one.address for one in found if one.family == socket.AF_INET})
 
 
 def listens(host: str, port: int, timeout_s: float = 1.0) -> bool:

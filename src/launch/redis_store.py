@@ -13,6 +13,8 @@ from typing import Any
 import redis
 
 from src.errors import UserError
+from src.job.addresses import own_addresses
+from src.launch.reachability import why_not_reached
 from src.model_utils.config import PROJECT_DIR
 from src.security.tls import TlsFiles, explain, speaks_tls
 
@@ -81,16 +83,21 @@ class JobStore:
         except redis.RedisError as error:
             raise UserError(
                 f"Redis does not answer at {host}:{port} (distributed_cache.address): "
-                f"{explain(error)}; {self._mend()}"
+                f"{explain(error).split(' because ')[0]}; {self._mend(error)}"
             ) from None
 
-    def _mend(self) -> str:
+    def _mend(self, error: redis.RedisError) -> str:
         host, port = self.address
+        if "protected mode" in str(error):
+            return "start it with --protected-mode no, behind a firewall: docs/several_machines.md"
         if self._encrypted:
             return "it has to take TLS there, since enable_ssl is True: docs/tls.md"
         if speaks_tls(host, port):
             return "it takes TLS there: set enable_ssl: True, or give its plain address"
-        return f'start it with redis-server --port {port} --save ""'
+        if host in own_addresses():
+            bind = "" if host.startswith("127.") else f" --bind {host}"
+            return f'start it with redis-server --port {port} --save ""{bind}'
+        return why_not_reached(host, port) or "something else than Redis listens there"
 
     def keys(self) -> list[str]:
         """All keys of this job; no other job's, whatever letters its name has."""

@@ -14,13 +14,12 @@ from src.data.mindrecord_file import BASE_NAME, check_mindrecord
 from src.errors import UserError
 from src.federated.aggregation import aggregation_of
 from src.job.addresses import (
-    listens,
     parse_address,
     parse_ip,
     require_free_port,
     server_addresses,
 )
-from src.job.checks import WARN, Check, Finding
+from src.job.checks import Check, Finding
 from src.job.disk_room import disk_room, worker_files
 from src.job.job_config import JobConfig
 from src.job.job_record import role_folder
@@ -38,6 +37,7 @@ from src.launch.machine_checks import (
     worker_bytes,
 )
 from src.launch.processes import require_not_running
+from src.launch.reach_checks import reach_checks
 from src.launch.recovery_files import (
     files_of_earlier_run,
     list_recovery_files,
@@ -46,7 +46,6 @@ from src.launch.recovery_files import (
 from src.launch.redis_store import JobStore
 from src.launch.sending_checks import federated_check, privacy_check
 from src.launch.server_start import SERVER_FILES, consecutive_ports, servers_to_start
-from src.security.tls import TlsFiles, client_context, require_handshake, speaks_tls
 
 MANAGE_FLAG, SERVER_FLAG = "--scheduler_manage_address", "--http_server_address"
 
@@ -150,7 +149,7 @@ def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         Check("disk", lambda: disk_room(base, files * size, f"{files} checkpoints")),
         Check("memory", room, after="aggregation"),
         *tls_checks(job, "worker"),
-        Check("servers", lambda: servers_answer(job, config), after="certificates"),
+        *reach_checks(job, config),
     ]
 
 
@@ -234,35 +233,6 @@ def require_shards(
         f"--dataset_path {data}: no complete {file_name} with its .db in {names} "
         f"(found: {', '.join(there[:8]) or 'no shard'}); {len(folders)} worker(s) need one shard "
         "each: make them with generate_mindrecord.py or start fewer (--local_worker_num)"
-    )
-
-
-def servers_answer(job: JobConfig, config: Any) -> str | Finding:
-    """Whether something listens where the workers look for servers; they wait for it if not.
-
-    Raises:
-        UserError: a server and the workers would not understand or trust each other.
-    """
-    addresses = server_addresses(config.http_server_address, config.server_num)
-    split = [(a.rpartition(":")[0], int(a.rpartition(":")[2])) for a in addresses]
-    there = [one for one in split if listens(*one)]
-    context = client_context(job.tls) if job.tls else None
-    for host, port in there:
-        if context is not None:
-            require_handshake(host, port, context, "the server")
-        elif speaks_tls(host, port):
-            raise UserError(
-                f"the server at {host}:{port} speaks TLS, and {job.path} says enable_ssl: False; "
-                "set it as on the servers, see docs/tls.md"
-            )
-    silent = [a for a, one in zip(addresses, split) if one not in there]
-    if not silent:
-        return f"{', '.join(addresses)} take connections"
-    return Finding(
-        WARN,
-        "servers",
-        f"nothing listens at {', '.join(silent)}: start the servers or mend {SERVER_FLAG}; "
-        f"workers wait {config.join_timeout:.0f} s for them (--join_timeout)",
     )
 
 

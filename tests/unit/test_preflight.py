@@ -27,8 +27,9 @@ from src.launch.machine_checks import (
     server_bytes,
     worker_bytes,
 )
+from src.launch.reach_checks import servers_answer
 from src.launch.recovery_files import recovery_name
-from src.launch.role_checks import keys_of_job, models_there, redis_answers, servers_answer
+from src.launch.role_checks import keys_of_job, models_there, redis_answers
 from src.model_utils.config import load_config
 
 TOOL = "tools/preflight.py"
@@ -244,7 +245,7 @@ def test_servers_that_do_not_listen_are_a_warning(tmp_path):
         assert servers_answer(job, flags) == f"127.0.0.1:{port} take connections"
     found = servers_answer(job, flags)
     assert (found.level, found.subject) == ("WARN", "servers")
-    assert f"nothing listens at 127.0.0.1:{port}" in found.text
+    assert f"127.0.0.1:{port}: connection refused" in found.text
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,115 @@
+"""Why an address of another machine does not answer, and whom to ask for what."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import http.client
+import socket
+import ssl
+import time
+from email.utils import parsedate_to_datetime
+
+from src.federated import messages
+
+CONNECT_S = 3.0
+ANSWER_S = 10.0
+# More than fits into one packet of any network, in both directions.
+LARGE = 65536
+NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
+
+
+def why_not_reached(host: str, port: int, timeout_s: float = CONNECT_S) -> str:
+    """Why no TCP connection comes about, and how to mend it; "" where it does.
+
+    Args:
+        host: IPv4 address or DNS name.
+    """
+    try:
+        address = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)[0][4]
+    except socket.gaierror:
+        return _unknown_name(host)
+    try:
+        socket.create_connection(address, timeout=timeout_s).close()
+    except OSError as error:
+        return _words(error, address, timeout_s)
+    return ""
+
+
+def _unknown_name(host: str) -> str:
+    with contextlib.suppress(socket.gaierror):
+        socket.getaddrinfo(host, None, socket.AF_INET6)
+        return f"the name {host} has an IPv6 address only, and servers take IPv4"
+    return f"this machine's name service does not know {host}; mend the name, or give the address"
+
+
+def _words(error: OSError, address: tuple[str, int], timeout_s: float) -> str:
+    host, port = address
+    here = own_address(host)
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused: nothing listens there yet, or a firewall rejects it"
+    if isinstance(error, socket.timeout):
+        ask = f"TCP connections from {here or 'this machine'} to port {port} of {host}"
+        return (
+            f"no answer within {timeout_s:.0f} s: the address is wrong, the machine is off, or a "
+            f"firewall drops it; ask the network administrator to let pass {ask}"
+        )
+    if error.errno in NO_ROUTE:
+        return (
+            f"no way there from {here or 'this machine'} ({error.strerror}): the address is "
+            "wrong, or a cable, VPN or route is missing (ip route get " + host + ")"
+        )
+    return error.strerror or str(error)
+
+
+def own_address(host: str) -> str:
+    """This machine's own address on the way to `host`; "" where there is no way."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        # Connecting a datagram socket sends nothing.
+        probe.connect((host, 9))
+        return probe.getsockname()[0]
+    return ""
+
+
+def exchange_large(
+    host: str, port: int, fl_name: str, context: ssl.SSLContext | None
+) -> tuple[str, float]:
+    """Send and receive more than one packet, as weights will, and compare clocks.
+
+    A connection that opens and then carries nothing large is what a wrong packet size on the way
+    looks like.
+
+    Args:
+        fl_name: the job's, whose model is asked for and read in part.
+        context: encrypts; None is plain.
+
+    Returns:
+        Why it failed or "", and the seconds by which this clock is ahead of the server's.
+
+    Raises:
+        OSError, http.client.HTTPException: anything but a message that never arrives.
+    """
+    kind = http.client.HTTPConnection if context is None else http.client.HTTPSConnection
+    options = {} if context is None else {"context": context}
+    connection = kind(host, port, timeout=ANSWER_S, **options)
+    now = str(int(time.time() * 1000))
+    body = messages.encode({0: fl_name, 1: -1, 2: now}) + bytes(LARGE)
+    try:
+        connection.request("POST", "/getModel", body=body)
+        response = connection.getresponse()
+        response.read(LARGE)
+    except socket.timeout:
+        return (
+            f"it takes connections, and {LARGE // 1024} kB do not get through within "
+            f"{ANSWER_S:.0f} s: packets of full size are lost on the way, often in a VPN; ask the "
+            "network administrator for the path's MTU and set it here (ip link set mtu 1280 dev "
+            "...), or let ICMP 'fragmentation needed' pass"
+        ), 0.0
+    finally:
+        connection.close()
+    return "", _ahead(response.getheader("Date"))
+
+
+def _ahead(date: str | None) -> float:
+    """Seconds by which this machine's clock is ahead of an HTTP date; 0 without one."""
+    return time.time() - parsedate_to_datetime(date).timestamp() if date else 0.0
