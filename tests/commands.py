@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -19,11 +20,11 @@ TINY = PROJECT_DIR / "configs" / "tiny" / "default_config.yaml"
 
 
 def run(
-    folder: Path, script: str, *flags: str, timeout: float = 120
+    folder: Path, script: str, *flags: str, timeout: float = 120, through: Sequence[str] = ()
 ) -> subprocess.CompletedProcess:
-    """Call a script from `folder` and return its exit code and output."""
+    """Call a script from `folder`, behind the words `through`; its exit code and output."""
     return subprocess.run(
-        [sys.executable, str(PROJECT_DIR / script), *flags],
+        [*through, sys.executable, str(PROJECT_DIR / script), *flags],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -32,9 +33,11 @@ def run(
     )
 
 
-def succeed(folder: Path, script: str, *flags: str, timeout: float = 120) -> str:
+def succeed(
+    folder: Path, script: str, *flags: str, timeout: float = 120, through: Sequence[str] = ()
+) -> str:
     """Call a script that has to succeed, and return what it printed."""
-    result = run(folder, script, *flags, timeout=timeout)
+    result = run(folder, script, *flags, timeout=timeout, through=through)
     assert result.returncode == 0, f"{script}: {result.stdout}\n{result.stderr}"
     return result.stdout
 
