@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 BACKBONE, MASK = "wan", 24
+NAMES = Path("/etc/netns")
 # The router of one silo: silos' addresses are hidden behind its own, and nobody connects to them.
 TRANSLATION = """
 table ip federation {
@@ -93,6 +94,14 @@ class Machine:
                 stderr=file,
             )
 
+    def knows(self, name: str, address: str) -> None:
+        """Let this machine's name service give `address` for `name`."""
+        folder = NAMES / self.namespace
+        folder.mkdir(parents=True, exist_ok=True)
+        # `ip netns exec` lays the files of this folder over those of /etc.
+        with (folder / "hosts").open("a") as hosts:
+            hosts.write(f"{address} {name}\n")
+
     def cut_off(self) -> None:
         """Pull the cable."""
         _run("ip", "-n", self._backbone, "link", "set", self._port, "down")
@@ -151,6 +160,7 @@ class Network:
                     continue
         for namespace in self._namespaces:
             _run("ip", "netns", "del", namespace)
+            shutil.rmtree(NAMES / namespace, ignore_errors=True)
         self._namespaces.clear()
 
     def _namespace(self, name: str) -> str:

@@ -1,4 +1,8 @@
-"""TLS before a plain-text service on this machine: the wheel's Redis has none of its own."""
+"""TLS before a plain-text service on this machine: the wheel's Redis has none of its own.
+
+As a program (`python tests/tls_front.py listen_address service certificate key`) it runs until it
+is killed; a test starts it so in a network namespace.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import contextlib
 import select
 import socket
 import ssl
+import sys
 import threading
 from pathlib import Path
 
@@ -19,9 +24,17 @@ class TlsFront:
         service: "host:port" of the plain-text one.
         certificate, key: PEM files that it shows.
         authority: PEM file; clients must show a certificate that it has signed. None asks for none.
+        listen: (host, port) to listen on; port 0 is any.
     """
 
-    def __init__(self, service: str, certificate: Path, key: Path, authority: Path | None = None):
+    def __init__(
+        self,
+        service: str,
+        certificate: Path,
+        key: Path,
+        authority: Path | None = None,
+        listen: tuple[str, int] = ("127.0.0.1", 0),
+    ):
         host, port = service.rsplit(":", 1)
         self._service = (host, int(port))
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -29,9 +42,9 @@ class TlsFront:
         if authority is not None:
             self._context.load_verify_locations(authority)
             self._context.verify_mode = ssl.CERT_REQUIRED
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket = socket.create_server(listen)
         self.port = self._socket.getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{listen[0]}:{self.port}"
         self.refused: list[str] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -75,3 +88,15 @@ def forward(client: ssl.SSLSocket, plain: socket.socket) -> None:
                 if not data:
                     return
                 target.sendall(data)
+
+
+def main() -> None:
+    listen, service, certificate, key = sys.argv[1:]
+    host, port = listen.rsplit(":", 1)
+    with TlsFront(service, Path(certificate), Path(key), listen=(host, int(port))) as front:
+        print(f"TLS at {front.address} for {service}", flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -6,8 +6,8 @@ translate addresses and let nothing in; the launchers and the tiny detector are 
 
 from __future__ import annotations
 
-import contextlib
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -155,7 +155,7 @@ def assert_all_is_done(federation: Federation, sites: list[Site], iterations: in
         for site in sites
         if (found := list_recovery_files(site.folder / "fl_ckpt", "FasterRCNN"))
     ]
-    (last,) = [file.path for file in newest if file.iteration == iterations]
+    (last,) = (file.path for file in newest if file.iteration == iterations)
     of_servers = load_checkpoint(str(last))
     shared = set(of_servers) & set(first)
     assert "rcnn.cls_scores.weight" in shared
@@ -214,3 +214,44 @@ def test_servers_on_two_machines(federation):
     federation.start_silos()
     federation.wait_for_end(sites)
     assert_all_is_done(federation, sites, iterations)
+
+
+def test_with_encrypted_connections(federation):
+    """The silos know the servers by a name, and have of all certificates the authority's alone."""
+    iterations, name = 2, "federation.example.org"
+    hosts = [COORDINATOR, name]
+    certificates = make_certificates(federation.folder / "certificates", hosts=hosts)
+    only_authority = federation.folder / "authority"
+    only_authority.mkdir()
+    (only_authority / "ca.crt").write_bytes((certificates / "ca.crt").read_bytes())
+    sites = [federation.coordinator, *federation.silos]
+    for site in sites:
+        at_hub = site is federation.coordinator
+        write_tls_job(
+            federation.write(site, iterations), certificates if at_hub else only_authority
+        )
+    federation.start_redis("127.0.0.1", REDIS_PORT + 1)
+    start_front(federation, certificates)
+    secret = f"--ssl_passwords={certificates / 'passwords'}"
+    federation.start_scheduler(secret)
+    federation.start_servers(federation.coordinator, 2, secret)
+    for site in federation.silos:
+        site.machine.knows(name, COORDINATOR)
+    servers = [f"--http_server_address={name}:{PORT}", "--server_num=2"]
+    federation.known_servers = [servers] * 2
+    code, said = federation.silos[0].preflight("--role=worker", *federation.worker_flags(0))
+    assert code == 0 and "64 kB pass in both directions" in said, said
+    federation.start_silos()
+    federation.wait_for_end(sites)
+    assert_all_is_done(federation, sites, iterations)
+
+
+def start_front(federation: Federation, certificates: Path) -> None:
+    """TLS before Redis, on the coordinator's machine."""
+    front = Path(__file__).resolve().parents[1] / "tls_front.py"
+    addresses = [f"{COORDINATOR}:{REDIS_PORT}", f"127.0.0.1:{REDIS_PORT + 1}"]
+    files = [str(certificates / "redis.crt"), str(certificates / "redis.key")]
+    log = federation.folder / "front.log"
+    command = [sys.executable, str(front), *addresses, *files]
+    federation.coordinator.machine.start(command, federation.folder, log)
+    wait_for(lambda: "TLS at" in log.read_text(), 30, "the front")
