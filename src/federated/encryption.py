@@ -10,7 +10,7 @@ from src.job.job_config import JobConfig
 from src.job.tls_checks import own_pair, tls_checks
 from src.security.key_files import show
 from src.security.passwords import CLIENT, SERVER, read_passwords
-from src.security.tls import client_context
+from src.security.tls import TlsFiles, client_context
 
 
 def engine_tls(job: JobConfig, role: str, address: str) -> Any:
@@ -45,12 +45,12 @@ def silo_tls(job: JobConfig) -> ssl.SSLContext | None:
     if job.tls is None:
         return None
     require(tls_checks(job, "worker"))
-    return silo_context(job)
+    return silo_context(job, job.tls)
 
 
-def silo_context(job: JobConfig) -> ssl.SSLContext:
-    """The same of a job whose certificates are known to be in order."""
-    context = client_context(job.tls)
+def silo_context(job: JobConfig, tls: TlsFiles) -> ssl.SSLContext:
+    """The same of a job whose certificates `tls` are known to be in order."""
+    context = client_context(tls)
     passwords = read_passwords(job.ssl_passwords)
     if CLIENT in passwords:
         show(context, own_pair(job, CLIENT, passwords), passwords[CLIENT])

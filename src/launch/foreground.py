@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -82,7 +83,8 @@ class LogTail:
     def show(self) -> None:
         """Print the lines that are complete by now."""
         self._print()
-        if self._path.exists() and not self._path.samefile(self._file.fileno()):
+        now = self._path.stat() if self._path.exists() else None
+        if now and not os.path.samestat(now, os.fstat(self._file.fileno())):
             self._file.close()
             self._file = self._path.open(encoding="utf-8", errors="replace")
             self._print()

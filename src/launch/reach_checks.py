@@ -72,7 +72,7 @@ def _require_understanding(job: JobConfig, host: str, port: int) -> None:
 
 def large_messages_pass(job: JobConfig, servers: list[tuple[str, int]]) -> str | Finding:
     """Whether what is larger than a packet gets through, and whether the clocks agree."""
-    context = silo_context(job) if job.tls else None
+    context = silo_context(job, job.tls) if job.tls else None
     ahead = 0.0
     for host, port in servers:
         try:

@@ -26,7 +26,8 @@ def why_not_reached(host: str, port: int, timeout_s: float = CONNECT_S) -> str:
         host: IPv4 address or DNS name.
     """
     try:
-        address = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)[0][4]
+        found = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
+        address = (str(found[0][4][0]), port)
     except socket.gaierror:
         return _unknown_name(host)
     try:
@@ -89,9 +90,10 @@ def exchange_large(
     Raises:
         OSError, http.client.HTTPException: anything but a message that never arrives.
     """
-    kind = http.client.HTTPConnection if context is None else http.client.HTTPSConnection
-    options = {} if context is None else {"context": context}
-    connection = kind(host, port, timeout=ANSWER_S, **options)
+    if context is None:
+        connection = http.client.HTTPConnection(host, port, timeout=ANSWER_S)
+    else:
+        connection = http.client.HTTPSConnection(host, port, timeout=ANSWER_S, context=context)
     now = str(int(time.time() * 1000))
     body = messages.encode({0: fl_name, 1: -1, 2: now}) + bytes(LARGE)
     try:

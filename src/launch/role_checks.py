@@ -46,6 +46,7 @@ from src.launch.recovery_files import (
 from src.launch.redis_store import JobStore
 from src.launch.sending_checks import federated_check, privacy_check
 from src.launch.server_start import SERVER_FILES, consecutive_ports, servers_to_start
+from src.security.tls import TlsFiles
 
 MANAGE_FLAG, SERVER_FLAG = "--scheduler_manage_address", "--http_server_address"
 

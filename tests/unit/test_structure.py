@@ -23,16 +23,19 @@ LAYERS = (
     # The detector and the data; neither knows the other.
     ("src.weights",),
     ("src.FasterRcnn", "src.data", "src.pretrained", "src.lr_schedule"),
+    # Foreign files become checkpoints of the detector.
+    ("src.weights.files", "src.weights.conversion"),
     ("src.dataset",),
     # Measuring a network; of its figures the federation writes a line.
     ("src.evaluation",),
     ("src.federated",),
     ("src.network_define",),
-    ("src.training", "src.convert_checkpoint"),
+    ("src.training",),
     # Measuring a file: whose it is tells the task that it was trained in.
     ("src.evaluation.checkpoints", "src.evaluation.command", "src.evaluation.watch"),
     ("src.reporting",),
     ("src.launch",),
+    ("src.convert_checkpoint",),
     ("src.benchmarks",),
     ("scripts",),
 )
