@@ -72,6 +72,16 @@ def _preparation(config: Any, is_training: bool, rank_id: int) -> Callable[..., 
     return prepare
 
 
+def _later_than(batches_done: int, batches: int, batch_size: int) -> Callable[..., bool]:
+    """Whether a sample comes after the first `batches_done`, where an epoch has `batches`."""
+    first_epoch, first_batch = divmod(batches_done, batches)
+
+    def comes(draw: np.ndarray) -> bool:
+        return tuple(draw) >= (first_epoch, first_batch * batch_size)
+
+    return comes
+
+
 def create_fasterrcnn_dataset(
     config: Any,
     mindrecord_file: str | Path,
@@ -82,6 +92,7 @@ def create_fasterrcnn_dataset(
     num_parallel_workers: int = 8,
     python_multiprocessing: bool = False,
     distributed: bool = False,
+    batches_done: int = 0,
 ) -> ds.Dataset:
     """Batches of a MindRecord file, as the network takes them.
 
@@ -101,6 +112,8 @@ def create_fasterrcnn_dataset(
         num_parallel_workers: threads, at most one a core.
         python_multiprocessing: processes in place of threads for the augmentation.
         distributed: of the original signature; device_num and rank_id alone decide here.
+        batches_done: leave out so many batches at the beginning, without decoding them; those that
+            come are the same as after them. An epoch that is left out is there, and empty.
 
     Returns:
         Columns image (B, 3, img_height, img_width), image_shape (B, 3; 4 in evaluation) and box
@@ -126,9 +139,19 @@ def create_fasterrcnn_dataset(
         _Draws(-(-rows // device_num)), ["draw"], shuffle=False, num_parallel_workers=1,
         python_multiprocessing=False,
     )  # fmt: skip
-    data = ds.zip((source, draws)).map(vision.Decode(), ["image"], num_parallel_workers=workers)
+    data = ds.zip((source, draws))
+    batches = -(-rows // device_num) // batch_size
+    if batches_done:
+        data = data.filter(
+            _later_than(batches_done, batches, batch_size), ["draw"], num_parallel_workers=1
+        )
+    data = data.map(vision.Decode(), ["image"], num_parallel_workers=workers)
     data = data.map(
         _preparation(config, is_training, rank_id), ["image", "annotation", "draw"], COLUMNS,
         num_parallel_workers=workers, python_multiprocessing=python_multiprocessing,
     )  # fmt: skip
-    return data.project(COLUMNS).batch(batch_size, drop_remainder=is_training)
+    data = data.project(COLUMNS).batch(batch_size, drop_remainder=is_training)
+    if batches_done:
+        # What a filter leaves is counted by running through all of it, unless it is known.
+        data.dataset_size = batches
+    return data

@@ -36,6 +36,7 @@ class LossCallBack(Callback):
         folder: where the file goes; None is the current folder.
         log_max_bytes, log_files_kept: of that file, see `RotatingLog`.
         epochs_done, steps_done: what earlier runs of this silo have trained.
+        steps_skipped: of the first epoch, which an earlier run has trained.
 
     Raises:
         FloatingPointError: at the end of a step whose loss is not finite.
@@ -52,6 +53,7 @@ class LossCallBack(Callback):
         steps_done: int = 0,
         log_max_bytes: int = 0,
         log_files_kept: int = 0,
+        steps_skipped: int = 0,
     ):
         super().__init__()
         self.per_print_times = per_print_times
@@ -62,11 +64,12 @@ class LossCallBack(Callback):
         self.steps_done = steps_done
         self._rotation = (log_max_bytes, log_files_kept)
         self._file = Lossy(self.path.name, partial(print, flush=True))
+        self.steps_skipped = steps_skipped
 
     def step_end(self, run_context: RunContext) -> None:
         """Log the step that has just ended."""
         params = run_context.original_args()
-        step = (params.cur_step_num - 1) % params.batch_num + 1
+        step = (params.cur_step_num - 1 + self.steps_skipped) % params.batch_num + 1
         loss = mean_loss(params.net_outputs)
         self.steps_done += steps_of_call(params)
         where = f"epoch: {self.epochs_done + 1} step: {step}"

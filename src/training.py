@@ -34,12 +34,15 @@ from src.pretrained import load_pretrained
 SHARED_KEYS = ("backbone", "coco_classes", "img_width", "img_height", "anchor_scales")
 
 
-def open_shard(config: Config, shard: Path, ranks: int = 1, rank: int = 0) -> Dataset:
+def open_shard(
+    config: Config, shard: Path, ranks: int = 1, rank: int = 0, steps_done: int = 0
+) -> Dataset:
     """Batches for training from the MindRecord in the folder `shard`.
 
     Args:
         ranks: that share it; each has the same number of batches.
         rank: whose share this is.
+        steps_done: batches that are left out at the beginning.
 
     Raises:
         UserError: no usable MindRecord there.
@@ -52,6 +55,7 @@ def open_shard(config: Config, shard: Path, ranks: int = 1, rank: int = 0) -> Da
         rank_id=rank,
         num_parallel_workers=config.num_parallel_workers,
         python_multiprocessing=config.python_multiprocessing,
+        batches_done=steps_done,
     )
 
 
@@ -122,17 +126,27 @@ class DetectorTask:
         use_device(config.device_target, config.device_id, config.threads)
         ms.set_seed(config.seed)
         self._config = config
-        ranks = getattr(config, "device_num", 1)
+        self._shard = shard
+        self._ranks = getattr(config, "device_num", 1)
         self._rank = getattr(config, "rank", 0)
+        self._skipped = 0
         evaluates = config.run_eval and self._rank == 0
         validation = open_validation(config, shard_number(shard)) if evaluates else None
-        self.dataset = open_shard(config, shard, ranks, self._rank)
+        self.dataset = open_shard(config, shard, self._ranks, self._rank)
         self.steps_per_epoch: int = self.dataset.get_dataset_size()
-        self.images = self.steps_per_epoch * config.batch_size * ranks
+        self.images = self.steps_per_epoch * config.batch_size * self._ranks
         self.network, self.origin = build_detector(config)
         if validation is not None:
             self._evaluator = Evaluator(config, self.network, validation)
             self.origin += f"; evaluates on {validation}"
+
+    def skip(self, steps: int) -> None:
+        """Begin with the batch that comes after the first `steps` of a run from its beginning.
+
+        Epochs that are left out altogether are there, with no batch in them.
+        """
+        self._skipped = steps
+        self.dataset = open_shard(self._config, self._shard, self._ranks, self._rank, steps)
 
     def evaluate(self) -> dict[str, Any]:
         """COCO's figures, per_class, images and seconds of the network's weights of now.
@@ -174,10 +188,12 @@ class DetectorTask:
             lr=rates,
             name=label,
             folder=output_dir,
-            epochs_done=steps_done // self.steps_per_epoch,
+            # Epochs that are skipped come without a batch, and are counted then.
+            epochs_done=(steps_done - self._skipped) // self.steps_per_epoch,
             steps_done=steps_done,
             log_max_bytes=rotation(self._config)[0],
             log_files_kept=rotation(self._config)[1],
+            steps_skipped=self._skipped % self.steps_per_epoch,
         )
         return [loss, _StatusCallBack(status, steps_done)]
 
