@@ -10,6 +10,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn
 
+from src.durable import replace_durably
 from src.federated.rounds import SyncError
 from src.files import reason
 from src.job.console import say
@@ -56,7 +57,7 @@ class CheckpointKeeper:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         size = sum(p.size * 4 for p in self._network.get_parameters())
-        files = worker_files(self._config, iterations, workers)
+        files = max(0, worker_files(self._config, iterations, workers) - len(self._written))
         what = f"{files} checkpoints of {workers} worker(s)"
         require_disk(self._folder, files * size, what)
 
@@ -80,7 +81,7 @@ class CheckpointKeeper:
         partial_file = self._folder / ".partial.ckpt"
         try:
             ms.save_checkpoint(self._network, str(partial_file))
-            partial_file.replace(target)
+            replace_durably(partial_file, target)
         except OSError as error:
             with contextlib.suppress(OSError):
                 partial_file.unlink()
