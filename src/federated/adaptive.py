@@ -18,6 +18,10 @@ from src.federated.aggregation import ABSOLUTE, AdaptiveSettings
 # Above every consistency, so that the first round after a change is the new minimum.
 NO_MINIMUM = 1.1
 
+# Names in what is kept for another process of the silo, see `AdaptiveFrequency.state`.
+CHANGE, SIZE = "mean_change.", "mean_size."
+KEPT = ("frequency", "_window", "_lowest", "_lowest_at", "_round")
+
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -51,6 +55,19 @@ class AdaptiveFrequency:
         """Begin the moving averages anew."""
         self._change: dict[str, np.ndarray] = {}
         self._size: dict[str, np.ndarray] = {}
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """The moving averages, 1-D arrays by name, and the numbers that decide."""
+        arrays = {CHANGE + name: array for name, array in self._change.items()}
+        arrays.update({SIZE + name: array for name, array in self._size.items()})
+        return arrays, {key: getattr(self, key) for key in KEPT}
+
+    def restore(self, arrays: Arrays, numbers: Mapping[str, float]) -> None:
+        """Take what `state` gave in an earlier process of this silo."""
+        for key in KEPT:
+            setattr(self, key, numbers[key])
+        self._change = {n: arrays[CHANGE + n].copy() for n in self._names if CHANGE + n in arrays}
+        self._size = {n: arrays[SIZE + n].copy() for n in self._names if SIZE + n in arrays}
 
     def upload(self, weights: Arrays) -> dict[str, np.ndarray]:
         """What is sent beside `weights`: how much each has changed since the global model."""

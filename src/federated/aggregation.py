@@ -60,6 +60,11 @@ class Aggregation:
         """Arrays of the model's size that a silo keeps in memory for the algorithm."""
         return {FEDAVG: 0, FEDPROX: 1, SCAFFOLD: 3, FEDNOVA: 1}[self.kind] + 3 * bool(self.adaptive)
 
+    @property
+    def resume_models(self) -> int:
+        """Arrays of the model's size in a silo's state for --resume, the momentum included."""
+        return 1 + (self.kind == SCAFFOLD) + 2 * bool(self.adaptive)
+
     def aspects(self) -> dict[str, object]:
         """What silos must agree on, under the same names for every algorithm."""
         algorithm = (self.kind, self.iid_rate if self.kind == FEDPROX else None)

@@ -18,6 +18,8 @@ from src.federated.rounds import LARGEST_DATA_SIZE, Round, SyncError
 from src.federated.terms import NO_TERMS, DriftTerm, ProximalTerm, Terms
 
 Arrays = Mapping[str, np.ndarray]
+# A control variate of the silo among what it keeps, see `Averaging.state`.
+SILO_CONTROL = "c_silo."
 
 
 class Averaging:
@@ -45,6 +47,13 @@ class Averaging:
 
     def ended(self, record: Round) -> None:
         """The iteration of the last upload is over."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What the silo keeps from one iteration to the next; 1-D arrays by name."""
+        return {}
+
+    def restore(self, arrays: Arrays) -> None:
+        """Take what `state` gave in an earlier process of this silo."""
 
 
 class Proximal(Averaging):
@@ -145,6 +154,14 @@ class Controlled(Averaging):
             for name, change in self._change.items():
                 self._own[name] += change
         self._change = {}
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The silo's variates."""
+        return {SILO_CONTROL + name: own for name, own in self._own.items()}
+
+    def restore(self, arrays: Arrays) -> None:
+        """Take the silo's variates."""
+        self._own = {name: arrays[SILO_CONTROL + name].copy() for name in self._own}
 
 
 def algorithm_of(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,7 @@ from src.durable import replace_durably
 from src.federated.rounds import SyncError
 from src.files import reason
 from src.job.console import say
-from src.job.disk_room import require_disk, worker_files
-
-
-def kept_files(folder: Path, user: str) -> list[Path]:
-    """The checkpoints of iterations that are in `folder`, oldest iteration first."""
-    name = re.compile(re.escape(user) + r"-fast-rcnn-(\d+)epoch\.ckpt")
-    found = [(match, path) for path in folder.glob("*.ckpt") if (match := name.match(path.name))]
-    return [path for _, path in sorted(found, key=lambda pair: int(pair[0][1]))]
+from src.job.disk_room import kept_files, require_disk, worker_files
 
 
 class CheckpointKeeper:

@@ -32,6 +32,9 @@ from src.federated.rounds import Deadlines, NotFiniteError, Round
 from src.federated.terms import Terms
 from src.federated.transport import Client
 
+# Names in a silo's state, see `SiloManager.state`.
+LOCAL = "local."
+
 
 class SiloManager(FederatedLearningManager):
     """A silo's synchronisation as a callback of `mindspore.Model.train`.
@@ -172,6 +175,29 @@ class SiloManager(FederatedLearningManager):
         """Close the connection to the servers, which take it as the sign that this silo is done."""
         self._silo.client.close()
 
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """What this silo keeps that the servers do not have, between two iterations.
+
+        Returns:
+            1-D arrays by name: the weights that stay here, and the algorithm's; and the numbers of
+            an adaptive frequency.
+        """
+        arrays = {LOCAL + p.name: p.asnumpy().reshape(-1) for p in self._staying()}
+        arrays.update(self._algorithm.state())
+        if self._adaptive is None:
+            return arrays, {}
+        history, numbers = self._adaptive.state()
+        return {**arrays, **history}, numbers
+
+    def restore(self, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, float]) -> None:
+        """Take what `state` gave in an earlier process of this silo; before the first `join`."""
+        for param in self._staying():
+            param.set_data(Tensor(arrays[LOCAL + param.name].reshape(param.shape)))
+        self._algorithm.restore(arrays)
+        if self._adaptive is not None:
+            self._adaptive.restore(arrays, numbers)
+            self._sync_frequency = self._next_end_sync_iter = self._adaptive.frequency
+
     def on_train_step_begin(self, run_context: Any) -> None:
         """Count the step; the first of an iteration joins it."""
         self._global_step += 1
@@ -210,6 +236,10 @@ class SiloManager(FederatedLearningManager):
         sizes = {param.name: param.size for param in self._travelling()}
         absolute = {ABSOLUTE + name: size for name, size in sizes.items()}
         return {**sizes, **absolute} if self._adaptive else sizes
+
+    def _staying(self) -> list:
+        """The parameters that are trained and stay in the silo."""
+        return [param for param in self._model.trainable_params() if param.name in self._local]
 
     def _travelling(self) -> list:
         """The parameters that the servers hold."""

@@ -20,6 +20,8 @@ from src.federated.privacy import Privacy, make_privacy
 from src.federated.rank_gradients import share_gradients
 from src.federated.rank_start import is_leader, label_of, opened_ranks
 from src.federated.ranks import Ranks, WatchRanks
+from src.federated.resume import StateKeeper, require_same_job, resumed_state, set_momentum
+from src.federated.resume_state import ResumeState, state_file, terms_of_state
 from src.federated.rounds import Deadlines, SyncError, declared_size, identity
 from src.federated.terms import Terms
 from src.federated.travelling import local_names
@@ -45,6 +47,9 @@ class Task(Protocol):
     @property
     def aspects(self) -> dict[str, object]:
         """What must agree between silos without travelling."""
+
+    def skip(self, steps: int) -> None:
+        """Begin with the batch that comes after the first `steps` of a run."""
 
     def rates(self, steps_per_iteration: int, iterations: int) -> np.ndarray:
         """Learning rate of each step of the run."""
@@ -104,6 +109,7 @@ def _run_silo(
     log_to_console(label)
     status.update(phase="loading the data")
     shard = shard_of(config)
+    resumed = resumed_state(job, config, shard, ranks, partial(say, label))
     privacy = make_privacy(job, config, shard, partial(say, label)) if is_leader(config) else None
     task = make_task(config, shard)
     say(label, f"{task.images} images, {task.steps_per_epoch} steps an epoch; {task.origin}")
@@ -117,8 +123,11 @@ def _run_silo(
     status.update(phase="waiting for the server", steps=steps * job.iterations, images=task.images)
     manager = make_manager(job, config, task, steps, status, privacy, ranks)
     try:
+        if resumed is not None:
+            manager.restore(resumed.arrays, resumed.numbers)
         manager.join()
-        train(job, config, task, manager, keeper, status, steps, ranks)
+        require_same_job(resumed, manager.iteration)
+        train(job, config, task, manager, keeper, status, steps, ranks, resumed)
     finally:
         manager.close()
     status.update(phase="finished")
@@ -213,13 +222,18 @@ def train(
     status: StatusFile,
     steps: int,
     ranks: Ranks | None = None,
+    resumed: ResumeState | None = None,
 ) -> None:
     """Train the iterations that are left; nothing where the job is finished."""
     if manager.finished:
         return
-    steps_done = (manager.iteration - 1) * steps
+    steps_done, skipped = place_in_run(config, manager, steps, resumed)
+    if skipped:
+        task.skip(skipped)
     rates = task.rates(steps, job.iterations)
     step = task.training_step(rates, steps_done, manager.terms)
+    if resumed is not None:
+        set_momentum(step.optimizer, resumed.arrays)
     callbacks = task.callbacks(label_of(config), config.output_dir, status, rates, steps_done)
     if ranks is not None:
         share_gradients(step, ranks)
@@ -227,12 +241,40 @@ def train(
     callbacks.append(manager)
     if is_leader(config):
         journal = make_journal(config, task, keeper, status) if config.run_eval else None
-        callbacks.append(_KeepAfterRound(manager, keeper, journal))
+        state = make_state_keeper(job, config, manager, step)
+        callbacks.append(_KeepAfterRound(manager, keeper, journal, state))
     model = ms.Model(step)
     left = steps * (job.iterations - manager.iteration + 1)
-    epochs = -(-left // task.steps_per_epoch)
+    epochs = -(-(skipped + left) // task.steps_per_epoch)
     status.update(phase="compiling")
     model.train(epochs, task.dataset, callbacks=callbacks, dataset_sink_mode=sinks_data(config))
+
+
+def place_in_run(
+    config: Any, manager: SiloManager, steps: int, resumed: ResumeState | None
+) -> tuple[int, int]:
+    """Steps of the run that are done, for the schedule, and those whose data are left out.
+
+    Without --resume a silo that comes later has the learning rate of its iteration, and begins
+    with its first data.
+    """
+    steps_done = (manager.iteration - 1) * steps
+    if resumed is not None:
+        steps_done = resumed.steps_at(manager.iteration, steps)
+    # A device that sinks asks for a whole number of batches in every epoch, the left out ones too.
+    skips = config.resume and not sinks_data(config)
+    return steps_done, steps_done if skips else 0
+
+
+def make_state_keeper(
+    job: JobConfig, config: Any, manager: SiloManager, step: nn.Cell
+) -> StateKeeper | None:
+    """What writes this worker's state for --resume; None with resume_state: False."""
+    if not config.resume_state:
+        return None
+    shard = shard_of(config)
+    path, terms = state_file(config.output_dir, shard), terms_of_state(job, config, shard)
+    return StateKeeper(path, terms, manager, step.optimizer, partial(say, label_of(config)))
 
 
 def make_journal(config: Any, task: Task, keeper: CheckpointKeeper, status: StatusFile) -> Journal:
@@ -249,16 +291,23 @@ def make_journal(config: Any, task: Task, keeper: CheckpointKeeper, status: Stat
 
 
 class _KeepAfterRound(Callback):
-    """Saves, and evaluates, the global model whenever the manager has taken one.
+    """Saves, and evaluates, the global model whenever the manager has taken one, and the state.
 
     It stands behind the manager in the list of callbacks.
     """
 
-    def __init__(self, manager: SiloManager, keeper: CheckpointKeeper, journal: Journal | None):
+    def __init__(
+        self,
+        manager: SiloManager,
+        keeper: CheckpointKeeper,
+        journal: Journal | None,
+        state: StateKeeper | None,
+    ):
         super().__init__()
         self._manager = manager
         self._keeper = keeper
         self._journal = journal
+        self._state = state
         self._saved = 0
 
     def on_train_step_end(self, run_context: RunContext) -> None:
@@ -266,6 +315,8 @@ class _KeepAfterRound(Callback):
         for record in self._manager.rounds[self._saved :]:
             self._keeper.save(record.iteration)
             self._saved += 1
+            if self._state is not None:
+                self._state.save()
             if self._journal is None:
                 continue
             if self._manager.finished:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,13 @@ def worker_files(config: Any, iterations: int, workers: int) -> int:
         return 0
     kept = min(iterations, config.keep_checkpoint_max or iterations)
     return (kept + bool(config.run_eval)) * workers
+
+
+def kept_files(folder: Path, user: str) -> list[Path]:
+    """The checkpoints of iterations that are in `folder`, oldest iteration first."""
+    name = re.compile(re.escape(user) + r"-fast-rcnn-(\d+)epoch\.ckpt")
+    found = [(match, path) for path in folder.glob("*.ckpt") if (match := name.match(path.name))]
+    return [path for _, path in sorted(found, key=lambda pair: int(pair[0][1]))]
 
 
 def _amount(size: int) -> str:

@@ -119,7 +119,7 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="after the last iteration, wait this long for silos to fetch its model (default 120)",
     )
-    add_bool(parser, "--resume", False, "continue the job of this fl_name")
+    _add_resume(parser)
 
 
 def add_local_worker_flags(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +135,13 @@ def _add_address(parser: argparse.ArgumentParser, text: str) -> None:
     """Where servers listen and workers connect; a command for both has it once."""
     if "--http_server_address" not in parser._option_string_actions:
         parser.add_argument("--http_server_address", default="127.0.0.1:6668", help=text)
+
+
+def _add_resume(parser: argparse.ArgumentParser) -> None:
+    """Of servers and workers alike; a command for both has it once."""
+    if "--resume" not in parser._option_string_actions:
+        text = "go on where what was started from this folder was, see docs/recovery.md"
+        add_bool(parser, "--resume", False, text)
 
 
 def add_worker_flags(parser: argparse.ArgumentParser) -> None:
@@ -181,6 +188,7 @@ def add_worker_flags(parser: argparse.ArgumentParser) -> None:
         help="how long to wait for the other silos of an iteration; the servers decide within "
         "round.global_iteration_time_window (default 0: that and 600 more)",
     )
+    _add_resume(parser)
     parser.add_argument("--client_batch_size", dest="batch_size", type=int, default=suppress)
     parser.add_argument("--client_learning_rate", dest="base_lr", type=float, default=suppress)
 
@@ -192,4 +200,5 @@ WORKER_FLAGS = (
     "join_timeout",
     "request_timeout",
     "wait_timeout",
+    "resume",
 )

@@ -1,8 +1,10 @@
-"""Log folders of the roles: those of an earlier run are renamed, never deleted."""
+"""Log folders of the roles: those of an earlier run are renamed or gone on in, never deleted."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from src.durable import drop_unfinished_line, finish_last_line
 
 
 def fresh_folder(path: Path) -> Path:
@@ -10,6 +12,16 @@ def fresh_folder(path: Path) -> Path:
     if path.exists():
         set_aside(path)
     path.mkdir(parents=True)
+    return path
+
+
+def continued_folder(path: Path) -> Path:
+    """Make `path` ready for a process that goes on in it: what it appends begins a new line."""
+    path.mkdir(parents=True, exist_ok=True)
+    for log in path.glob("*.log"):
+        finish_last_line(log)
+    for lines in path.glob("*.jsonl"):
+        drop_unfinished_line(lines)
     return path
 
 

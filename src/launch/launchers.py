@@ -142,6 +142,7 @@ def launch_workers(job: JobConfig, config: Config, base: Path) -> list[Started]:
             ],
             env={"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)},
             rotation=rotation(config),
+            goes_on=config.resume,
         )
         for number in numbers
     ]

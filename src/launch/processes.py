@@ -25,7 +25,7 @@ from src.job.job_record import (
     write_json,
 )
 from src.job.log_files import read_log
-from src.launch.folders import fresh_folder
+from src.launch.folders import continued_folder, fresh_folder
 from src.launch.supervise import SuperviseSpec
 from src.model_utils.config import PROJECT_DIR
 from src.progress import Waiting
@@ -48,6 +48,7 @@ class Role:
         job_end: see `SuperviseSpec`.
         env: see `SuperviseSpec`.
         rotation: of its log, `max_bytes` and `kept` of `RotatingLog`.
+        goes_on: in the folder of an earlier process, which is renamed otherwise.
     """
 
     role: str
@@ -57,6 +58,7 @@ class Role:
     job_end: dict | None = None
     env: dict | None = None
     rotation: tuple[int, int] = (0, 0)
+    goes_on: bool = False
 
     @property
     def label(self) -> str:
@@ -117,7 +119,7 @@ def start(base: Path, role: Role) -> Started:
 
 
 def _start_supervisor(base: Path, role: Role) -> Started:
-    fresh_folder(role.folder(base))
+    (continued_folder if role.goes_on else fresh_folder)(role.folder(base))
     state = base / FOLDER
     exit_file = state / "status" / f"{role.label}.exit.json"
     exit_file.unlink(missing_ok=True)

@@ -46,6 +46,7 @@ def launch_ranks(job: JobConfig, config: Any, base: Path) -> list[Started]:
         argv=_started_by(config, base / RANKS, ranks, command),
         env={"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)},
         rotation=rotation(config),
+        goes_on=config.resume,
     )
     timeout_s = config.start_timeout + config.join_timeout
     started = start_all(base, [role], timeout_s, lambda one: worker_joined(base, one))

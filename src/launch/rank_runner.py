@@ -46,7 +46,7 @@ class RankProcess:
         self.rank = rank
         self.error = ""
         self._echoed = echoed
-        log.parent.mkdir(parents=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,

@@ -20,7 +20,7 @@ from src.job.addresses import (
     server_addresses,
 )
 from src.job.checks import Check, Finding
-from src.job.disk_room import disk_room, worker_files
+from src.job.disk_room import disk_room
 from src.job.job_config import JobConfig
 from src.job.job_record import role_folder
 from src.job.shard_folder import data_folder
@@ -44,6 +44,7 @@ from src.launch.recovery_files import (
     require_iterations_left,
 )
 from src.launch.redis_store import JobStore
+from src.launch.resume_checks import resume_checks, worker_disk, worker_numbers
 from src.launch.sending_checks import federated_check, privacy_check
 from src.launch.server_start import SERVER_FILES, consecutive_ports, servers_to_start
 from src.security.tls import TlsFiles
@@ -119,7 +120,7 @@ def server_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
 def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
     """Of the workers; `config` has the keys of default_config.yaml and the launcher's flags."""
     count = config.local_worker_num
-    numbers = range(config.first_worker_id, config.first_worker_id + count)
+    numbers = worker_numbers(config)
 
     def workers() -> str:
         if count < 1:
@@ -136,8 +137,6 @@ def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         kept = aggregation_of(job, config).silo_models
         return memory(f"{count} worker(s)", count * worker_bytes(config, kept))
 
-    files = worker_files(config, job.iterations, count)
-    size = model_bytes(config)
     return [
         *machine_checks(),
         aggregation_check(job, config),
@@ -145,9 +144,10 @@ def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         privacy_check(job, config),
         Check("workers", workers),
         Check("mindrecord", shards),
+        *resume_checks(job, base, config),
         *_pre_trained(config),
         Check("device", lambda: device(config.device_target, count, config.threads)),
-        Check("disk", lambda: disk_room(base, files * size, f"{files} checkpoints")),
+        Check("disk", lambda: worker_disk(job, base, config), after="aggregation"),
         Check("memory", room, after="aggregation"),
         *tls_checks(job, "worker"),
         *reach_checks(job, config),

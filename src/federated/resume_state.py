@@ -1,0 +1,180 @@
+"""What a worker needs beside the global model to go on where it was, in one file.
+
+The weights come from the servers. What they do not have is the optimiser's momentum, the place in
+the schedule and in the data, the weights that stay in the silo, and what the aggregation algorithm
+keeps. A worker writes that after each synchronisation and reads it with --resume.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from src.data.mindrecord_file import BASE_NAME, check_mindrecord
+from src.durable import replace_durably
+from src.errors import UserError
+from src.federated.aggregation import aggregation_of
+from src.job.job_config import JobConfig
+from src.model_utils.config import setting
+
+FILE_NAME = "resume.safetensors"
+# Of the configuration: what the state would mean something else without.
+KEYS = (
+    "backbone",
+    "batch_size",
+    "client_epoch_num",
+    "sync_frequency",
+    "dataset_sink_mode",
+    "momentum",
+    "weight_decay",
+    "local_params",
+    "seed",
+)
+
+
+@dataclass
+class ResumeState:
+    """A silo between two iterations.
+
+    Attributes:
+        iteration: the one that it was to train next, from 1.
+        steps: training steps done, the place in the schedule and in the data.
+        numbers: single values that the aggregation algorithm keeps.
+        arrays: name -> 1-D float32 array: momentum, local weights, what the algorithm keeps.
+    """
+
+    iteration: int
+    steps: int
+    numbers: dict[str, float] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def steps_at(self, iteration: int, steps: int) -> int:
+        """Steps done when `iteration` begins, where each since this state has had `steps`."""
+        return max(0, self.steps + (iteration - self.iteration) * steps)
+
+
+class BrokenStateError(Exception):
+    """The file is none, cut short or spoilt."""
+
+
+def state_file(output_dir: Path, shard: Path) -> Path:
+    """Where the worker whose output is in `output_dir` keeps its state."""
+    return output_dir / "ckpt" / shard.name / FILE_NAME
+
+
+def terms_of_state(job: JobConfig, config: Any, shard: Path) -> dict[str, str]:
+    """What has to be as it was for a state to serve, by the names that a user knows it by.
+
+    Raises:
+        UserError: no usable MindRecord in the folder `shard`.
+    """
+    images = check_mindrecord(shard / (config.prefix or BASE_NAME), config.batch_size)
+    terms = {
+        "fl_name": job.name,
+        "shard": f"{shard.name} of {images} images",
+        "aggregation": aggregation_of(job, config).words(),
+        "ranks (--device_num)": getattr(config, "device_num", 1),
+        **{key: setting(config, key) for key in KEYS},
+    }
+    return {name: str(value) for name, value in terms.items()}
+
+
+def save_state(path: Path, state: ResumeState, terms: Mapping[str, str]) -> None:
+    """Write `state` in place of an earlier one.
+
+    Raises:
+        OSError: it could not be written; an earlier one is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = {**asdict(state), "terms": dict(terms), "checksum": _checksum(state.arrays)}
+    del told["arrays"]
+    partial = path.with_name(f".partial.{path.name}")
+    try:
+        save_file(state.arrays, str(partial), metadata={"state": json.dumps(told)})
+        replace_durably(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        # The library tells a full disk as an error of its own.
+        raise error if isinstance(error, OSError) else OSError(str(error)) from error
+
+
+def describe_state(path: Path, terms: Mapping[str, str]) -> str:
+    """What --resume will do with the file, without reading its arrays.
+
+    Raises:
+        UserError: it is of another job, shard or configuration.
+        BrokenStateError: it cannot be read.
+    """
+    if not path.is_file():
+        return f"{path} is not there: the worker begins without momentum"
+    told = _told(path)
+    _require_same(path, told["terms"], terms)
+    return f"{path}: goes on from iteration {told['iteration']}, after {told['steps']} steps"
+
+
+def load_state(
+    path: Path, terms: Mapping[str, str], log: Callable[[str], None]
+) -> ResumeState | None:
+    """The state in `path`; None, and a line to `log`, where there is none that can be read.
+
+    Raises:
+        UserError: it is of another job, shard or configuration.
+    """
+    try:
+        log(f"resume: {describe_state(path, terms)}")
+        return _read(path) if path.is_file() else None
+    except BrokenStateError as error:
+        log(f"WARNING: resume: {error}; going on without momentum")
+        return None
+
+
+def _read(path: Path) -> ResumeState:
+    told = _told(path)
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise BrokenStateError(f"{path} is cut short or spoilt: {error}") from error
+    if _checksum(arrays) != told["checksum"]:
+        raise BrokenStateError(f"{path} is spoilt: its checksum is not that of its content")
+    return ResumeState(told["iteration"], told["steps"], told["numbers"], arrays)
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """What the file's head says."""
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            told = json.loads((file.metadata() or {})["state"])
+        if {"iteration", "steps", "numbers", "terms", "checksum"} <= set(told):
+            return told
+        raise KeyError("not all of the state is there")
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise BrokenStateError(f"{path} is cut short or no state of a worker: {error}") from error
+
+
+def _require_same(path: Path, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
+    unlike = [
+        f"{name} is {theirs.get(name)!r} there and {value!r} here"
+        for name, value in ours.items()
+        if theirs.get(name) != value
+    ]
+    if unlike:
+        raise UserError(
+            f"{path}: is of another job, shard or configuration: {'; '.join(unlike)}; give what it "
+            "was made with, or start without --resume"
+        )
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
+    total = 0
+    for name in sorted(arrays):
+        total = zlib.crc32(np.ascontiguousarray(arrays[name]), zlib.crc32(name.encode(), total))
+    return total
