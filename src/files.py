@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
 
+from src.durable import replace_durably
+
 # What the system refuses a write with, and what a user can do about it.
 MENDS = {
     errno.ENOSPC: "free some space there, or choose another place",
@@ -38,10 +40,13 @@ def named(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, durable: bool = False) -> Iterator[Path]:
     """A name beside `path` to write to: it takes the place of `path` when the block ends well.
 
     When it does not, what was written is removed and `path` is as it was.
+
+    Args:
+        durable: so that it outlasts a power cut, which takes some milliseconds.
 
     Raises:
         OSError: with a file name.
@@ -50,7 +55,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         with named(path):
             yield partial
-            partial.replace(path)
+            if durable:
+                replace_durably(partial, path)
+            else:
+                partial.replace(path)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()

@@ -103,7 +103,7 @@ def save_models(
     features = [*travelling, *({"name": n, "data": Tensor(a)} for n, a in beside.items())]
     for target, parameters in ((workers, net), (servers, features)):
         try:
-            with whole_file(target) as partial:
+            with whole_file(target, durable=True) as partial:
                 ms.save_checkpoint(parameters, str(partial))
         except OSError as error:
             raise UserError(f"{target}: cannot be written: {reason(error)}") from error

@@ -19,6 +19,7 @@ from src.evaluation.validation_set import open_validation
 from src.evaluation.watch import GlobalCheckpoint, follow, job_folder
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.files import append_line, reason, write_whole
+from src.launch.recovery_check import fault_of
 from src.model_utils.config import Config
 from src.model_utils.device_adapter import use_device
 from src.progress import progress
@@ -66,7 +67,11 @@ def watch(config: Config) -> int:
 def evaluated(
     checkpoint: GlobalCheckpoint, net: nn.Cell, evaluator: Evaluator, config: Config
 ) -> dict[str, Any] | None:
-    """A line of metrics.jsonl of one checkpoint; None where it was removed in the meantime."""
+    """A line of metrics.jsonl of one checkpoint; None where it is broken or was removed since."""
+    fault = fault_of(checkpoint.path) if checkpoint.path.exists() else ""
+    if fault:
+        print(f"WARNING: {checkpoint.path} is left out: {fault}", flush=True)
+        return None
     try:
         load_detector(net, config, checkpoint.path, config.frozen_from)
     except UserError:

@@ -97,7 +97,10 @@ class StateKeeper:
 
 
 def momentum_of(optimizer: nn.SGD) -> dict[str, np.ndarray]:
-    """The momentum of each weight as 1-D arrays, and for each whether it is still to begin."""
+    """The momentum of each weight as 1-D arrays, and for each whether it is still to begin.
+
+    They are the optimiser's own memory, valid until its next step.
+    """
     arrays = {MOMENTUM + p.name: p.asnumpy().reshape(-1) for p in optimizer.accum}
     # MindSpore keeps one mark for each value, though a step clears all of a weight's at once.
     marks = [p.asnumpy().reshape(-1)[0] for p in optimizer.stat]

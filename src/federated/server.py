@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ from mindspore_federated import FLServerJob, SSLConfig
 from mindspore_federated.startup.feature_map import FeatureMap
 from mindspore_federated.startup.federated_local import save_ms_checkpoint
 
+from src.durable import replace_durably
 from src.errors import UserError
 from src.federated.aggregation import CONTROL, SCAFFOLD, Aggregation, algorithm_in
 from src.federated.fingerprint import FEATURE_NAME
 from src.files import reason
 from src.job.console import say
 from src.job.job_config import load_job
-from src.launch.recovery_files import list_recovery_files, recovery_name
+from src.launch.recovery_files import list_recovery_files, recovery_name, usable_files
 
 KEPT_FILES = 3
 
@@ -27,7 +27,8 @@ class ServerJob(FLServerJob):
     """The engine's server with another way to keep its checkpoints.
 
     The engine writes in place, so that a kill leaves half a newest file, and deletes all but three
-    files whoever made them. This one writes beside and renames, and deletes only its own. A job of
+    files whoever made them. This one writes beside and renames, leaves out files that are broken
+    all the same, and deletes only its own. A job of
     Scaffold goes on with the control variates of its file, where the engine begins with zeros.
 
     Args:
@@ -56,6 +57,8 @@ class ServerJob(FLServerJob):
         self._aggregation = aggregation
         self._label = label
         self._folder = Path(checkpoint_dir)
+        # No other server has this name, and what a killed one leaves is written over.
+        self._partial = self._folder / f".{http_server_address}.partial.ckpt"
         self._not_ours = {f.path for f in list_recovery_files(self._folder, self.fl_name)}
 
     def _load_feature_map(self, feature_map: Any, recovery_ckpt_files: list) -> FeatureMap:
@@ -72,18 +75,19 @@ class ServerJob(FLServerJob):
         return loaded
 
     def _get_current_recovery_ckpt_files(self) -> list[tuple[int, str, str]]:
-        files = list_recovery_files(self._folder, self.fl_name)
+        files, warnings = usable_files(self._folder, self.fl_name)
+        for line in warnings:
+            say(self._label, f"WARNING: {line}")
         return [(f.iteration, f.stamp, str(f.path)) for f in files]
 
     def _save_feature_map(self, feature_map: FeatureMap, iteration_num: int) -> str:
         target = self._folder / recovery_name(self.fl_name, iteration_num)
-        partial = self._folder / f".{os.getpid()}.partial.ckpt"
         try:
-            save_ms_checkpoint(str(partial), feature_map)
-            partial.replace(target)
+            save_ms_checkpoint(str(self._partial), feature_map)
+            replace_durably(self._partial, target)
         except OSError as error:
             with contextlib.suppress(OSError):
-                partial.unlink()
+                self._partial.unlink()
             say(self._label, f"WARNING: {target} was not written: {reason(error)}")
             return ""
         say(self._label, f"iteration {iteration_num} is done, its model is {target}")
@@ -119,7 +123,7 @@ def run_server(
     The initial model is the newest recovery file in `checkpoint_dir`.
 
     Raises:
-        UserError: the model was made for another aggregation algorithm.
+        UserError: the model was made for another aggregation algorithm, or no file is whole.
         RuntimeError: the engine cannot start: no model, a taken port, another model in Redis.
     """
     aggregation = Aggregation(*algorithm_in(load_job(yaml_config)))

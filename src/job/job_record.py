@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from src.errors import UserError
 from src.files import whole_file
 from src.security.tls import TlsFiles, from_record
 
@@ -92,13 +93,22 @@ def role_folder(role: str, number: int) -> str:
 
 
 def read_record(folder: Path) -> JobRecord | None:
-    """The record of `folder`, or None when nothing was started from it."""
+    """The record of `folder`, or None when nothing was started from it.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    path = folder / FOLDER / "job.json"
     try:
-        values = json.loads((folder / FOLDER / "job.json").read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        processes = [ProcessRecord(**entry) for entry in values.pop("processes")]
+        return JobRecord(**values, processes=processes)
     except FileNotFoundError:
         return None
-    processes = [ProcessRecord(**entry) for entry in values.pop("processes")]
-    return JobRecord(**values, processes=processes)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: no record of a job ({error}); where nothing of the job runs, remove it"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -110,7 +120,7 @@ def update_record(folder: Path) -> Iterator[JobRecord]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = read_record(folder) or JobRecord()
         yield record
-        write_json(state / "job.json", asdict(record))
+        write_json(state / "job.json", asdict(record), durable=True)
     _index(folder)
 
 
@@ -122,10 +132,14 @@ def remove_record(folder: Path) -> None:
         _index_entry(folder).unlink()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` so that a reader sees the old or the new file, never a part."""
+def write_json(path: Path, value: Any, durable: bool = False) -> None:
+    """Write `value` so that a reader sees the old or the new file, never a part.
+
+    Args:
+        durable: after a power cut too; takes some milliseconds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
+    with whole_file(path, durable) as partial:
         partial.touch(mode=0o600)
         partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
 

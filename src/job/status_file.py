@@ -41,8 +41,8 @@ def _say(text: str) -> None:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """The fields of a status file, or {} before it is there."""
+    """The fields of a status file, or {} before it is there, or where a power cut emptied it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return {}

@@ -41,7 +41,7 @@ def _content(path: Path) -> Any:
             "One of PyTorch or safetensors becomes one with python -m src.convert_checkpoint "
             f"--ckpt_file={path}"
         )
-    content = _messages().Checkpoint()
+    content = checkpoint_messages().Checkpoint()
     try:
         content.ParseFromString(path.read_bytes())
     except (DecodeError, ValueError, RecursionError, OSError) as error:
@@ -89,7 +89,7 @@ def matching_names(path: Path, config: Any) -> tuple[int, int]:
     return found, len(wanted)
 
 
-def _messages() -> ModuleType:
+def checkpoint_messages() -> ModuleType:
     """MindSpore's message classes from their file: importing its package takes seconds."""
     if MESSAGES in sys.modules:
         return sys.modules[MESSAGES]

@@ -33,6 +33,8 @@ _HARMLESS = (
     "moving_variance",
     "is not in the parameter_dict",
     "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION",
+    # Of an epoch that --resume leaves out; a data set that is empty is refused at the start.
+    "] No records available.",
 )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.files import whole_file
+from src.launch.recovery_check import fault_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,38 @@ def list_recovery_files(folder: Path, fl_name: str) -> list[RecoveryFile]:
         if match and path.is_file():
             found.append(RecoveryFile(path, int(match[1]), match[2]))
     return sorted(found, key=lambda f: (f.iteration, f.stamp), reverse=True)
+
+
+def usable_files(
+    folder: Path, fl_name: str, leave_out: Collection[RecoveryFile] = ()
+) -> tuple[list[RecoveryFile], list[str]]:
+    """The job's files in `folder` from the newest whole one on, and a warning for each before it.
+
+    Those behind the newest whole one are not looked into.
+
+    Args:
+        leave_out: files that will have gone by then.
+
+    Raises:
+        UserError: there are files, and none of them is whole.
+    """
+    files = [f for f in list_recovery_files(folder, fl_name) if f not in leave_out]
+    warnings = []
+    initial = next((f.path for f in files if f.iteration == 0), None)
+    if initial is not None and fault_of(initial):
+        initial = None
+    for number, file in enumerate(files):
+        fault = fault_of(file.path, initial)
+        if not fault:
+            return files[number:], warnings
+        warnings.append(f"{file.path} is left out: {fault}")
+    if files:
+        raise UserError(
+            f"{folder}: none of the {len(files)} recovery files of {fl_name} is whole "
+            f"({files[-1].path.name}: {fault}); put back one that is, or move them away and start "
+            "anew, with --pre_trained=<a worker's newest checkpoint> to go on from its weights"
+        )
+    return [], []
 
 
 def recovery_name(fl_name: str, iteration: int) -> str:
@@ -81,9 +114,9 @@ def require_iterations_left(
         leave_out: files that will have gone by then.
 
     Raises:
-        UserError: the job's last iteration is done already.
+        UserError: the job's last iteration is done already, or no file is whole.
     """
-    files = [f for f in list_recovery_files(folder, fl_name) if f not in leave_out]
+    files, _ = usable_files(folder, fl_name, leave_out)
     first = files[0].iteration + 1 if files else 1
     if first > iterations:
         raise UserError(
@@ -101,11 +134,11 @@ def begin_from_newest(folder: Path, fl_name: str) -> list[str]:
     Returns:
         Lines that say what was done.
     """
-    files = list_recovery_files(folder, fl_name)
+    files, warnings = usable_files(folder, fl_name)
     if not files or files[0].iteration == 0:
-        return []
+        return warnings
     initial = folder / recovery_name(fl_name, 0)
-    with whole_file(initial) as partial:
+    with whole_file(initial, durable=True) as partial:
         shutil.copyfile(files[0].path, partial)
     aside = put_aside_earlier_run(folder, fl_name)
-    return [f"its initial model is {initial}; earlier recovery files are in {aside}"]
+    return [*warnings, f"its initial model is {initial}; earlier recovery files are in {aside}"]

@@ -124,6 +124,12 @@ class JobStore:
             return {}
         return self._redis.hgetall(f"ms_fl:{self.fl_name}:{instance}:status:Hash")
 
+    def go_on_at(self, iteration: int) -> None:
+        """Make `iteration` the current one, for servers that start from now on."""
+        self._redis.hset(
+            f"ms_fl:{self.fl_name}:{self.instance()}:status:Hash", "iterationNum", iteration
+        )
+
     def heartbeats(self) -> dict[str, int]:
         """Milliseconds to live of each server's sign of life; servers renew theirs each second."""
         beats = {k: self._redis.pttl(k) for k in self.keys() if ":server:heartbeat:" in k}

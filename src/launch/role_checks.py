@@ -40,8 +40,8 @@ from src.launch.processes import require_not_running
 from src.launch.reach_checks import reach_checks
 from src.launch.recovery_files import (
     files_of_earlier_run,
-    list_recovery_files,
     require_iterations_left,
+    usable_files,
 )
 from src.launch.redis_store import JobStore
 from src.launch.resume_checks import resume_checks, worker_disk, worker_numbers
@@ -192,7 +192,7 @@ def keys_of_job(job: JobConfig, resume: bool) -> str | Finding:
     return f"{left} keys of an ended job {job.name} will be removed" if left else "no key is there"
 
 
-def models_there(job: JobConfig, folder: Path, resume: bool) -> str:
+def models_there(job: JobConfig, folder: Path, resume: bool) -> str | Finding:
     """What the servers begin with.
 
     Raises:
@@ -203,11 +203,14 @@ def models_there(job: JobConfig, folder: Path, resume: bool) -> str:
         raise UserError(f"--checkpoint_dir {folder}: {there} is no folder that can be written")
     aside = [] if resume else files_of_earlier_run(folder, job.name)
     first = require_iterations_left(folder, job.name, job.iterations, leave_out=aside)
-    left = [file for file in list_recovery_files(folder, job.name) if file not in aside]
+    left, broken = usable_files(folder, job.name, leave_out=aside)
     if not left:
         return f"{folder}: no model of {job.name} yet, an initial one will be made"
     moved = f"; {len(aside)} of an earlier run go aside" if aside else ""
-    return f"{folder}: begins iteration {first} of {job.iterations} from {left[0].path.name}{moved}"
+    begins = f"begins iteration {first} of {job.iterations} from {left[0].path.name}{moved}"
+    if broken:
+        return Finding(WARN, "checkpoint_dir", f"{'; '.join(broken)}; {begins}")
+    return f"{folder}: {begins}"
 
 
 def require_shards(

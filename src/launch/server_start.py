@@ -9,8 +9,13 @@ from pathlib import Path
 from src.errors import StartError, UserError
 from src.job.job_config import JobConfig
 from src.job.job_record import read_record, role_folder
+from src.launch.live_servers import live_servers
 from src.launch.processes import require_not_running
-from src.launch.recovery_files import list_recovery_files, put_aside_earlier_run
+from src.launch.recovery_files import (
+    list_recovery_files,
+    put_aside_earlier_run,
+    usable_files,
+)
 from src.launch.redis_store import JobStore
 from src.model_utils.config import PROJECT_DIR, Config, find_config_file
 
@@ -44,6 +49,7 @@ def prepare_job(job: JobConfig, store: JobStore, checkpoint_dir: Path, resume: b
     """A new job starts without what an earlier one left; a resumed one takes it up."""
     checkpoint_dir.mkdir(parents=True, exist_ok=True)
     if resume:
+        _bring_up_to_date(job, store, checkpoint_dir)
         return
     purged = store.purge()
     if purged:
@@ -51,6 +57,17 @@ def prepare_job(job: JobConfig, store: JobStore, checkpoint_dir: Path, resume: b
     aside = put_aside_earlier_run(checkpoint_dir, job.name)
     if aside:
         print(f"moved the recovery files of an earlier run to {aside} (--resume continues it)")
+
+
+def _bring_up_to_date(job: JobConfig, store: JobStore, checkpoint_dir: Path) -> None:
+    """Where Redis came back with older data than the files, the files decide the iteration."""
+    files, _ = usable_files(checkpoint_dir, job.name)
+    known = int(store.status().get("iterationNum", 0))
+    if not files or not 0 < known <= files[0].iteration or live_servers(store):
+        return
+    first = files[0].iteration + 1
+    store.go_on_at(first)
+    print(f"Redis knew iteration {known}, an older state; going on at {first} as the files say")
 
 
 def ensure_initial_model(job: JobConfig, checkpoint_dir: Path, config: Config) -> None:

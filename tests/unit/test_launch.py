@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 import psutil
 import pytest
+from models import save_model
 
 from src.errors import StartError, UserError
 from src.job.addresses import parse_address, require_free_port, server_addresses
@@ -211,7 +212,7 @@ def test_an_earlier_runs_files_go_aside_and_the_initial_one_stays(tmp_path):
 
 
 def test_the_users_own_later_file_is_what_a_start_goes_on_from(tmp_path):
-    make(tmp_path, "job_recovery_iteration_3_20260101_000000.ckpt")
+    save_model(tmp_path / "job_recovery_iteration_3_20260101_000000.ckpt")
     assert put_aside_earlier_run(tmp_path, "job") is None
     assert require_iterations_left(tmp_path, "job", 5) == 4
     with pytest.raises(UserError, match="nothing is left to do"):

@@ -12,7 +12,7 @@ from ports import free_port_range
 
 from src.checkpoint_names import map_name
 from src.errors import UserError
-from src.job.checks import Check, Finding, require, run_checks
+from src.job.checks import WARN, Check, Finding, require, run_checks
 from src.job.disk_room import disk_room, worker_files
 from src.job.job_config import load_job
 from src.launch import machine_checks
@@ -220,13 +220,20 @@ def test_what_the_servers_begin_with(tmp_path, redis_port):
     assert "an initial one will be made" in models_there(job, folder, False)
     assert not folder.exists()
     folder.mkdir()
-    (folder / recovery_name("FasterRCNN", 2)).touch()
+    weights = {"w": np.ones((2, 3), np.float32)}
+    save(folder / recovery_name("FasterRCNN", 2), weights)
     assert "begins iteration 3 of 3 from" in models_there(job, folder, False)
-    (folder / recovery_name("FasterRCNN", 0)).touch()
+    save(folder / recovery_name("FasterRCNN", 0), weights)
     text = models_there(job, folder, False)
     assert "begins iteration 1 of 3" in text and "1 of an earlier run go aside" in text
     assert "begins iteration 3 of 3" in models_there(job, folder, True)
-    (folder / recovery_name("FasterRCNN", 3)).touch()
+    newest = folder / recovery_name("FasterRCNN", 3)
+    newest.touch()
+    found = models_there(job, folder, True)
+    assert found.level == WARN and "begins iteration 3 of 3" in found.text
+    assert f"{newest} is left out: it is empty" in found.text
+    newest.unlink()
+    save(newest, weights)
     with pytest.raises(UserError, match="nothing is left to do"):
         models_there(job, folder, True)
     with pytest.raises(UserError, match="is no folder that can be written"):
