@@ -115,7 +115,7 @@ def describe_state(path: Path, terms: Mapping[str, str]) -> str:
     """
     if not path.is_file():
         return f"{path} is not there: the worker begins without momentum"
-    told = _told(path)
+    told = head_of(path)
     _require_same(path, told["terms"], terms)
     return f"{path}: goes on from iteration {told['iteration']}, after {told['steps']} steps"
 
@@ -137,7 +137,7 @@ def load_state(
 
 
 def _read(path: Path) -> ResumeState:
-    told = _told(path)
+    told = head_of(path)
     try:
         with safe_open(str(path), framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -148,8 +148,12 @@ def _read(path: Path) -> ResumeState:
     return ResumeState(told["iteration"], told["steps"], told["numbers"], arrays)
 
 
-def _told(path: Path) -> dict[str, Any]:
-    """What the file's head says."""
+def head_of(path: Path) -> dict[str, Any]:
+    """What the head of a state file says.
+
+    Raises:
+        BrokenStateError: it cannot be read.
+    """
     try:
         with safe_open(str(path), framework="numpy") as file:
             told = json.loads((file.metadata() or {})["state"])

@@ -22,8 +22,10 @@ HELP = {
     "change (default 2)",
     "unchanged_round": "adaptive: rounds in which the steps stay (default 0)",
     "local_params": 'trained weights that stay in the silo, as in "rcnn.*", several with commas; '
-    "give the servers the same. A worker that is started again has lost them, unless it starts "
-    "from its own newest checkpoint with --pre_trained (default '')",
+    "give the servers the same. A worker that is started again without --resume has lost them, "
+    "unless it starts from its own newest checkpoint with --pre_trained (default '')",
+    "resume_state": "after each synchronisation write what --resume goes on from, one file of the "
+    "trained values' size (default True)",
     "dp_clip_norm": "differential privacy: scale the silo's update down to this L2 norm before it "
     "is sent; 0 is off (default 0.0)",
     "dp_noise_multiplier": "times dp_clip_norm: standard deviation of the noise on each value that "
