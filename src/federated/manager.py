@@ -176,12 +176,7 @@ class SiloManager(FederatedLearningManager):
         self._silo.client.close()
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """What this silo keeps that the servers do not have, between two iterations.
-
-        Returns:
-            1-D arrays by name: the weights that stay here, and the algorithm's; and the numbers of
-            an adaptive frequency.
-        """
+        """What the servers do not have: 1-D arrays by name, and an adaptive frequency's numbers."""
         arrays = {LOCAL + p.name: p.asnumpy().reshape(-1) for p in self._staying()}
         arrays.update(self._algorithm.state())
         if self._adaptive is None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Protocol
+from typing import Any, Callable
 
 import mindspore as ms
-import numpy as np
 from mindspore import nn
-from mindspore.train.callback import Callback, RunContext
 
 from src.evaluation.journal import Journal
+from src.federated.after_round import KeepAfterRound
 from src.federated.aggregation import FEDNOVA, aggregation_of
 from src.federated.checkpoint_keeper import CheckpointKeeper
 from src.federated.encryption import silo_tls
@@ -23,7 +22,7 @@ from src.federated.ranks import Ranks, WatchRanks
 from src.federated.resume import StateKeeper, require_same_job, resumed_state, set_momentum
 from src.federated.resume_state import ResumeState, state_file, terms_of_state
 from src.federated.rounds import Deadlines, SyncError, declared_size, identity
-from src.federated.terms import Terms
+from src.federated.task import Task
 from src.federated.travelling import local_names
 from src.job.addresses import server_addresses
 from src.job.console import log_to_console, say
@@ -33,35 +32,6 @@ from src.job.status_file import StatusFile
 
 # The servers' time windows decide an iteration; a silo gives up only when they fail to.
 WINDOW_MARGIN_S = 600.0
-
-
-class Task(Protocol):
-    """What a worker trains; `src.training.DetectorTask` is one."""
-
-    dataset: ms.dataset.Dataset
-    steps_per_epoch: int
-    images: int
-    network: nn.Cell
-    origin: str
-
-    @property
-    def aspects(self) -> dict[str, object]:
-        """What must agree between silos without travelling."""
-
-    def skip(self, steps: int) -> None:
-        """Begin with the batch that comes after the first `steps` of a run."""
-
-    def rates(self, steps_per_iteration: int, iterations: int) -> np.ndarray:
-        """Learning rate of each step of the run."""
-
-    def training_step(self, rates: np.ndarray, steps_done: int, terms: Terms) -> nn.Cell:
-        """The cell that trains on one batch, with what the aggregation algorithm adds."""
-
-    def callbacks(self, *args: Any, **kwargs: Any) -> list[Callback]:
-        """What the task logs."""
-
-    def evaluate(self) -> dict[str, Any]:
-        """Figures of the network as it is now; asked for with run_eval alone."""
 
 
 def run_worker(job: JobConfig, config: Any, make_task: Callable[[Any, Path], Task]) -> int:
@@ -242,7 +212,7 @@ def train(
     if is_leader(config):
         journal = make_journal(config, task, keeper, status) if config.run_eval else None
         state = make_state_keeper(job, config, manager, step)
-        callbacks.append(_KeepAfterRound(manager, keeper, journal, state))
+        callbacks.append(KeepAfterRound(manager, keeper, journal, state))
     model = ms.Model(step)
     left = steps * (job.iterations - manager.iteration + 1)
     epochs = -(-(skipped + left) // task.steps_per_epoch)
@@ -288,38 +258,3 @@ def make_journal(config: Any, task: Task, keeper: CheckpointKeeper, status: Stat
         save_best=keeper.save_best,
         status=status,
     )
-
-
-class _KeepAfterRound(Callback):
-    """Saves, and evaluates, the global model whenever the manager has taken one, and the state.
-
-    It stands behind the manager in the list of callbacks.
-    """
-
-    def __init__(
-        self,
-        manager: SiloManager,
-        keeper: CheckpointKeeper,
-        journal: Journal | None,
-        state: StateKeeper | None,
-    ):
-        super().__init__()
-        self._manager = manager
-        self._keeper = keeper
-        self._journal = journal
-        self._state = state
-        self._saved = 0
-
-    def on_train_step_end(self, run_context: RunContext) -> None:
-        """After each step."""
-        for record in self._manager.rounds[self._saved :]:
-            self._keeper.save(record.iteration)
-            self._saved += 1
-            if self._state is not None:
-                self._state.save()
-            if self._journal is None:
-                continue
-            if self._manager.finished:
-                # Servers wait with their end for the connections of silos.
-                self._manager.close()
-            self._journal.after(record.iteration)

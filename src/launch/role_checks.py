@@ -19,7 +19,7 @@ from src.job.addresses import (
     require_free_port,
     server_addresses,
 )
-from src.job.checks import Check, Finding
+from src.job.checks import WARN, Check, Finding
 from src.job.disk_room import disk_room
 from src.job.job_config import JobConfig
 from src.job.job_record import role_folder

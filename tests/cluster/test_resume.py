@@ -29,7 +29,7 @@ from src.federated.resume_state import BrokenStateError, head_of
 from src.federated.rounds import Deadlines
 from src.federated.silo import Silo
 from src.federated.transport import Client
-from src.launch.job_record import read_record
+from src.job.job_record import read_record
 
 pytestmark = pytest.mark.slow  # a federation that is started twice, and a worker four times
 

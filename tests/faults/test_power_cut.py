@@ -20,10 +20,10 @@ from mindspore import load_checkpoint
 from ports import free_port_range
 
 from src.federated.transport import Client, Outcome
-from src.launch.addresses import listens
+from src.job.addresses import listens
+from src.job.status_file import read_status, status_path
 from src.launch.recovery_files import list_recovery_files, usable_files
 from src.launch.redis_store import redis_binary
-from src.launch.status_file import read_status, status_path
 from src.model_utils.config import PROJECT_DIR
 
 pytestmark = pytest.mark.slow  # a federation that is started eleven times, 5 to 8 minutes
