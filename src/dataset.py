@@ -112,8 +112,7 @@ def create_fasterrcnn_dataset(
         num_parallel_workers: threads, at most one a core.
         python_multiprocessing: processes in place of threads for the augmentation.
         distributed: of the original signature; device_num and rank_id alone decide here.
-        batches_done: leave out so many batches at the beginning, without decoding them; those that
-            come are the same as after them. An epoch that is left out is there, and empty.
+        batches_done: leave out the first so many, undecoded; an epoch left out is there, empty.
 
     Returns:
         Columns image (B, 3, img_height, img_width), image_shape (B, 3; 4 in evaluation) and box
@@ -127,24 +126,11 @@ def create_fasterrcnn_dataset(
     cv2.setNumThreads(0)
     ds.config.set_prefetch_size(PREFETCHED)
     workers = min(num_parallel_workers, os.cpu_count() or 1)
-    source = ds.MindDataset(
-        str(mindrecord_file),
-        columns_list=["image", "annotation"],
-        num_parallel_workers=workers,
-        shuffle=is_training,
-        num_shards=device_num,
-        shard_id=rank_id,
-    )
-    draws = ds.GeneratorDataset(
-        _Draws(-(-rows // device_num)), ["draw"], shuffle=False, num_parallel_workers=1,
-        python_multiprocessing=False,
-    )  # fmt: skip
-    data = ds.zip((source, draws))
-    batches = -(-rows // device_num) // batch_size
+    share = -(-rows // device_num)
+    data = _rows_with_draws(str(mindrecord_file), share, workers, is_training, device_num, rank_id)
+    batches = share // batch_size
     if batches_done:
-        data = data.filter(
-            _later_than(batches_done, batches, batch_size), ["draw"], num_parallel_workers=1
-        )
+        data = data.filter(_later_than(batches_done, batches, batch_size), ["draw"], 1)
     data = data.map(vision.Decode(), ["image"], num_parallel_workers=workers)
     data = data.map(
         _preparation(config, is_training, rank_id), ["image", "annotation", "draw"], COLUMNS,
@@ -155,3 +141,22 @@ def create_fasterrcnn_dataset(
         # What a filter leaves is counted by running through all of it, unless it is known.
         data.dataset_size = batches
     return data
+
+
+def _rows_with_draws(
+    mindrecord_file: str, share: int, workers: int, shuffle: bool, ranks: int, rank: int
+) -> ds.Dataset:
+    """A rank's rows, each with the number that its augmentation is drawn from."""
+    rows = ds.MindDataset(
+        mindrecord_file,
+        columns_list=["image", "annotation"],
+        num_parallel_workers=workers,
+        shuffle=shuffle,
+        num_shards=ranks,
+        shard_id=rank,
+    )
+    draws = ds.GeneratorDataset(
+        _Draws(share), ["draw"], shuffle=False, num_parallel_workers=1,
+        python_multiprocessing=False,
+    )  # fmt: skip
+    return ds.zip((rows, draws))

@@ -10,9 +10,8 @@ where they would be trained or saved, and read a learning rate only by moving it
 
 from __future__ import annotations
 
-import contextlib
 import ssl
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable
 
@@ -20,11 +19,11 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 from mindspore_federated import FederatedLearningManager
-from mindspore_federated.trainer import _fl_manager
 
 from src.federated.adaptive import AdaptiveFrequency
 from src.federated.aggregation import ABSOLUTE, Aggregation
 from src.federated.algorithms import algorithm_of
+from src.federated.engine_client import without_engine_client
 from src.federated.privacy import Privacy
 from src.federated.rank_silo import silo_of
 from src.federated.ranks import Ranks
@@ -104,7 +103,7 @@ class SiloManager(FederatedLearningManager):
         privacy: Privacy | None = None,
         ranks: Ranks | None = None,
     ):
-        with _without_engine_client():
+        with without_engine_client():
             # It would copy every parameter of the network: it is given a cell that has none.
             super().__init__(str(yaml_config), nn.Cell(), sync_frequency, addresses[0], data_size)
         self._model = model
@@ -285,21 +284,3 @@ def check_loss(outputs: Any, step: int) -> None:
                 f"loss: output {number} of training step {step} is {value.asnumpy()}; "
                 "nothing was sent; a smaller learning rate or grad_clip may help"
             )
-
-
-class _NoEngineClient:
-    """Stands in for the engine's binding while the base class is set up."""
-
-    @staticmethod
-    def init_federated_worker(initial_model: dict) -> None:
-        """Do not start the engine's client, which would keep a copy of the model."""
-
-
-@contextlib.contextmanager
-def _without_engine_client() -> Iterator[None]:
-    binding = _fl_manager.Federated_
-    _fl_manager.Federated_ = _NoEngineClient
-    try:
-        yield
-    finally:
-        _fl_manager.Federated_ = binding

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]  # no stubs
 from safetensors.numpy import save_file
 
 from src.data.mindrecord_file import BASE_NAME, check_mindrecord
@@ -136,10 +136,14 @@ def load_state(
         return None
 
 
+def _opened(path: Path) -> Any:
+    return safe_open(str(path), framework="numpy")
+
+
 def _read(path: Path) -> ResumeState:
     told = head_of(path)
     try:
-        with safe_open(str(path), framework="numpy") as file:
+        with _opened(path) as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise BrokenStateError(f"{path} is cut short or spoilt: {error}") from error
@@ -155,7 +159,7 @@ def head_of(path: Path) -> dict[str, Any]:
         BrokenStateError: it cannot be read.
     """
     try:
-        with safe_open(str(path), framework="numpy") as file:
+        with _opened(path) as file:
             told = json.loads((file.metadata() or {})["state"])
         if {"iteration", "steps", "numbers", "terms", "checksum"} <= set(told):
             return told
@@ -180,5 +184,7 @@ def _require_same(path: Path, theirs: Mapping[str, str], ours: Mapping[str, str]
 def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
     total = 0
     for name in sorted(arrays):
-        total = zlib.crc32(np.ascontiguousarray(arrays[name]), zlib.crc32(name.encode(), total))
+        total = zlib.crc32(
+            np.ascontiguousarray(arrays[name]).data, zlib.crc32(name.encode(), total)
+        )
     return total

@@ -20,7 +20,10 @@ class Task(Protocol):
     images: int
     network: nn.Cell
     origin: str
-    aspects: dict[str, object]
+
+    @property
+    def aspects(self) -> dict[str, object]:
+        """What must agree between silos without travelling."""
 
     def skip(self, steps: int) -> None:
         """Begin with the batch that comes after the first `steps` of a run."""
@@ -31,7 +34,7 @@ class Task(Protocol):
     def training_step(self, rates: np.ndarray, steps_done: int, terms: Terms) -> nn.Cell:
         """The cell that trains on one batch, with what the aggregation algorithm adds."""
 
-    def callbacks(self, *args: Any) -> list[Callback]:
+    def callbacks(self, *args: Any, **kwargs: Any) -> list[Callback]:
         """What the task logs."""
 
     def evaluate(self) -> dict[str, Any]:

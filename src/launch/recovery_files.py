@@ -52,7 +52,7 @@ def usable_files(
         UserError: there are files, and none of them is whole.
     """
     files = [f for f in list_recovery_files(folder, fl_name) if f not in leave_out]
-    warnings = []
+    warnings: list[str] = []
     initial = next((f.path for f in files if f.iteration == 0), None)
     if initial is not None and fault_of(initial):
         initial = None

@@ -16,7 +16,7 @@ from src.job.checks import WARN, Check, Finding
 from src.job.disk_room import disk_room, kept_files, worker_files
 from src.job.job_config import JobConfig
 from src.job.job_record import RANKS, role_folder
-from src.launch.command_line import data_folder
+from src.job.shard_folder import data_folder
 from src.launch.detector_size import FLOAT_BYTES, count_values, model_bytes, trained_shapes
 
 

@@ -14,6 +14,7 @@ from src.model_utils.config import PROJECT_DIR
 # From the ground up. A package or module imports what is below it, and itself. The part of a name
 # that is written out here counts: src.evaluation.watch is not with the rest of src.evaluation.
 LAYERS = (
+    ("src.durable",),
     ("src.files",),
     ("src.errors", "src.progress", "src.util", "src.checkpoint_names"),
     ("src.model_utils",),
@@ -42,6 +43,7 @@ LAYERS = (
 # importer -> imported, against the layers, with the reason.
 AGAINST_THE_LAYERS = {
     ("src.federated.server", "src.launch.recovery_files"): "names of the servers' own files",
+    ("src.evaluation.command", "src.launch.recovery_check"): "what makes a servers' file broken",
 }
 STRANGERS = (("src.FasterRcnn", "src.federated"), ("src.FasterRcnn", "src.data"))
 # The parts of the configuration are behind one door.
