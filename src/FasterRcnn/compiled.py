@@ -1,14 +1,17 @@
 """Where the detector's own kernels run: compiled by numba, in graphs for a CPU, on several threads.
 
 A graph for another device, or a machine without numba, takes the library's operators instead.
-`kernels_usable` is the one place that decides it.
+`kernels_usable` is the one place that decides it, when a part of the detector is made.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, Callable
 
@@ -23,6 +26,8 @@ except ImportError:
 
 logger = logging.getLogger(__name__)
 
+_library_only: ContextVar[bool] = ContextVar("library_only", default=False)
+
 FORMATS = {
     ms.float32: DataType.F32_Default,
     ms.int32: DataType.I32_Default,
@@ -32,7 +37,23 @@ FORMATS = {
 
 def kernels_usable() -> bool:
     """Whether the detector's own kernels run in its graphs; says so once per process."""
+    if _library_only.get():
+        return False
     return _decide(ms.get_context("device_target"), numba is not None)
+
+
+@contextlib.contextmanager
+def library_operators() -> Iterator[None]:
+    """Detectors that are made inside have the library's operators alone, as a file needs them.
+
+    Their parameters, and their results but for rounding, are the same. Detectors made before or
+    after, or at the same time by another thread, are not touched.
+    """
+    token = _library_only.set(True)
+    try:
+        yield
+    finally:
+        _library_only.reset(token)
 
 
 @cache
