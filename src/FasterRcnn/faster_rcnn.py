@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import mindspore
+import numpy as np
 from mindspore import Tensor, nn, ops
 
+from src.data.augmentation import image_shape_of
+from src.errors import UserError
 from src.FasterRcnn import blas, region_layer, resnet, resnet50v1
 from src.FasterRcnn.anchor_generator import AnchorGenerator
 from src.FasterRcnn.bbox_assign_sample_stage2 import BboxAssignSampleForRcnn
+from src.FasterRcnn.class_detections import DetectionsOfClasses
 from src.FasterRcnn.config_check import check_config
 from src.FasterRcnn.fpn_neck import FeatPyramidNeck
 from src.FasterRcnn.initialization import init_parameters
@@ -15,7 +19,6 @@ from src.FasterRcnn.proposal_generator import Proposal
 from src.FasterRcnn.rcnn import Rcnn
 from src.FasterRcnn.roi_align import SingleRoIExtractor
 from src.FasterRcnn.rpn import RPN
-from src.FasterRcnn.suppression import ClassSuppression
 from src.model_utils.config import Config, setting
 
 BACKBONES = {
@@ -24,7 +27,7 @@ BACKBONES = {
 }
 
 
-class Faster_Rcnn(nn.Cell):
+class Faster_Rcnn(DetectionsOfClasses):
     """The whole detector; `set_train()` gives losses, `set_train(False)` detections.
 
     Weights are initialised from `config.seed`.
@@ -40,8 +43,6 @@ class Faster_Rcnn(nn.Cell):
     def __init__(self, config: Config, backbone: str | None = None):
         super().__init__()
         check_config(config)
-        self.num_classes = config.num_classes
-        self.box_classes = config.num_classes - 1 if config.without_bg_loss else config.num_classes
         self.backbone = resnet.ResNetFea(
             BACKBONES[backbone or config.backbone],
             config.resnet_block,
@@ -99,13 +100,7 @@ class Faster_Rcnn(nn.Cell):
         """What evaluation has in place of training's parts."""
         self.proposal_generator_test = _proposals(config, config.test_batch_size)
         self.proposal_generator_test.set_train_local(config, training=False)
-        self.decode = ops.BoundingBoxDecode(
-            max_shape=(config.img_height, config.img_width),
-            means=tuple(config.rcnn_target_means),
-            stds=tuple(config.rcnn_target_stds),
-        )
-        self.softmax = ops.Softmax(axis=-1)
-        self.nms_test = ClassSuppression(config.test_iou_thr, config.test_score_thr)
+        super().test_mode_init(config)
 
     def get_anchors(self, featmap_sizes: list[list[int]]) -> tuple[Tensor, ...]:
         """Anchors of each level, (h * w * A, 4) float32, for maps of the given (h, w)."""
@@ -218,78 +213,57 @@ class Faster_Rcnn(nn.Cell):
         _, cls_logits, reg_logits, _ = self.head(levels, ops.concat(rois, 0), (), (), used)
         return self.get_det_bboxes(cls_logits, reg_logits, used, ops.concat(boxes, 0), img_metas)
 
-    def get_det_bboxes(
-        self,
-        cls_logits: Tensor,
-        reg_logits: Tensor,
-        mask_logits: Tensor,
-        rois: Tensor,
-        img_metas: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Detections of a batch of B images with P proposals each.
-
-        Args:
-            cls_logits: (B * P, num_classes).
-            reg_logits: (B * P, 4 * classes), without columns for the background where
-                `without_bg_loss` is set.
-            mask_logits: (B * P,) bool of the proposals that count.
-            rois: (B * P, 4) boxes of the proposals in pixels of the input.
-            img_metas: (B, 4) height and width of the original, height and width factors.
-        """
-        batch = ops.shape(img_metas)[0]
-        objects = self.num_classes - 1
-        scores = ops.reshape(self.softmax(cls_logits)[:, 1:], (batch, -1, objects))
-        offsets = ops.reshape(reg_logits, (-1, self.box_classes, 4))
-        offsets = ops.reshape(offsets[:, self.box_classes - objects :], (-1, 4))
-        anchors = ops.tile(ops.expand_dims(rois, 1), (1, objects, 1))
-        boxes = self.decode(ops.reshape(anchors, (-1, 4)), offsets)
-        boxes = ops.reshape(boxes, (batch, -1, objects, 4))
-        height_factor, width_factor = img_metas[:, 2:3], img_metas[:, 3:4]
-        factors = ops.concat((width_factor, height_factor, width_factor, height_factor), 1)
-        boxes = boxes / ops.reshape(factors, (batch, 1, 1, 4))
-        return self.multiclass_nms(
-            ops.transpose(boxes, (0, 2, 1, 3)),
-            ops.transpose(scores, (0, 2, 1)),
-            ops.reshape(mask_logits, (batch, 1, -1)),
-        )
-
-    def multiclass_nms(
-        self, boxes_all: Tensor, scores_all: Tensor, mask_all: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Suppression within each class, of the boxes that score above the threshold.
-
-        Args:
-            boxes_all: (B, C, P, 4) of the C classes without the background.
-            scores_all: (B, C, P).
-            mask_all: (B, 1, P) bool of the proposals that count.
-
-        Returns:
-            Boxes (B, C * P, 5), labels (B, C * P, 1), mask (B, C * P, 1).
-        """
-        batch, classes, count = ops.shape(scores_all)
-        labels = ops.reshape(ops.arange(classes), (1, classes, 1))
-        labels = ops.tile(ops.cast(labels, mindspore.int32), (batch, 1, count))
-        labels = ops.reshape(labels, (batch, classes * count, 1))
-        boxes, mask = self.nms_test(boxes_all, scores_all, mask_all)
-        return boxes, labels, mask
-
 
 class FasterRcnn_Infer(nn.Cell):
     """Detections alone: `Faster_Rcnn` in evaluation.
 
     Args:
-        config: the detector's configuration.
+        config: the detector's configuration. With `restore_bbox` images that come without
+            img_metas are taken for originals of `ori_h` x `ori_w` pixels.
         network: the detector; None makes one from `config`.
+
+    Raises:
+        UserError: `restore_bbox` without the size of the originals.
     """
 
     def __init__(self, config: Config, network: Faster_Rcnn | None = None):
         super().__init__(auto_prefix=False)
         self.network = network or Faster_Rcnn(config)
         self.network.set_train(False)
+        self.usual_metas = Tensor(_usual_metas(config))
 
-    def construct(self, img_data: Tensor, img_metas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, labels and mask, as `Faster_Rcnn` in evaluation."""
+    def construct(
+        self, img_data: Tensor, img_metas: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, labels and mask, as `Faster_Rcnn` in evaluation.
+
+        Without img_metas boxes are in pixels of the input, or with `restore_bbox` of the originals.
+        """
+        if img_metas is None:
+            img_metas = ops.tile(self.usual_metas, (ops.shape(img_data)[0], 1))
         return self.network(img_data, img_metas)
+
+
+def generator_img_meta(
+    n: int, ori_h: int, ori_w: int, in_h: int, in_w: int, keep_ratio: bool = True
+) -> np.ndarray:
+    """img_metas (n, 4) float32 of `n` originals of ori_h x ori_w that become in_h x in_w."""
+    config = Config({"img_height": in_h, "img_width": in_w, "keep_ratio": keep_ratio})
+    return np.tile(np.array(image_shape_of(ori_h, ori_w, config), np.float32), (n, 1))
+
+
+def _usual_metas(config: Config) -> np.ndarray:
+    """(1, 4) of an image of which nothing is said."""
+    height, width = config.img_height, config.img_width
+    if not setting(config, "restore_bbox"):
+        return np.array([[height, width, 1, 1]], np.float32)
+    originals = setting(config, "ori_h"), setting(config, "ori_w")
+    if min(originals) < 1:
+        raise UserError(
+            f"restore_bbox needs the size of the originals: ori_h is {originals[0]} and ori_w "
+            f"{originals[1]}, expected 1 or more for both"
+        )
+    return generator_img_meta(1, *originals, height, width, config.keep_ratio)
 
 
 def _proposals(config: Config, batch_size: int) -> Proposal:
