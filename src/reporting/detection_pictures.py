@@ -48,20 +48,25 @@ def draw_pictures(
     paths, drawn = [], []
     for picture in pictures:
         image = picture_of(picture, score, overlay)
-        stem = re.sub(r"[^\w.-]+", "_", Path(picture.path.name).stem)
-        paths.append(out / f"{stem}_{_file_part(picture.image_id)}.png")
-        _save(image, paths[-1])
+        paths.append(file_of(picture, out))
+        save_picture(image, paths[-1])
         drawn.append(image)
     paths.append(out / "contact_sheet.png")
-    _save(contact_sheet(drawn), paths[-1])
+    save_picture(contact_sheet(drawn), paths[-1])
     return paths
 
 
-def _save(image: Image.Image, path: Path) -> None:
+def save_picture(image: Image.Image, path: Path) -> None:
     """A PNG, whole or not at all."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     write_whole(path, buffer.getvalue())
+
+
+def file_of(picture: LabelledPicture, out: Path) -> Path:
+    """Where in `out` the picture goes: named by its image file and the image's id."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(picture.path.name).stem)
+    return out / f"{stem}_{_file_part(picture.image_id)}.png"
 
 
 def picture_of(picture: LabelledPicture, score: float, overlay: bool = False) -> Image.Image:
@@ -93,7 +98,7 @@ def contact_sheet(images: Sequence[Image.Image]) -> Image.Image:
 
 def _figure_of(picture: LabelledPicture, image: Image.Image, score: float, overlay: bool) -> Figure:
     scale = PANEL_INCHES / max(image.size)
-    panels = 1 if overlay else 2
+    panels = 1 if overlay or picture.truth is None else 2
     width, height = image.width * scale, image.height * scale
     figure = Figure(figsize=(panels * width, height + TITLE_INCHES))
     all_axes = figure.subplots(1, panels, squeeze=False)[0]
@@ -104,7 +109,7 @@ def _figure_of(picture: LabelledPicture, image: Image.Image, score: float, overl
         axes.imshow(image, extent=(0, image.width, image.height, 0))
         axes.set_axis_off()
         axes.set_title(title, fontsize=9, parse_math=False)
-    for box in picture.truth[:MOST_BOXES]:
+    for box in (picture.truth or [])[:MOST_BOXES]:
         _draw_box(all_axes[0], box)
     for box in reversed(picture.detections[:MOST_BOXES]):
         _draw_box(all_axes[-1], box)
@@ -117,8 +122,10 @@ def _file_part(image_id: object) -> str:
 
 def _titles(picture: LabelledPicture, score: float, overlay: bool) -> list[str]:
     name = textwrap.shorten(picture.path.name, 50, placeholder=" ...")
-    truth = f"{_counted(len(picture.truth))} labelled (solid)"
     found = f"{_counted(len(picture.detections))} detected, score ≥ {score:g} (dashed)"
+    if picture.truth is None:
+        return [f"{name}\n{found}"]
+    truth = f"{_counted(len(picture.truth))} labelled (solid)"
     return [f"{name}\n{truth}; {found}"] if overlay else [f"{name}\n{truth}", f"\n{found}"]
 
 

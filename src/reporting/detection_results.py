@@ -39,11 +39,11 @@ class Box:
 
 @dataclass
 class LabelledPicture:
-    """One image file, its ground truth, and its detections, best first."""
+    """One image file, its ground truth (None: nobody labelled it), its detections, best first."""
 
     image_id: Any
     path: Path
-    truth: list[Box] = field(default_factory=list)
+    truth: list[Box] | None = field(default_factory=list)
     detections: list[Box] = field(default_factory=list)
 
 
