@@ -1,8 +1,8 @@
 """The whole detector as one ONNX model, from the image to its boxes, built from its weights.
 
-MindSpore's own exporter knows neither suppression nor RoI pooling nor the decoding of boxes
-(docs/export.md), so the graph is put together here. It takes one image at a time, holds only
-operators of the ONNX standard, and does what src/evaluation/detect.py does with an image.
+MindSpore's own exporter refuses the network and pools regions otherwise (docs/export.md), so the
+graph is put together here. It takes one image at a time, holds only operators of the ONNX standard,
+and does what src/evaluation/detect.py does with an image.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def detector_model(weights: dict[str, np.ndarray], config: Any) -> onnx.ModelPro
     levels = pyramid(graph, backbone(graph, "image", config), config.fpn_num_outs)
     maps = [anchor_maps(graph, level) for level in levels]
     boxes = proposals(graph, maps, _anchors(config), config)
-    regions, features = _pooled(graph, boxes, levels, config)
+    regions, features = pooled(graph, boxes, levels, config)
     scores, moved = _box_head(graph, regions, features, config)
     found = detections(graph, moved, scores, "image_shape", config)
     for value, name in zip(found, ("boxes", "scores", "labels")):
@@ -85,7 +85,7 @@ def _anchors(config: Any) -> list[np.ndarray]:
     return [g.grid_anchors(size, g.base_size) for g, size in zip(generators, config.feature_shapes)]
 
 
-def _pooled(graph: GraphBuilder, boxes: str, levels: list[str], config: Any) -> tuple[str, str]:
+def pooled(graph: GraphBuilder, boxes: str, levels: list[str], config: Any) -> tuple[str, str]:
     """Features (P, C * bins) of (P, 4) boxes, each from the level of its size.
 
     Returns:
