@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import mindspore
-import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.data.augmentation import image_shape_of
-from src.errors import UserError
 from src.FasterRcnn import blas, region_layer, resnet, resnet50v1
 from src.FasterRcnn.anchor_generator import AnchorGenerator
 from src.FasterRcnn.bbox_assign_sample_stage2 import BboxAssignSampleForRcnn
 from src.FasterRcnn.class_detections import DetectionsOfClasses
 from src.FasterRcnn.config_check import check_config
 from src.FasterRcnn.fpn_neck import FeatPyramidNeck
+from src.FasterRcnn.image_metas import generator_img_meta, usual_metas
 from src.FasterRcnn.initialization import init_parameters
 from src.FasterRcnn.proposal_generator import Proposal
 from src.FasterRcnn.rcnn import Rcnn
 from src.FasterRcnn.roi_align import SingleRoIExtractor
 from src.FasterRcnn.rpn import RPN
 from src.model_utils.config import Config, setting
+
+__all__ = ["BACKBONES", "FasterRcnn_Infer", "Faster_Rcnn", "generator_img_meta"]
 
 BACKBONES = {
     "resnet_v1.5_50": resnet.ResidualBlockUsing,
@@ -230,7 +230,7 @@ class FasterRcnn_Infer(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network = network or Faster_Rcnn(config)
         self.network.set_train(False)
-        self.usual_metas = Tensor(_usual_metas(config))
+        self.usual_metas = Tensor(usual_metas(config))
 
     def construct(
         self, img_data: Tensor, img_metas: Tensor | None = None
@@ -242,28 +242,6 @@ class FasterRcnn_Infer(nn.Cell):
         if img_metas is None:
             img_metas = ops.tile(self.usual_metas, (ops.shape(img_data)[0], 1))
         return self.network(img_data, img_metas)
-
-
-def generator_img_meta(
-    n: int, ori_h: int, ori_w: int, in_h: int, in_w: int, keep_ratio: bool = True
-) -> np.ndarray:
-    """img_metas (n, 4) float32 of `n` originals of ori_h x ori_w that become in_h x in_w."""
-    config = Config({"img_height": in_h, "img_width": in_w, "keep_ratio": keep_ratio})
-    return np.tile(np.array(image_shape_of(ori_h, ori_w, config), np.float32), (n, 1))
-
-
-def _usual_metas(config: Config) -> np.ndarray:
-    """(1, 4) of an image of which nothing is said."""
-    height, width = config.img_height, config.img_width
-    if not setting(config, "restore_bbox"):
-        return np.array([[height, width, 1, 1]], np.float32)
-    originals = setting(config, "ori_h"), setting(config, "ori_w")
-    if min(originals) < 1:
-        raise UserError(
-            f"restore_bbox needs the size of the originals: ori_h is {originals[0]} and ori_w "
-            f"{originals[1]}, expected 1 or more for both"
-        )
-    return generator_img_meta(1, *originals, height, width, config.keep_ratio)
 
 
 def _proposals(config: Config, batch_size: int) -> Proposal:

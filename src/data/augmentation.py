@@ -124,16 +124,6 @@ def _resize(
     return img, _clip(boxes, *img.shape[:2]), (config.img_height, config.img_width, 1)
 
 
-def image_shape_of(height: int, width: int, config: Any) -> tuple[float, ...]:
-    """Height, width and factors of y and x of an original of this size, in evaluation.
-
-    Args:
-        config: img_width, img_height, keep_ratio.
-    """
-    image = np.zeros((height, width, 3), np.uint8)
-    return _resize(image, np.zeros((0, 4), np.float32), False, config)[2]
-
-
 def _network_image(img: np.ndarray, flip: bool, config: Any) -> np.ndarray:
     """(3, img_height, img_width) float32: normalised, black to the right and below, flipped."""
     height, width = img.shape[:2]

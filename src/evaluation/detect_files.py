@@ -18,7 +18,7 @@ from src.evaluation.image_files import ImageReader, find_images
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet, FasterRcnn_Infer
 from src.model_utils.config import Config
 from src.model_utils.device_adapter import use_device
-from src.reporting.detection_pictures import contact_sheet, file_of, picture_of
+from src.reporting.detection_pictures import contact_sheet, file_of, picture_of, save_picture
 from src.reporting.detection_results import Box, LabelledPicture
 from src.reporting.output import writable_folder, writing
 from src.util import coco_results
@@ -56,7 +56,7 @@ def detect_files(config: Config) -> int:
             sheet += [picture] if len(sheet) < ON_SHEET else []
     with writing(out, "--out"):
         if sheet:
-            contact_sheet(sheet).save(out / SHEET)
+            save_picture(contact_sheet(sheet), out / SHEET)
         write(out / RESULTS, results)
         write(out / IMAGES, images_json(reader.sound, ids, categories))
     _report(reader, results, config, out)
@@ -147,7 +147,7 @@ def drawn(
     picture = LabelledPicture(image_id, path, truth=None, detections=boxes)
     image = picture_of(picture, score)
     with writing(out, "--out"):
-        image.save(file_of(picture, out))
+        save_picture(image, file_of(picture, out))
     return image
 
 

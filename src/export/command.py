@@ -20,6 +20,7 @@ from src.export.check import Agreement, Detections, agreement, onnx_detections
 from src.export.mindir import load_mindir, write_mindir
 from src.export.onnx_detector import detector_model
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet, FasterRcnn_Infer
+from src.files import reason, whole_file
 from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device
 
@@ -45,24 +46,37 @@ def export(config: Config) -> int:
     images = check_images(config)
     network = Faster_Rcnn_Resnet(config)
     print(load_detector(network, config, config.checkpoint, config.frozen_from), flush=True)
-    partial = path.with_name(f"partial.{path.name}")
-    begin = time.monotonic()
     try:
-        exported = _written(kind, network, config, partial)
-        size, seconds = partial.stat().st_size / 1e6, time.monotonic() - begin
-        print(f"{path.name}: {size:.1f} MB in {seconds:.1f} s; checking it", flush=True)
-        reference = _seen(FasterRcnn_Infer(config, network), config)
-        found = agreement(detect(reference, config, images), exported(images))
-        if not found:
-            print(f"{found}\nthe file does not find what the detector finds; it was removed")
-            return 1
-        partial.replace(path)
+        with whole_file(path) as partial:
+            found = _checked(kind, network, config, partial, images)
     except OSError as error:
-        raise UserError(f"--file_name {path}: cannot be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        raise UserError(f"--file_name {path}: cannot be written: {reason(error)}") from error
+    except UnlikeError as error:
+        print(f"{error}\nthe file does not find what the detector finds; it was removed")
+        return 1
     _report(found, path)
     return 0
+
+
+class UnlikeError(Exception):
+    """A file that does not find what the detector finds."""
+
+
+def _checked(kind: str, network: nn.Cell, config: Config, path: Path, images: Images) -> Agreement:
+    """Write the file; how far it agrees with the detector.
+
+    Raises:
+        UnlikeError: it does not.
+    """
+    begin = time.monotonic()
+    exported = _written(kind, network, config, path)
+    size, seconds = path.stat().st_size / 1e6, time.monotonic() - begin
+    print(f"{size:.1f} MB in {seconds:.1f} s; checking the file", flush=True)
+    reference = _seen(FasterRcnn_Infer(config, network), config)
+    found = agreement(detect(reference, config, images), exported(images))
+    if not found:
+        raise UnlikeError(found)
+    return found
 
 
 def target(config: Config) -> tuple[str, Path]:

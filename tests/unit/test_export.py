@@ -13,6 +13,8 @@ from evaluation_sets import tiny
 from mindspore import Tensor
 from onnx import TensorProto, helper
 
+from src.data.augmentation import preprocess_fn
+from src.data.coco_json import NO_BOX
 from src.errors import UserError
 from src.evaluation.detect import detect
 from src.export import command
@@ -118,6 +120,13 @@ def test_images_of_which_nothing_is_said():
         generator_img_meta(2, 40, 100, 64, 64).tolist()
         == [pytest.approx([40, 100, 0.64, 0.64])] * 2
     )
+    for height, width in ((333, 500), (500, 333), (17, 900), (64, 64), (1000, 7)):
+        for ratio in (True, False):
+            config = tiny(img_width=96, keep_ratio=ratio)
+            image = np.zeros((height, width, 3), np.uint8)
+            expected = preprocess_fn(image, NO_BOX, False, config)[1]
+            found = generator_img_meta(1, height, width, 64, 96, ratio)
+            np.testing.assert_array_equal(found, expected[None])
     with pytest.raises(UserError, match="ori_h is 0 and ori_w 0"):
         FasterRcnn_Infer(tiny(restore_bbox=True))
     infer = FasterRcnn_Infer(tiny())
