@@ -1,0 +1,147 @@
+"""README.md against what is there: its table of files, its commands, and the Chinese page."""
+
+import functools
+import re
+
+import pytest
+import yaml
+from readme_page import (
+    BLOCK,
+    command_lines,
+    commands_of,
+    files_in,
+    named_files,
+    relative,
+    words_of,
+)
+
+from src.model_utils.config import DEFAULT_CONFIG, PROJECT_DIR
+from src.reporting.flags_page import help_of, options
+
+PAGE, CHINESE = "README.md", "README_CN.md"
+# What a command may call beside the suite's scripts and make targets.
+OTHER_PROGRAMS = {
+    "redis-server": "comes with the installation; step 2",
+    "curl": "the scheduler's management API",
+    "grep": "the tutorial's look into the logs",
+    "cd": "the shell's own",
+    "source": "the shell's own; the installation's environment",
+}
+
+
+@pytest.fixture(scope="module")
+def page():
+    return text_of(PAGE)
+
+
+def text_of(name):
+    path = PROJECT_DIR / name
+    assert path.is_file(), f"{name} is missing"
+    return path.read_text(encoding="utf-8")
+
+
+def files_to_name():
+    """Scripts, tools, sources, configurations, pages, and what deploys the suite."""
+    found = {relative(path) for path in PROJECT_DIR.glob("*.py")}
+    found |= {relative(path) for path in (PROJECT_DIR / "docs").glob("*.md")}
+    for folder in ("tools", "src", "configs", "deploy"):
+        found |= files_in(folder)
+    return found
+
+
+def all_commands(text):
+    return [command for line in command_lines(text) for command in commands_of(line)]
+
+
+@functools.cache
+def flags_of(script):
+    """The flags of a script, by docs/flags.md, which another test compares with the scripts."""
+    text = text_of("docs/flags.md")
+    (part,) = re.findall(rf"(?ms)^## {re.escape(script)}\n(.*?)(?=^## |\Z)", text)
+    return set(re.findall(r"`(--\w+)", part))
+
+
+@functools.cache
+def helped_flags(script):
+    """The same with the keys of the configuration, which the page leaves out."""
+    return {flag.split()[0] for flag, _ in options(help_of(script))}
+
+
+@functools.cache
+def keys():
+    return set(yaml.safe_load(text_of(DEFAULT_CONFIG)))
+
+
+def takes(script, flag):
+    if flag in flags_of(script):
+        return True
+    return flag[2:] in keys() and flag in helped_flags(script)
+
+
+def what_is_wrong(command):
+    """A line for each thing that a command names and that is not there."""
+    program, *words = command
+    if program == "make":
+        targets = re.findall(r"(?m)^([\w-]+):(?!=)", text_of("Makefile"))
+        return [f"make {word}" for word in words if word not in targets and "=" not in word]
+    if program != "python":
+        return [] if program in OTHER_PROGRAMS else [f"{program}: not one of OTHER_PROGRAMS"]
+    script, *words = words
+    if not (PROJECT_DIR / script).is_file():
+        return [f"{script}: no such script"]
+    flags = [word.split("=")[0] for word in words if word.startswith("-")]
+    return [f"{script} {flag}" for flag in flags if not takes(script, flag)]
+
+
+def test_every_file_is_in_the_table(page):
+    named, _ = named_files(page)
+    assert sorted(files_to_name() - named) == []
+
+
+def test_every_name_in_the_table_is_a_file(page):
+    _, unknown = named_files(page)
+    assert sorted(unknown) == []
+
+
+def test_the_table_and_the_commands_are_found_at_all(page):
+    named, _ = named_files(page)
+    assert len(named) > 100 and {"src/errors.py", "tools/status.py", "configs/redis.conf"} <= named
+    assert len(all_commands(page)) > 10
+
+
+def test_a_file_that_no_row_names_and_a_name_without_file_are_noticed():
+    table = (
+        "| file | |\n|---|---|\n| `src/launch/` | `finish.py`, `gone.py` what `tools/x.py` shows |"
+    )
+    named, unknown = named_files(table)
+    assert named == {"src/launch/finish.py"}
+    assert unknown == {"src/launch/gone.py", "src/launch/tools/x.py"}
+
+
+def test_every_command_is_known(page):
+    wrong = [line for command in all_commands(page) for line in what_is_wrong(command)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("make demo && make dmeo", ["make dmeo"]),
+        ("python tools/gone.py", ["tools/gone.py: no such script"]),
+        ("python tools/status.py --watch --wach  # a word", ["tools/status.py --wach"]),
+        ("python tools/split_coco.py --image_dir=x --base_lr=1", ["tools/split_coco.py --base_lr"]),
+        ("wget x", ["wget: not one of OTHER_PROGRAMS"]),
+    ],
+)
+def test_a_wrong_command_is_noticed(line, wrong):
+    assert [found for command in commands_of(line) for found in what_is_wrong(command)] == wrong
+
+
+def test_the_chinese_page_has_the_same_commands():
+    here, there = ([words_of(line) for line in command_lines(text_of(p))] for p in (PAGE, CHINESE))
+    assert there == here
+    assert len(BLOCK.findall(text_of(CHINESE))) == len(BLOCK.findall(text_of(PAGE)))
+
+
+def test_the_chinese_page_has_the_same_files():
+    assert named_files(text_of(CHINESE)) == named_files(text_of(PAGE))
