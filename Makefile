@@ -1,5 +1,6 @@
 # make demo    two silos train one detector through a real scheduler, servers and Redis
 # make test    the gate's tests; make test-slow those that take longer; make check ruff, types
+# make coverage   how much of src the gate's tests run, into docs/coverage.md
 # make bench   how fast training, detection and data path are, into docs/performance.md (minutes)
 # make bench-sync   what a synchronisation costs, beside the engine's own client (minutes, 12 GB)
 # make install only the installation into .venv
@@ -13,7 +14,7 @@ WHEELHOUSE :=
 UPGRADE :=
 LOCK_TOOL := $(VENV)/lock_tool
 
-.PHONY: demo test test-slow bench bench-sync check install wheelhouse lock clean
+.PHONY: demo test test-slow coverage bench bench-sync check install wheelhouse lock clean
 
 demo: $(STAMP)
 	$(PYTHON) tools/run_demo.py
@@ -23,6 +24,12 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(PYTHON) -m pytest -m slow tests
+
+# The processes that tests start are counted too: pytest-cov starts in each by itself.
+coverage: $(STAMP)
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow" --cov=$(CURDIR)/src \
+		--cov-report=json:coverage.json tests
+	$(PYTHON) tools/write_coverage.py coverage.json --write=docs/coverage.md
 
 bench: $(STAMP)
 	$(PYTHON) tools/benchmark.py all --write=docs/performance.md
