@@ -1,0 +1,171 @@
+"""README's commands as they stand there, one after the other, with drawn data and a tiny detector.
+
+What they are good for `test_tutorial.py` tests; here it is that a reader who copies them succeeds.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cluster.engine import listens
+from commands import TINY, processes_of, succeed, wait_for, wait_for_end, write_job
+from ports import free_port_range
+from readme_page import command_lines, section
+
+from src.launch.redis_store import redis_binary
+from src.model_utils.config import PROJECT_DIR
+
+pytestmark = pytest.mark.slow  # a whole federation, and reading it: 1 to 4 minutes
+
+ITERATIONS = 3  # README's federation file has 30
+# Of README's text, what is another here, with the reason.
+SUBSTITUTIONS = (
+    ("python ", "python {scripts}/", "the scripts are called from a silo's folder, by their path"),
+    ("=2345", "={redis}", "a free port"),
+    ("--port 2345", "--port {redis}", "a free port"),
+    ("127.0.0.1:18019", "127.0.0.1:{scheduler}", "a free port"),
+    ("127.0.0.1:6668", "127.0.0.1:{server}", "free ports"),
+    ("=instances_val2017.json", "=annotations/instances_val2017.json", "where it is drawn to"),
+)
+# By the beginning of the line, with the reason.
+NOT_RUN = {
+    "python run_cross_silo_fasterrcnn_worker_distributed.py": "worker_0 is there already; "
+    "test_distributed.py starts a silo of several ranks",
+    "cd worker_distributed/log_output": "what the line before it would leave",
+}
+EXIT_CODES = {"python tools/status.py --watch": 10}  # of a job that has finished well; else 0
+# It ends the job and Redis, so it comes when all has been looked at.
+LAST = "python finish_cross_silo_fasterrcnn.py"
+
+
+def readme_lines():
+    """The lines of both sections that are run, in README's order but for the last."""
+    text = (PROJECT_DIR / "README.md").read_text(encoding="utf-8")
+    lines = command_lines(section(text, "The tutorial's steps"))
+    lines += command_lines(section(text, "Watching it"))
+    lines = [line for line in lines if not line.startswith(tuple(NOT_RUN))]
+    return sorted(lines, key=lambda line: line.startswith(LAST))
+
+
+class Reader:
+    """Somebody with a shell in an empty folder who types what README says."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.port = free_port_range(8)
+        self.redis = None
+        self.said: dict[str, str] = {}
+
+    def prepare(self) -> None:
+        """COCO's layout with enough drawn images for a hundred shards; two small files."""
+        words = ["--out=.", "--images=300", "--val_images=4", "--width=96", "--height=64"]
+        succeed(self.folder, "tools/make_demo_coco.py", *words)
+        settings = TINY.read_text() + "test_score_thr: 0.001  # so that it finds something\n"
+        (self.folder / "default_config.yaml").write_text(settings)
+        write_job(self.folder, self.port, ITERATIONS)
+
+    def typed(self, line: str) -> str:
+        for text, other, _ in SUBSTITUTIONS:
+            line = line.replace(text, other)
+        ports = {"redis": self.port, "scheduler": self.port + 1, "server": self.port + 2}
+        return line.format(scripts=PROJECT_DIR, **ports)
+
+    def type(self, line: str) -> None:
+        if line.startswith("redis-server"):
+            self.redis = self.start(line, stdout=subprocess.DEVNULL)
+            wait_for(lambda: listens(f"127.0.0.1:{self.port}"), what="Redis")
+        elif "grep" in line:
+            # The workers are training; the reader looks until there is a line.
+            wait_for(lambda: self.call(line) == 0, timeout=240, what=f"{line}: no line")
+        else:
+            code = self.call(line)
+            expected = next((c for start, c in EXIT_CODES.items() if line.startswith(start)), 0)
+            assert code == expected, f"{self.typed(line)}\nexit code {code}\n{self.said[line]}"
+
+    def call(self, line: str) -> int:
+        process = self.start(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            self.said[line], _ = process.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return process.returncode
+
+    def start(self, line: str, **streams) -> subprocess.Popen:
+        """A shell with the installation's programs, which becomes a command that stands alone."""
+        folders = [Path(sys.executable).parent, Path(redis_binary()).parent]
+        path = os.pathsep.join([*map(str, folders), os.environ["PATH"]])
+        words = ["bash", "-c", self.typed(line) if "&&" in line else f"exec {self.typed(line)}"]
+        return subprocess.Popen(
+            words, cwd=self.folder, env={**os.environ, "PATH": path}, text=True, **streams
+        )
+
+    def leave(self) -> None:
+        succeed(self.folder, "finish_cross_silo_fasterrcnn.py", f"--redis_port={self.port}")
+        if self.redis and self.redis.poll() is None:
+            self.redis.kill()
+            self.redis.wait()
+        assert not processes_of(self.folder)
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """One who has typed all of it, each command ending as README says."""
+    reader = Reader(tmp_path_factory.mktemp("reader"))
+    reader.prepare()
+    try:
+        for line in readme_lines():
+            print(f"$ {reader.typed(line)}", flush=True)
+            if line.startswith(LAST):
+                wait_for_end(reader.folder)
+            reader.type(line)
+        yield reader
+    finally:
+        reader.leave()
+
+
+def said_by(reader, start):
+    return next(text for line, text in reader.said.items() if line.startswith(start))
+
+
+def test_the_tables_are_about_lines_that_are_there():
+    text = (PROJECT_DIR / "README.md").read_text(encoding="utf-8")
+    lines = command_lines(text)
+    for start in (*NOT_RUN, *EXIT_CODES, LAST):
+        assert sum(line.startswith(start) for line in lines) == 1, start
+    for before, _, _ in SUBSTITUTIONS:
+        assert any(before in line for line in readme_lines()), before
+
+
+def test_each_command_is_run_and_in_order(reader):
+    assert len(reader.said) == len(readme_lines()) - 1  # Redis says nothing to anybody
+    assert len(reader.said) >= 12
+
+
+def test_the_grep_shows_steps_as_readme_does(reader):
+    line = said_by(reader, "cd worker_0").splitlines()[0]
+    assert line.startswith("worker.log:") and "[worker_0]epoch: 1 step: 1 total_loss: " in line
+
+
+def test_what_readme_promises_of_each_is_there(reader):
+    folder = reader.folder
+    for name in (
+        "datasets/coco_split/split_100/train_99.json",
+        "datasets/coco_split/split_100/mindrecord_1/FasterRcnn.mindrecord.db",
+        f"worker_1/ckpt/mindrecord_1/mindrecord_1-fast-rcnn-{ITERATIONS - 1}epoch.ckpt",
+        "plots/worker_0_step_loss.svg",
+        "report.html",
+        "found.json",
+        "detections/contact_sheet.png",
+    ):
+        assert (folder / name).is_file(), name
+    log = (folder / "scheduler" / "scheduler.log").read_text()
+    assert "Scheduler started successfully." in log
+
+
+def test_status_watches_until_the_end_and_finish_leaves_nothing(reader):
+    assert f"{ITERATIONS} of {ITERATIONS}" in said_by(reader, "python tools/status.py")
+    assert reader.redis.wait(timeout=10) == 0
+    assert f"stopped Redis at 127.0.0.1:{reader.port}" in said_by(reader, LAST)
