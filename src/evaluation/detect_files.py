@@ -46,7 +46,7 @@ def detect_files(config: Config) -> int:
     named = ((str(path), encoded) for path, encoded in reader)
     results: list[dict[str, Any]] = []
     found = detect(FasterRcnn_Infer(config, network), config, named)
-    sheet = []
+    sheet: list[Any] = []
     for number, (boxes, labels) in enumerate(found):
         path, _ = reader.sound[number]
         entries = as_results(ids[path], boxes, labels, categories)

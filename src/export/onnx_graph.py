@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 OPSET = 16  # the first whose RoiAlign names how coordinates are shifted
 IR_VERSION = 8  # the format that came with it: runtimes since 2022 read it
 
-Value = Union[str, np.ndarray]
+Value = Union[str, np.ndarray, np.generic]
 
 
 class GraphBuilder:
@@ -50,7 +50,7 @@ class GraphBuilder:
         self._nodes.append(helper.make_node("Identity", [value], [name], name))
         return name
 
-    def _constant(self, array: np.ndarray) -> str:
+    def _constant(self, array: np.ndarray | np.generic) -> str:
         name = f"constant_{len(self._constants)}"
         self._constants[name] = numpy_helper.from_array(np.asarray(array), name)
         return name

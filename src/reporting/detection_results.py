@@ -182,9 +182,9 @@ def _add_boxes(
 
     for entry in coco["annotations"]:
         usable = entry.get("category_id") in names and _box_numbers(entry.get("bbox"))
-        if entry["image_id"] in found and usable:
-            crowd = entry.get("iscrowd") in (1, True)
-            found[entry["image_id"]].truth.append(box(entry, crowd=crowd))
+        truth = found[entry["image_id"]].truth if entry["image_id"] in found and usable else None
+        if truth is not None:
+            truth.append(box(entry, crowd=entry.get("iscrowd") in (1, True)))
     for entry in sorted(results, key=lambda entry: -entry["score"]):
         if entry["image_id"] in found and entry["score"] >= score:
             detections = found[entry["image_id"]].detections

@@ -15,6 +15,8 @@ FILE = re.compile(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|yaml|toml|txt|lock|md))`")
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)[^)]*\)")
 # It tells of files that were, too.
 OF_NOW = [page for page in PAGES if page != "CHANGELOG.md"]
+# Of other formats, which docs/data.md explains.
+THEIRS = {"classes.txt", "data.yaml", "val.txt", "ImageSets/Main/train.txt"}
 FOLDERS = ("src", "tools", "tests", "docs", "configs", ".github")
 
 
@@ -37,7 +39,7 @@ def files() -> set[str]:
 
 @pytest.mark.parametrize("page", OF_NOW)
 def test_a_named_file_is_there(page, files):
-    assert set(FILE.findall(text_of(page))) - files == set()
+    assert set(FILE.findall(text_of(page))) - files - THEIRS == set()
 
 
 @pytest.mark.parametrize("page", PAGES)
