@@ -95,7 +95,7 @@ def run(folder: Path, device: str, **keys) -> SimpleNamespace:
     for key, value in {**WORKER_FLAGS, "output_dir": folder}.items():
         setattr(config, key, value)
     task = SimpleNamespace(steps_per_epoch=STEPS, images=8, network=nn.Dense(2, 1), aspects={})
-    task._config, task._rank = config, 0
+    task._config, task._rank, task._skipped = config, 0, 0
     status = StatusFile(folder / "status.json")
     steps = worker.steps_per_iteration(config, STEPS)
     manager = worker.make_manager(job, config, task, steps, status)
@@ -106,7 +106,7 @@ def run(folder: Path, device: str, **keys) -> SimpleNamespace:
     keeper = SimpleNamespace(save=lambda iteration: saved.append((iteration, silo.now)))
     evaluated: list[tuple[int, int]] = []
     journal = SimpleNamespace(after=lambda iteration: evaluated.append((iteration, silo.now)))
-    callbacks += [manager, worker._KeepAfterRound(manager, keeper, journal)]
+    callbacks += [manager, worker.KeepAfterRound(manager, keeper, journal, None)]
     train(callbacks, silo, worker.sinks_data(config), steps * ITERATIONS // STEPS)
     lines = (folder / "loss_0.log").read_text().splitlines()
     return SimpleNamespace(
