@@ -74,12 +74,11 @@ def make_shards(folder: Path, images: int = 12, silos: int = 2) -> Path:
     return shards
 
 
-def start_redis(folder: Path, port: int) -> subprocess.Popen:
+def start_redis(folder: Path, port: int, *flags: str) -> subprocess.Popen:
     """The tutorial's redis-server line, without its terminal."""
     with (folder / "redis.log").open("w") as log:
-        process = subprocess.Popen(
-            [redis_binary(), "--port", str(port), "--save", ""], stdout=log, stderr=log, cwd=folder
-        )
+        command = [redis_binary(), "--port", str(port), "--save", "", *flags]
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         with socket.socket() as probe:

@@ -17,14 +17,15 @@ class SmallDisk:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def fill(self) -> None:
-        """Leave no free byte."""
+    def fill(self, leave: int = 0) -> None:
+        """Leave no free byte, or about `leave`."""
         # Not buffered: a short write tells that the disk is full.
         with (self.folder / BALLAST).open("ab", buffering=0) as file:
             for size in (2**20, 2**12, 1):
                 with contextlib.suppress(OSError):
                     while file.write(b"x" * size) == size:
                         continue
+            file.truncate(max(0, file.tell() - leave))
 
     def empty(self) -> None:
         """Free what `fill` took."""

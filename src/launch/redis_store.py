@@ -88,6 +88,8 @@ class JobStore:
 
     def _mend(self, error: redis.RedisError) -> str:
         host, port = self.address
+        if str(error).startswith("MISCONF"):
+            return "free some space on its disk"
         if "protected mode" in str(error):
             return "start it with --protected-mode no, behind a firewall: docs/several_machines.md"
         if self._encrypted:
