@@ -25,6 +25,7 @@ from src.security.passwords import CLIENT
 from src.security.tls import breaks_off, explain, speaks_tls
 
 CONNECT_SECONDS = 5.0
+KEEPALIVE_SECONDS = 60
 
 
 class Client:
@@ -177,7 +178,19 @@ class Client:
             connection = http.client.HTTPSConnection(self.address, context=self._tls, timeout=limit)
         connection.connect()
         connection.sock.settimeout(None)  # from here on `_deadline` ends a call that hangs
+        _keep_alive(connection.sock)
         return connection
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Let the system send a sign of life each minute while the silo trains.
+
+    Routers that translate addresses forget a connection that carries nothing, often after some
+    minutes, and then swallow the next request instead of refusing it.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
 
 
 class _Clock:

@@ -168,3 +168,13 @@ def test_any_answer_is_an_outcome_or_unreachable(data):
     asking = Client(["127.0.0.1:1"], "job", "silo")
     asking._post = lambda *_: np.frombuffer(data, np.uint8)
     assert asking.get_model(1, 5).outcome in Outcome
+
+
+def test_an_idle_connection_gives_signs_of_life():
+    with StandIn(answer(b"The cluster is in safemode.")) as server:
+        asking = client(server)
+        asking.start(1, 5)
+        sock = asking._connection.sock
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
+            assert sock.getsockopt(socket.IPPROTO_TCP, option) == 60
