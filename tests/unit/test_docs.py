@@ -17,7 +17,7 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]+)[^)]*\)")
 OF_NOW = [page for page in PAGES if page != "CHANGELOG.md"]
 # Of other formats, which docs/data.md explains.
 THEIRS = {"classes.txt", "data.yaml", "val.txt", "ImageSets/Main/train.txt"}
-FOLDERS = ("src", "tools", "tests", "docs", "configs", ".github")
+FOLDERS = ("src", "tools", "tests", "docs", "configs", "deploy", ".github")
 
 
 def text_of(page: str) -> str:
