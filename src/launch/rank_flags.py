@@ -21,8 +21,8 @@ from src.launch.machine_checks import device, memory, worker_bytes
 from src.launch.processes import require_not_running
 from src.launch.role_checks import require_shards, worker_checks
 
-# Rank 0 alone saves checkpoints and talks to the servers.
-OF_RANK_0 = ("disk", "servers")
+# Rank 0 alone saves checkpoints, keeps the silo's state and talks to the servers.
+OF_RANK_0 = ("disk", "resume", "servers")
 
 # Handed on to every rank.
 RANK_FLAGS = ("device_num", "rank_host", "rank_port", "rank_timeout")

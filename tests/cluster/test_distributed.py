@@ -163,7 +163,10 @@ def test_a_killed_rank_ends_its_silo_and_the_other_silo_goes_on(job, number):
     assert f"after that, rank {1 - number} failed: " in job.log()
     assert f"rank {number} of this silo has ended" in job.log(), other.read_text()
     # It comes back with the same number, and the other silo has waited for it.
-    succeed(job.folder, DISTRIBUTED, *job.rank_flags(), timeout=240)
+    resume = ["--resume"] * number
+    succeed(job.folder, DISTRIBUTED, *job.rank_flags(*resume), timeout=240)
+    assert ("resume.safetensors: goes on from iteration" in job.log()) == bool(number)
+    assert (job.folder / f"{SILO}.1").exists() != bool(number)
     reached = read_status(status_path(job.folder, SILO))["iteration"]
     job.at_iteration(reached + 2)
     assert "worker_1" not in job.exit_codes()
