@@ -141,6 +141,11 @@ def require_worker_address(address: str) -> str:
         UserError: anything else; a name without a dot is refused by the engine.
     """
     host, _, port = address.rpartition(":")
+    if port.isdigit() and re.fullmatch(r"[a-zA-Z_][\w-]*", host) and host != "localhost":
+        raise UserError(
+            f"--http_server_address: the engine takes no name without a dot, found {host!r}; give "
+            f"the whole name ({host}.example.org) or the server's IPv4 address"
+        )
     is_name = re.fullmatch(r"[\w-]+(\.[\w-]+)+", host) and not host.replace(".", "").isdigit()
     if not (is_name and port.isdigit() and 0 < int(port) < 65536):
         parse_address(address, "--http_server_address")

@@ -83,8 +83,15 @@ class JobStore:
         except redis.RedisError as error:
             raise UserError(
                 f"Redis does not answer at {host}:{port} (distributed_cache.address): "
-                f"{explain(error).split(' because ')[0]}; {self._mend(error)}"
+                f"{self._reason(error)}"
             ) from None
+
+    def _reason(self, error: redis.RedisError) -> str:
+        """Why it does not, and how to mend it."""
+        host, port = self.address
+        if host not in own_addresses() and (why := why_not_reached(host, port)):
+            return why
+        return f"{explain(error).split(' because ')[0].rstrip('.')}; {self._mend(error)}"
 
     def _mend(self, error: redis.RedisError) -> str:
         host, port = self.address
@@ -99,7 +106,7 @@ class JobStore:
         if host in own_addresses():
             bind = "" if host.startswith("127.") else f" --bind {host}"
             return f'start it with redis-server --port {port} --save ""{bind}'
-        return why_not_reached(host, port) or "something else than Redis listens there"
+        return "something else than Redis listens there"
 
     def keys(self) -> list[str]:
         """All keys of this job; no other job's, whatever letters its name has."""

@@ -134,3 +134,10 @@ def test_ipv6_is_refused_by_its_name(address):
 def test_an_address_of_another_machine_cannot_be_listened_on():
     with pytest.raises(UserError, match="192.0.2.1 is no address of this machine, which has 127"):
         require_free_port("192.0.2.1", 6668, "--http_server_address")
+
+
+def test_a_name_without_a_dot_is_refused_with_the_mend():
+    with pytest.raises(UserError, match="no name without a dot, found 'coordinator'; give the who"):
+        require_worker_address("coordinator:6668")
+    with pytest.raises(UserError, match="127.0.0.1"):
+        require_worker_address("localhost:6668")
