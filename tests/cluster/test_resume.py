@@ -116,10 +116,8 @@ class Job:
     def kill_worker(self) -> None:
         for process in read_record(self.folder).running("worker"):
             os.kill(process.pid, signal.SIGKILL)
-        wait_for(lambda: not any("MS_WORKER" in word for word in self.words()), 20, "its end")
-
-    def words(self) -> list[str]:
-        return [word for process in processes_of(self.folder) for word in process.cmdline()]
+        # Redis stays, and the server with its supervisor.
+        wait_for(lambda: len(processes_of(self.folder)) == 3, 20, "the worker's end")
 
     def losses(self) -> list[str]:
         """Epoch, step, loss and learning rate of each step, as logged."""
