@@ -12,6 +12,7 @@ from commands import (
     refused,
     run,
     start_redis,
+    write_checkpoint,
     write_job,
 )
 from ports import free_port_range
@@ -145,7 +146,7 @@ def test_the_checkpoint_folder_holds_the_last_iteration_already(folder, redis):
     write_job(folder, redis, 3)
     (folder / "fl_ckpt").mkdir()
     name = "FasterRCNN_recovery_iteration_3_20260101_000000.ckpt"
-    (folder / "fl_ckpt" / name).write_bytes(b"")
+    write_checkpoint(folder / "fl_ckpt" / name)
     address = f"--http_server_address=127.0.0.1:{redis + 1}"
     line = refused(folder, SERVER, "--local_server_num=1", address)
     assert "is of iteration 3, and fl_iteration_num is 3: nothing is left to do" in line

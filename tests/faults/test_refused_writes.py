@@ -16,7 +16,7 @@ from typing import Callable
 
 import numpy as np
 import pytest
-from commands import TINY
+from commands import TINY, write_checkpoint
 from small_disk import BALLAST, cannot_mount, small_disk
 
 from src.errors import run_command
@@ -355,6 +355,7 @@ def test_a_recovery_file_that_cannot_be_written_is_said(disk, kind, capsys):
 
     job = object.__new__(ServerJob)
     job.fl_name, job._folder, job._label, job._not_ours = "job", disk.folder, "server_0", set()
+    job._partial = disk.folder / ".server.partial.ckpt"
     features = FeatureMap()
     features.add_feature("w", np.ones(5000, np.float32), require_aggr=True)
     assert job._save_feature_map(features, 1)
@@ -374,7 +375,7 @@ def test_the_model_that_a_job_counts_anew_from(disk, kind):
     from src.launch.recovery_files import begin_from_newest
 
     newest = disk.folder / "job_recovery_iteration_3_20260101_000000.ckpt"
-    newest.write_bytes(b"weights" * 5000)
+    write_checkpoint(newest)
     before = content(disk.folder)
     disk.fill() if kind == "full" else disk.read_only()
     with pytest.raises(OSError, match=WORDS[kind]) as refused:
