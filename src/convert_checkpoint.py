@@ -15,6 +15,7 @@ for a whole detector, in the current folder. Give that to the servers and to all
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ from src.errors import UserError, require_packages, run_command
 
 require_packages()
 
+from src.files import reason
 from src.launch.detector_size import parameter_shapes
 from src.model_utils.config import load_config, parse_known
 from src.weights.conversion import DETECTOR_EPS, Converted, convert
@@ -67,9 +69,10 @@ def write(converted: Converted, out: Path) -> None:
         save_checkpoint(rows, str(partial))
         partial.replace(out)
     except OSError as error:
-        raise UserError(f"--out {out}: cannot be written: {error}") from error
+        raise UserError(f"--out {out}: cannot be written: {reason(error)}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -20,6 +20,7 @@ from src.federated.resume_state import (
     state_file,
     terms_of_state,
 )
+from src.files import reason
 from src.job.job_config import JobConfig
 
 MOMENTUM, FRESH = "momentum.", "momentum_is_fresh"
@@ -93,7 +94,9 @@ class StateKeeper:
         try:
             save_state(self._path, state, self._terms)
         except OSError as error:
-            self._log(f"WARNING: {self._path} was not written: {error}; --resume will miss it")
+            self._log(
+                f"WARNING: {self._path} was not written: {reason(error)}; --resume will miss it"
+            )
 
 
 def momentum_of(optimizer: nn.SGD) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ keeps. A worker writes that after each synchronisation and reads it with --resum
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
 from collections.abc import Mapping
@@ -101,7 +102,8 @@ def save_state(path: Path, state: ResumeState, terms: Mapping[str, str]) -> None
         save_file(state.arrays, str(partial), metadata={"state": json.dumps(told)})
         replace_durably(partial, path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         # The library tells a full disk as an error of its own.
         raise error if isinstance(error, OSError) else OSError(str(error)) from error
 

@@ -18,10 +18,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from src.files import write_whole
 from src.job.job_record import write_json
 from src.job.log_files import RotatingLog
 from src.launch.job_end import JobEnd, job_end_from
@@ -29,6 +31,8 @@ from src.launch.log_filter import LogFilter
 
 POLL_S = 0.5
 PR_SET_PDEATHSIG = 1
+LAST_LOST = 20
+RESERVE_BYTES = 2**16
 
 
 @dataclass
@@ -73,6 +77,8 @@ class Supervisor:
         self._log = log
         self._lock = threading.Lock()
         self._lost, self._why = 0, ""
+        self._last_lost: deque[str] = deque(maxlen=LAST_LOST)
+        self._reserve = Path(spec.exit_file).with_suffix(".reserve")
         self._asked_to_stop = ""
         self._grace_s = spec.grace_s
         self._child: subprocess.Popen | None = None
@@ -90,11 +96,13 @@ class Supervisor:
         """Start the role, wait for its end, write the exit file, return the exit code."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
+        self._keep_room()
         child = self._child = self._start()
         reader = threading.Thread(target=self._copy, args=(child.stdout,), daemon=True)
         reader.start()
         self._wait(child)
         reader.join(timeout=5)
+        self._free_room()
         code, reason = self._outcome(child.returncode)
         self.say(f"{reason}; exit code {code}")
         # On a full disk the code is still this process's own.
@@ -127,18 +135,34 @@ class Supervisor:
                 self._write(line)
 
     def _write(self, text: str) -> None:
-        """On a full disk the line is lost; a role whose output nobody reads would stand still.
+        """On a full disk lines are lost; a role whose output nobody reads would stand still.
 
-        How many were lost, and why, is said when the next one finds room.
+        When there is room again, how many, why, and the last of them are written.
         """
         with self._lock:
-            note = f"WARNING: {self._lost} line(s) before this one were lost: {self._why}"
             try:
-                self._log.write((self._own_line(note) if self._lost else "") + text)
+                self._log.write(self._about_lost_lines() + text)
                 self._lost = 0
+                self._last_lost.clear()
             except OSError as error:
                 self._lost += 1
+                self._last_lost.append(text)
                 self._why = error.strerror or str(error)
+
+    def _about_lost_lines(self) -> str:
+        if not self._lost:
+            return ""
+        words = f"WARNING: {self._lost} line(s) found no room ({self._why}); the last of them:\n"
+        return self._own_line(words.rstrip()) + "".join(self._last_lost)
+
+    def _keep_room(self) -> None:
+        """Take some disk, so that a role that a full one ends can still say so."""
+        with contextlib.suppress(OSError):  # without it, only what it says at its end may be lost
+            write_whole(self._reserve, bytes(RESERVE_BYTES))
+
+    def _free_room(self) -> None:
+        with contextlib.suppress(OSError):
+            self._reserve.unlink()
 
     def _wait(self, child: subprocess.Popen) -> None:
         """Until the child has ended, by itself or because the job has or a signal came."""

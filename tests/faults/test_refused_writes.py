@@ -228,6 +228,34 @@ def test_a_refused_first_write_leaves_nothing(disk, inputs, place, kind, capsys,
     assert content(disk.folder) == {}
 
 
+def resume_state(folder: Path) -> Callable[[], object]:
+    from mindspore import Parameter, Tensor, nn
+
+    from src.federated.resume import StateKeeper
+
+    weight = Parameter(Tensor(np.ones(5000, np.float32)), name="w")
+    manager = SimpleNamespace(iteration=2, state=lambda: ({"x": np.ones(5000, np.float32)}, {}))
+    optimizer = nn.SGD([weight], 0.1, momentum=0.9)
+    return StateKeeper(folder / "resume.safetensors", {}, manager, optimizer, print).save
+
+
+@pytest.mark.parametrize("kind", WORDS)
+def test_a_state_for_resume_that_cannot_be_written_is_said(disk, kind, capsys):
+    write = resume_state(disk.folder)
+    write()
+    before = content(disk.folder)
+    assert before
+    disk.fill() if kind == "full" else disk.read_only()
+    capsys.readouterr()
+    write()
+    (said,) = (line for line in capsys.readouterr().out.splitlines() if "WARNING: " in line)
+    assert str(disk.folder) in said and "--resume will miss it" in said
+    assert content(disk.folder) == before
+    disk.empty() if kind == "full" else disk.read_only(False)
+    write()
+    assert "WARNING" not in capsys.readouterr().out
+
+
 def worker_keeper(folder: Path):
     from mindspore import nn
 
@@ -354,8 +382,8 @@ def test_a_recovery_file_that_cannot_be_written_is_said(disk, kind, capsys):
     from src.federated.server import ServerJob
 
     job = object.__new__(ServerJob)
-    job.fl_name, job._folder, job._label, job._not_ours = "job", disk.folder, "server_0", set()
     job._partial = disk.folder / ".server.partial.ckpt"
+    job.fl_name, job._folder, job._label, job._not_ours = "job", disk.folder, "server_0", set()
     features = FeatureMap()
     features.add_feature("w", np.ones(5000, np.float32), require_aggr=True)
     assert job._save_feature_map(features, 1)
@@ -389,7 +417,10 @@ def test_a_role_s_log_on_a_full_disk_says_what_it_lost(disk):
     from src.launch.supervise import SuperviseSpec, Supervisor
 
     path = disk.folder / "worker.log"
-    supervisor = Supervisor(SuperviseSpec("worker_0", [], str(path), ""), RotatingLog(path, 10**6))
+    supervisor = Supervisor(
+        SuperviseSpec("worker_0", [], str(path), str(path.parent / "exit.json")),
+        RotatingLog(path, 10**6),
+    )
     supervisor.say("before")
     disk.fill()
     for number in range(200):
@@ -398,11 +429,12 @@ def test_a_role_s_log_on_a_full_disk_says_what_it_lost(disk):
     supervisor.say("after")
     lines = path.read_text().splitlines()
     assert all(line.startswith("[20") for line in lines)
-    kept = sum("within" in line for line in lines)
+    (said,) = (n for n, line in enumerate(lines) if "WARNING: " in line)
+    lost = 200 - sum("within" in line for line in lines[:said])
+    words = f"WARNING: {lost} line(s) found no room (No space left on device); the last of them:"
+    assert lines[said].endswith(words)
+    assert [line.split()[3] for line in lines[said + 1 : -1]] == [str(n) for n in range(180, 200)]
     assert lines[-1].endswith("] after")
-    assert lines[-2].endswith(
-        f"WARNING: {200 - kept} line(s) before this one were lost: No space left on device"
-    )
 
 
 def test_standard_output_on_a_full_disk(tmp_path):

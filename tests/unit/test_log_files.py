@@ -139,7 +139,9 @@ def test_what_the_supervisor_itself_prints_follows_the_rotation(tmp_path):
 
 
 def test_lines_of_several_threads_stay_whole(tmp_path):
-    spec = SuperviseSpec("w", [], str(tmp_path / "w.log"), "", log_max_bytes=500)
+    spec = SuperviseSpec(
+        "w", [], str(tmp_path / "w.log"), str(tmp_path / "exit.json"), log_max_bytes=500
+    )
     from src.launch.supervise import Supervisor
 
     supervisor = Supervisor(spec, RotatingLog(tmp_path / "w.log", 500, 1000))
