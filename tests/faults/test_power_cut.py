@@ -29,8 +29,8 @@ from src.model_utils.config import PROJECT_DIR
 pytestmark = pytest.mark.slow  # a federation that is started eleven times, 5 to 8 minutes
 
 SEED = int(os.environ.get("POWER_CUT_SEED", "7"))
-CUTS = 6
-ITERATIONS = 40
+CUTS = 10
+ITERATIONS = 60
 # What becomes of Redis' data at a cut, in turn.
 KEPT, LOST, HALF = "kept", "lost", "half of it lost"
 
