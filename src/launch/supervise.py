@@ -158,6 +158,7 @@ class Supervisor:
     def _keep_room(self) -> None:
         """Take some disk, so that a role that a full one ends can still say so."""
         with contextlib.suppress(OSError):  # without it, only what it says at its end may be lost
+            self._reserve.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._reserve, bytes(RESERVE_BYTES))
 
     def _free_room(self) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +17,11 @@ from typing import Callable
 
 import numpy as np
 import pytest
-from commands import TINY, write_checkpoint
+from commands import TINY, wait_for, write_checkpoint
 from small_disk import BALLAST, cannot_mount, small_disk
 
 from src.errors import run_command
+from src.launch.processes import SUPERVISOR
 from src.model_utils.config import PROJECT_DIR
 
 sys.path.insert(0, str(PROJECT_DIR / "tests" / "unit"))
@@ -437,9 +439,33 @@ def test_a_role_s_log_on_a_full_disk_says_what_it_lost(disk):
     assert lines[-1].endswith("] after")
 
 
-def test_standard_output_on_a_full_disk(tmp_path):
-    import subprocess
+def test_a_role_that_ends_on_a_full_disk_says_why_and_leaves_its_code(disk):
+    folder = disk.folder / "status"
+    waits = f"import time, pathlib\nwhile pathlib.Path({str(disk.folder / 'go')!r}).exists(): "
+    waits += "time.sleep(0.05)\nprint('error: why it ends', flush=True)\nraise SystemExit(1)"
+    spec = {
+        "label": "worker_0",
+        "argv": [sys.executable, "-c", waits],
+        "log": str(disk.folder / "worker.log"),
+        "exit_file": str(folder / "worker_0.exit.json"),
+    }
+    (disk.folder / "go").touch()
+    (disk.folder / "spec.json").write_text(json.dumps(spec))
+    supervisor = subprocess.Popen(
+        [sys.executable, str(SUPERVISOR), str(disk.folder / "spec.json")],
+        env={**os.environ, "PYTHONPATH": str(PROJECT_DIR)},
+    )
+    wait_for(lambda: list(folder.glob("*.reserve")), 30, "the supervisor")
+    disk.fill()
+    (disk.folder / "go").unlink()
+    assert supervisor.wait(60) == 1
+    assert json.loads((folder / "worker_0.exit.json").read_text())["code"] == 1
+    assert [path.name for path in folder.iterdir()] == ["worker_0.exit.json"]
+    *lines, end = (disk.folder / "worker.log").read_text().splitlines()
+    assert lines[-1] == "error: why it ends" and end.endswith("ended; exit code 1")
 
+
+def test_standard_output_on_a_full_disk(tmp_path):
     run = run_of(tmp_path / "disk")
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(
