@@ -15,7 +15,6 @@ for a whole detector, in the current folder. Give that to the servers and to all
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import sys
 from pathlib import Path
@@ -29,7 +28,7 @@ from src.errors import UserError, require_packages, run_command
 
 require_packages()
 
-from src.files import reason
+from src.files import reason, whole_file
 from src.launch.detector_size import parameter_shapes
 from src.model_utils.config import load_config, parse_known
 from src.weights.conversion import DETECTOR_EPS, Converted, convert
@@ -63,16 +62,13 @@ def write(converted: Converted, out: Path) -> None:
 
     rows = [{"name": name, "data": Tensor(value)} for name, value in converted.values.items()]
     rows.append({"name": RECORD_NAME, "data": Tensor(converted.source.packed())})
-    partial = out.with_name(f".partial.{out.name}.ckpt")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(rows, str(partial))
-        partial.replace(out)
+        # MindSpore writes to no other ending.
+        with whole_file(out, partial=out.with_name(f".partial.{out.name}.ckpt")) as partial:
+            save_checkpoint(rows, str(partial))
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written: {reason(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Writing files so that a full disk breaks nothing that was whole, and saying why it failed."""
+"""Writing files so that neither a full disk nor a power cut breaks what was whole."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
-
-from src.durable import replace_durably
 
 # What the system refuses a write with, and what a user can do about it.
 MENDS = {
@@ -40,28 +38,52 @@ def named(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, durable: bool = False) -> Iterator[Path]:
+def whole_file(path: Path, durable: bool = False, partial: Path | None = None) -> Iterator[Path]:
     """A name beside `path` to write to: it takes the place of `path` when the block ends well.
 
     When it does not, what was written is removed and `path` is as it was.
 
     Args:
         durable: so that it outlasts a power cut, which takes some milliseconds.
+        partial: the name, which the next writer takes too and so writes over what a killed one
+            has left: for large files. None is one of this process alone.
 
     Raises:
         OSError: with a file name.
     """
-    partial = path.with_name(f".partial.{os.getpid()}.{path.name}")
+    partial = partial or path.with_name(f".partial.{os.getpid()}.{path.name}")
     try:
         with named(path):
             yield partial
             if durable:
-                replace_durably(partial, path)
+                _replace_durably(partial, path)
             else:
                 partial.replace(path)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def _replace_durably(partial: Path, target: Path) -> None:
+    """Rename `partial` to `target` once its content is on the disk.
+
+    Without that a power cut can leave the new name with an empty file. When this returns, the name
+    is on the disk too.
+
+    Raises:
+        OSError: the disk is full or broken; `target` is as it was.
+    """
+    _sync(partial)
+    partial.replace(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -102,6 +124,20 @@ def write_all(handle: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(handle, left) :]
+
+
+def drop_unfinished_line(path: Path) -> None:
+    """Cut off what stands behind the last line's end: a process was killed while it wrote it."""
+    with path.open("rb+") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+
+
+def finish_last_line(path: Path) -> None:
+    """End the last line, so that the next one begins a line of its own."""
+    with path.open("rb+") as file:
+        if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read() != b"\n":
+            file.write(b"\n")
 
 
 class Lossy:

@@ -128,13 +128,11 @@ def _written(
 ) -> Callable[[Images], list[Detections]]:
     """Write the file; gives what finds boxes with it."""
     if kind == "MINDIR":
-        with whole_file(path) as partial:
-            write_mindir(network, config, partial)
+        write_mindir(network, config, path)
         cell = _seen(load_mindir(path), config)
         return lambda images: list(detect(cell, config, images))
     weights = {p.name: p.asnumpy() for p in network.get_parameters()}
-    with whole_file(path) as partial:
-        onnx.save(detector_model(weights, config), str(partial))
+    onnx.save(detector_model(weights, config), str(path))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = config.threads
     session = onnxruntime.InferenceSession(str(path), options)

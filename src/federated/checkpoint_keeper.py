@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 from mindspore import nn
 
-from src.durable import replace_durably
 from src.federated.rounds import SyncError
-from src.files import reason
+from src.files import reason, whole_file
 from src.job.console import say
 from src.job.disk_room import kept_files, require_disk, worker_files
 
@@ -35,6 +33,7 @@ class CheckpointKeeper:
         self._config = config
         self._kept = config.keep_checkpoint_max
         self._on = config.save_checkpoint
+        self._partial = folder / ".partial.ckpt"
         # An earlier process's count too, where this one goes on in its folder.
         self._written = kept_files(folder, user)
 
@@ -70,11 +69,8 @@ class CheckpointKeeper:
             self._write(self.best)
 
     def _write(self, target: Path) -> None:
-        partial_file = self._folder / ".partial.ckpt"
         try:
-            ms.save_checkpoint(self._network, str(partial_file))
-            replace_durably(partial_file, target)
+            with whole_file(target, durable=True, partial=self._partial) as partial:
+                ms.save_checkpoint(self._network, str(partial))
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial_file.unlink()
             raise SyncError(f"{target} could not be written: {reason(error)}") from error

@@ -7,7 +7,6 @@ keeps. A worker writes that after each synchronisation and reads it with --resum
 
 from __future__ import annotations
 
-import contextlib
 import json
 import zlib
 from collections.abc import Mapping
@@ -20,9 +19,9 @@ from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]
 from safetensors.numpy import save_file
 
 from src.data.mindrecord_file import BASE_NAME, check_mindrecord
-from src.durable import replace_durably
 from src.errors import UserError
 from src.federated.aggregation import aggregation_of
+from src.files import whole_file
 from src.job.job_config import JobConfig
 from src.model_utils.config import setting
 
@@ -97,15 +96,12 @@ def save_state(path: Path, state: ResumeState, terms: Mapping[str, str]) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     told = {**asdict(state), "terms": dict(terms), "checksum": _checksum(state.arrays)}
     del told["arrays"]
-    partial = path.with_name(f".partial.{path.name}")
-    try:
-        save_file(state.arrays, str(partial), metadata={"state": json.dumps(told)})
-        replace_durably(partial, path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        # The library tells a full disk as an error of its own.
-        raise error if isinstance(error, OSError) else OSError(str(error)) from error
+    with whole_file(path, durable=True, partial=path.with_name(f".partial.{path.name}")) as partial:
+        try:
+            save_file(state.arrays, str(partial), metadata={"state": json.dumps(told)})
+        except SafetensorError as error:
+            # The library tells a full disk as an error of its own.
+            raise OSError(str(error)) from error
 
 
 def describe_state(path: Path, terms: Mapping[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,10 @@ from mindspore_federated import FLServerJob, SSLConfig
 from mindspore_federated.startup.feature_map import FeatureMap
 from mindspore_federated.startup.federated_local import save_ms_checkpoint
 
-from src.durable import replace_durably
 from src.errors import UserError
 from src.federated.aggregation import CONTROL, SCAFFOLD, Aggregation, algorithm_in
 from src.federated.fingerprint import FEATURE_NAME
-from src.files import reason
+from src.files import reason, whole_file
 from src.job.console import say
 from src.job.job_config import load_job
 from src.launch.recovery_files import list_recovery_files, recovery_name, usable_files
@@ -83,11 +81,9 @@ class ServerJob(FLServerJob):
     def _save_feature_map(self, feature_map: FeatureMap, iteration_num: int) -> str:
         target = self._folder / recovery_name(self.fl_name, iteration_num)
         try:
-            save_ms_checkpoint(str(self._partial), feature_map)
-            replace_durably(self._partial, target)
+            with whole_file(target, durable=True, partial=self._partial) as partial:
+                save_ms_checkpoint(str(partial), feature_map)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                self._partial.unlink()
             say(self._label, f"WARNING: {target} was not written: {reason(error)}")
             return ""
         say(self._label, f"iteration {iteration_num} is done, its model is {target}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.durable import drop_unfinished_line, finish_last_line
+from src.files import drop_unfinished_line, finish_last_line
 
 
 def fresh_folder(path: Path) -> Path:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from src.errors import UserError
+from src.files import write_whole
 from src.model_utils.config import get_config
 from src.model_utils.local_adapter import (
     LOCAL_JOB,
@@ -70,12 +71,8 @@ def sync_data(from_path: str, to_path: str, timeout_s: float = WAIT_S) -> None:
             return
         note.unlink(missing_ok=True)
         _copy(from_path, to_path)
-        partial = note.with_name(f".{note.name}")
-        partial.write_text(
-            json.dumps({"from": str(from_path), "job": get_job_id(), "time": time.time()}),
-            encoding="utf-8",
-        )
-        partial.replace(note)
+        told = {"from": str(from_path), "job": get_job_id(), "time": time.time()}
+        write_whole(note, json.dumps(told))
 
 
 def _was_fetched(note: Path, from_path: str, asked: float) -> bool:

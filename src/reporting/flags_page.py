@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from src.files import write_whole
 from src.model_utils.config import DEFAULT_CONFIG, PROJECT_DIR
 
 FEDERATION = "default_yaml_config.yaml"
@@ -67,6 +68,4 @@ def options(help_text: str) -> list[tuple[str, str]]:
 
 def write_flags_page(path: Path) -> None:
     """Write the page anew, whole."""
-    partial = path.with_name(f".partial.{path.name}")
-    partial.write_text(flags_page(), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, flags_page())

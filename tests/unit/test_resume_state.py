@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from src.durable import drop_unfinished_line, finish_last_line
 from src.errors import UserError
 from src.federated.adaptive import AdaptiveFrequency
 from src.federated.aggregation import AdaptiveSettings
@@ -14,6 +13,7 @@ from src.federated.algorithms import Controlled
 from src.federated.resume import momentum_of, require_same_job, set_momentum
 from src.federated.resume_state import ResumeState, load_state, save_state
 from src.federated.rounds import Round
+from src.files import drop_unfinished_line, finish_last_line
 from src.launch.folders import continued_folder
 
 TERMS = {"fl_name": "job", "shard": "mindrecord_0 of 12 images", "momentum": "0.9"}
@@ -74,7 +74,7 @@ def test_a_disk_without_room_leaves_the_earlier_one(tmp_path, monkeypatch):
     def full(partial, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("src.federated.resume_state.replace_durably", full)
+    monkeypatch.setattr("src.files._replace_durably", full)
     with pytest.raises(OSError, match="No space left"):
         save_state(path, state(6), TERMS)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
