@@ -6,12 +6,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
 
-from src.job.job_record import read_record
-from src.launch.processes import Started, stop
+from src.launch.launchers import stop_started
+from src.launch.processes import Started
 
 POLL_S = 0.5
 
@@ -27,21 +26,37 @@ def launch_and_stay(stay: bool, launch: Callable[[], list[Started]]) -> int:
     if not stay:
         launch()
         return 0
+    started = run_to_the_end(Path.cwd(), launch, show_logs=True)
+    return max(role.supervisor.returncode for role in started)
+
+
+def run_to_the_end(
+    base: Path, launch: Callable[[], list[Started]], show_logs: bool = False
+) -> list[Started]:
+    """Call `launch`, and return what it has started in the folder `base` when all of it has ended.
+
+    Each role ends by itself and has a deadline for each wait of its own. SIGTERM and Ctrl-C stop
+    them.
+    """
     # As the first process of a container it would get no signal that it does not ask for.
-    before = signal.signal(signal.SIGTERM, _on_signal)
+    before = signal.signal(signal.SIGTERM, exit_on_signal)
     try:
         # While it starts them, the launcher itself stops them at any exception.
-        return _follow(launch())
+        started = launch()
+        _follow(base, started, show_logs)
+        return started
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _on_signal(number: int, _frame: Any) -> None:
+def exit_on_signal(number: int, _frame: Any) -> None:
+    """A signal handler that ends the process in order, with 128 and the number as exit code."""
     raise SystemExit(128 + number)
 
 
-def _follow(started: Sequence[Started]) -> int:
-    logs = [LogTail(role.log, role.role.label if len(started) > 1 else "") for role in started]
+def _follow(base: Path, started: list[Started], show_logs: bool) -> None:
+    several = len(started) > 1
+    logs = [LogTail(one.log, one.role.label if several else "") for one in started if show_logs]
     try:
         ended = False
         while not ended:
@@ -51,19 +66,11 @@ def _follow(started: Sequence[Started]) -> int:
             if not ended:
                 time.sleep(POLL_S)
     except BaseException:
-        _stop(started)
+        for line in stop_started(base, started):
+            print(f"WARNING: {line}", flush=True)
         for log in logs:
             log.show()
         raise
-    return max(role.supervisor.returncode for role in started)
-
-
-def _stop(started: Sequence[Started]) -> None:
-    record = read_record(Path.cwd())
-    labels = {role.role.label for role in started}
-    mine = [p for p in record.running() if p.label in labels] if record else []
-    for line in stop(mine):
-        print(f"WARNING: {line}", flush=True)
 
 
 class LogTail:

@@ -236,12 +236,12 @@ def start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) ->
     return started
 
 
-def stop_started(base: Path, started: list[Started]) -> None:
-    """Stop what `start_all` has started and is still running."""
+def stop_started(base: Path, started: list[Started]) -> list[str]:
+    """Stop what `start_all` has started and is still running; a line for each that was killed."""
     labels = {s.role.label for s in started}
     with update_record(base) as record:
         mine = [p for p in record.running() if p.label in labels]
-    stop(mine)
+    return stop(mine)
 
 
 def _still_waiting(base: Path) -> Callable[[list[Started]], str]:

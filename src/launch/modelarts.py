@@ -7,20 +7,15 @@ has started, where a launcher elsewhere returns when they have joined.
 from __future__ import annotations
 
 import signal
-import sys
-import time
 from pathlib import Path
 from typing import Any, Callable
 
 from src.errors import UserError
 from src.job.job_config import JobConfig
-from src.launch.foreground import launch_and_stay
-from src.launch.launchers import stop_started
+from src.launch.foreground import exit_on_signal, launch_and_stay, run_to_the_end
 from src.launch.processes import Started
 from src.model_utils.config import find_config_file
 from src.model_utils.moxing_adapter import moxing_wrapper
-
-POLL_S = 0.5
 
 Launch = Callable[[JobConfig, Any, Path], "list[Started]"]
 
@@ -102,27 +97,10 @@ def _run_to_the_end(config: Any, launch: Launch, job: JobConfig) -> int:
     base = _folder(config.output_path)
     base.mkdir(parents=True, exist_ok=True)
     print(f"the workers' folders are in {base}", flush=True)
-    signal.signal(signal.SIGTERM, _asked_to_end)
-    started = launch(job, config, base)
-    try:
-        codes = _wait(started)
-    except BaseException:
-        stop_started(base, started)
-        raise
+    # Also while the results are sent, after the workers.
+    signal.signal(signal.SIGTERM, exit_on_signal)
+    started = run_to_the_end(base, lambda: launch(job, config, base))
+    codes = [role.supervisor.returncode for role in started]
     for role, code in zip(started, codes):
         print(f"{role.role.label} ended with exit code {code}, log {role.log}", flush=True)
     return 1 if any(codes) else 0
-
-
-def _wait(started: list[Started]) -> list[int]:
-    """Exit codes, when all have ended: each ends by itself, a worker has a deadline for each wait.
-
-    What holds them up is in their logs; this process only sees them to their end.
-    """
-    while any(role.supervisor.poll() is None for role in started):
-        time.sleep(POLL_S)
-    return [role.supervisor.returncode for role in started]
-
-
-def _asked_to_end(number: int, _frame: Any) -> None:
-    sys.exit(128 + number)
