@@ -14,10 +14,9 @@ from mindspore import Parameter, Tensor, nn
 from src.checkpoint_names import map_name
 from src.errors import UserError
 from src.weights.head_classes import CLASS_TENSORS, Refit, refit
-from src.weights.kinds import V1, V1_5
-from src.weights.source import RECORD_NAME, require_backbone, require_classes, unpack
+from src.weights.kinds import CONVERT, V1, V1_5
+from src.weights.source import RECORD_NAME, Source, require_backbone, require_classes, unpack
 
-CONVERT = "python -m src.convert_checkpoint --ckpt_file={}"
 # In names of ModelZoo's ResNet-50, and of none that was converted.
 MODELZOO_PART = "down_sample_layer."
 
@@ -87,8 +86,7 @@ def load_pretrained(
             f"{path}: no parameter of this detector in it; expected a ResNet-50 or Faster R-CNN "
             "ResNet-50 FPN checkpoint"
         )
-    record = content.get(RECORD_NAME)
-    source = unpack(None if record is None else record.asnumpy().tobytes(), str(path))
+    source = _source(content, path)
     require_backbone(source, backbone_of(net), str(path))
     report = LoadReport(str(path), hint=_hint(content, path))
     if fine_tune_for is not None:
@@ -113,9 +111,13 @@ def require_same_classes(path: str | Path, content: dict[str, Parameter], classe
     Raises:
         UserError: names what differs.
     """
+    require_classes(_source(content, path), classes, str(path))
+
+
+def _source(content: dict[str, Parameter], path: str | Path) -> Source | None:
+    """What a converted checkpoint says of its origin; None for others."""
     record = content.get(RECORD_NAME)
-    source = unpack(None if record is None else record.asnumpy().tobytes(), str(path))
-    require_classes(source, classes, str(path))
+    return unpack(None if record is None else record.asnumpy().tobytes(), str(path))
 
 
 def backbone_of(net: nn.Cell) -> str:

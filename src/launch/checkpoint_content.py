@@ -14,6 +14,7 @@ from src.checkpoint_names import map_name
 from src.errors import UserError
 from src.launch.detector_size import Shape, parameter_shapes
 from src.weights.head_classes import other_classes
+from src.weights.kinds import CONVERT
 from src.weights.source import RECORD_NAME, Source, require_backbone, unpack
 
 MESSAGES = "mindspore.train.checkpoint_pb2"
@@ -25,7 +26,11 @@ def checkpoint_shapes(path: Path) -> dict[str, Shape]:
     Raises:
         UserError: no such file, or not a checkpoint.
     """
-    return {value.tag: tuple(value.tensor.dims) for value in _content(path).value}
+    return _shapes(_content(path))
+
+
+def _shapes(content: Any) -> dict[str, Shape]:
+    return {value.tag: tuple(value.tensor.dims) for value in content.value}
 
 
 def _content(path: Path) -> Any:
@@ -38,8 +43,7 @@ def _content(path: Path) -> Any:
     if path.suffix != ".ckpt":
         raise UserError(
             f"pre_trained: {path}: a MindSpore checkpoint ends in .ckpt; rename it if it is one. "
-            "One of PyTorch or safetensors becomes one with python -m src.convert_checkpoint "
-            f"--ckpt_file={path}"
+            f"One of PyTorch or safetensors becomes one with {CONVERT.format(path)}"
         )
     content = checkpoint_messages().Checkpoint()
     try:
@@ -53,10 +57,12 @@ def _content(path: Path) -> Any:
 
 def source_of(path: Path) -> Source | None:
     """What a converted checkpoint says of its origin; None for others. Raises as before."""
-    for value in _content(path).value:
-        if value.tag == RECORD_NAME:
-            return unpack(value.tensor.tensor_content, f"pre_trained: {path}")
-    return None
+    return _source(_content(path), path)
+
+
+def _source(content: Any, path: Path) -> Source | None:
+    record = next((v.tensor.tensor_content for v in content.value if v.tag == RECORD_NAME), None)
+    return unpack(record, f"pre_trained: {path}")
 
 
 def matching_names(path: Path, config: Any) -> tuple[int, int]:
@@ -69,9 +75,10 @@ def matching_names(path: Path, config: Any) -> tuple[int, int]:
             strides elsewhere.
     """
     wanted = parameter_shapes(config)
-    require_backbone(source_of(path), config.backbone, f"pre_trained: {path}")
+    content = _content(path)
+    require_backbone(_source(content, path), config.backbone, f"pre_trained: {path}")
     found = 0
-    for name, shape in checkpoint_shapes(path).items():
+    for name, shape in _shapes(content).items():
         target = name if name in wanted else map_name(name)
         if target not in wanted or other_classes(target, shape, wanted[target]):
             continue

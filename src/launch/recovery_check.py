@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -12,28 +13,34 @@ from src.launch.checkpoint_content import checkpoint_messages
 FLOAT_BYTES = 4
 
 
-def fault_of(path: Path, initial: Path | None = None) -> str:
+def fault_of(path: Path, needed: Collection[str] = ()) -> str:
     """What is wrong with a checkpoint of the servers; "" where it is whole.
 
     Args:
         path: the checkpoint.
-        initial: an earlier one of the same job, all of whose weights have to be in it too: a file
-            that is cut between two weights can be read.
+        needed: weights that have to be in it: a file that is cut between two weights can be read.
     """
+    names, fault = look_into(path)
+    missing = set(needed) - names
+    if fault or not missing:
+        return fault
+    return f"{len(missing)} weights are not in it, first {min(missing)}"
+
+
+def look_into(path: Path) -> tuple[set[str], str]:
+    """The weights in a checkpoint of the servers, and its fault by itself, "" where it has none."""
     try:
         sizes = _sizes(path)
-        if not sizes:
-            return "it is empty"
-        short = next((name for name, (size, due) in sizes.items() if size != due), None)
-        if short is not None:
-            size, due = sizes[short]
-            return f"{short} has {size} bytes where {due} are due"
-        missing = set(_sizes(initial)) - set(sizes) if initial else ()
     except (DecodeError, ValueError, RecursionError):
-        return "it is no MindSpore checkpoint, or cut short"
+        return set(), "it is no MindSpore checkpoint, or cut short"
     except OSError as error:
-        return f"it cannot be read: {error.strerror}"
-    return f"{len(missing)} weights are not in it, first {min(missing)}" if missing else ""
+        return set(), f"it cannot be read: {error.strerror}"
+    if not sizes:
+        return set(), "it is empty"
+    for name, (size, due) in sizes.items():
+        if size != due:
+            return set(sizes), f"{name} has {size} bytes where {due} are due"
+    return set(sizes), ""
 
 
 def _sizes(path: Path) -> dict[str, tuple[int, int]]:

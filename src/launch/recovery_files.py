@@ -15,7 +15,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.files import whole_file
-from src.launch.recovery_check import fault_of
+from src.launch.recovery_check import fault_of, look_into
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,13 @@ def usable_files(
     """
     files = [f for f in list_recovery_files(folder, fl_name) if f not in leave_out]
     warnings: list[str] = []
+    needed: set[str] = set()
     initial = next((f.path for f in files if f.iteration == 0), None)
-    if initial is not None and fault_of(initial):
-        initial = None
+    if initial is not None:
+        names, fault = look_into(initial)
+        needed = set() if fault else names
     for number, file in enumerate(files):
-        fault = fault_of(file.path, initial)
+        fault = fault_of(file.path, needed)
         if not fault:
             return files[number:], warnings
         warnings.append(f"{file.path} is left out: {fault}")

@@ -14,6 +14,7 @@ from src.weights.source import RECORD_NAME
 from src.weights.torchvision_detector import detector_values
 
 V1_5, V1 = "resnet_v1.5_50", "resnet_v1_50"
+CONVERT = "python -m src.convert_checkpoint --ckpt_file={}"
 Values = dict[str, np.ndarray]
 
 TORCH_POOLING = (
