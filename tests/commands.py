@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import psutil
 
 from src.job.job_record import read_record
@@ -130,10 +129,3 @@ def processes_of(folder: Path) -> list[psutil.Process]:
         except (psutil.Error, OSError):
             continue
     return found
-
-
-def write_checkpoint(path: Path, values: int = 5000) -> None:
-    """A whole checkpoint of one tensor."""
-    from mindspore import Tensor, save_checkpoint
-
-    save_checkpoint([{"name": "w", "data": Tensor(np.ones(values, np.float32))}], str(path))

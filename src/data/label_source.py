@@ -13,9 +13,9 @@ from typing import NamedTuple, Tuple
 
 from PIL import Image
 
+from src.data.image_check import SUFFIXES
 from src.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")  # what a MindRecord takes
 ORIENTATION = 0x0112  # EXIF 2.3, table 4
 
 Corners = Tuple[float, float, float, float]

@@ -14,8 +14,8 @@ from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from src.data.image_check import SUFFIXES
 from src.data.label_source import (
-    SUFFIXES,
     Frame,
     NamedBox,
     Source,

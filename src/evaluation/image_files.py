@@ -6,11 +6,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from src.data.image_check import BrokenImageError, decode_fully, image_size
+from src.data.image_check import SUFFIXES, BrokenImageError, decode_fully, image_size
 from src.errors import UserError
 from src.progress import progress
-
-ENDINGS = (".jpg", ".jpeg", ".png")
 
 
 def find_images(given: Sequence[Path], flag: str) -> list[Path]:
@@ -22,9 +20,9 @@ def find_images(given: Sequence[Path], flag: str) -> list[Path]:
     found: list[Path] = []
     for path in (Path(one).expanduser() for one in given):
         if path.is_dir():
-            inside = sorted(f for f in path.iterdir() if f.suffix.lower() in ENDINGS)
+            inside = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
             if not inside:
-                raise UserError(f"{flag} {path}: no {', '.join(ENDINGS)} file in this folder")
+                raise UserError(f"{flag} {path}: no {', '.join(SUFFIXES)} file in this folder")
             found += inside
         elif path.is_file():
             found.append(path)

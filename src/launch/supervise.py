@@ -17,13 +17,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from src.files import write_whole
+from src.job.console import stamp
 from src.job.job_record import write_json
 from src.job.log_files import RotatingLog
 from src.launch.job_end import JobEnd, job_end_from
@@ -89,8 +89,7 @@ class Supervisor:
         self._write(self._own_line(text))
 
     def _own_line(self, text: str) -> str:
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        return f"[{stamp}][{self._spec.label}] {text}\n"
+        return f"{stamp(self._spec.label)} {text}\n"
 
     def run(self) -> int:
         """Start the role, wait for its end, write the exit file, return the exit code."""

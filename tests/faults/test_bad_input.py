@@ -12,9 +12,9 @@ from commands import (
     refused,
     run,
     start_redis,
-    write_checkpoint,
     write_job,
 )
+from models import save_model
 from ports import free_port_range
 
 from src.model_utils.config import PROJECT_DIR
@@ -146,7 +146,7 @@ def test_the_checkpoint_folder_holds_the_last_iteration_already(folder, redis):
     write_job(folder, redis, 3)
     (folder / "fl_ckpt").mkdir()
     name = "FasterRCNN_recovery_iteration_3_20260101_000000.ckpt"
-    write_checkpoint(folder / "fl_ckpt" / name)
+    save_model(folder / "fl_ckpt" / name)
     address = f"--http_server_address=127.0.0.1:{redis + 1}"
     line = refused(folder, SERVER, "--local_server_num=1", address)
     assert "is of iteration 3, and fl_iteration_num is 3: nothing is left to do" in line

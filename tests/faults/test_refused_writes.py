@@ -17,7 +17,8 @@ from typing import Callable
 
 import numpy as np
 import pytest
-from commands import TINY, wait_for, write_checkpoint
+from commands import TINY, wait_for
+from models import save_model
 from small_disk import BALLAST, cannot_mount, small_disk
 
 from src.errors import run_command
@@ -405,7 +406,7 @@ def test_the_model_that_a_job_counts_anew_from(disk, kind):
     from src.launch.recovery_files import begin_from_newest
 
     newest = disk.folder / "job_recovery_iteration_3_20260101_000000.ckpt"
-    write_checkpoint(newest)
+    save_model(newest, {"w": np.ones(5000, np.float32)})
     before = content(disk.folder)
     disk.fill() if kind == "full" else disk.read_only()
     with pytest.raises(OSError, match=WORDS[kind]) as refused:
