@@ -8,7 +8,6 @@ serves nobody else. --all does so for every job of this user on this machine. Ca
 that there is nothing to stop. Logs and checkpoints stay.
 """
 
-import argparse
 from pathlib import Path
 
 from src.errors import require_packages, run_command
@@ -17,16 +16,12 @@ require_packages()
 
 from src.job.job_record import indexed_folders
 from src.launch.finish import finish
-from src.model_utils.config import parse_known
+from src.model_utils.config import parse_known, script_parser
 
 
 def main() -> int:
     """Parse, then finish each folder's job."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "--redis_port", type=int, default=2345, help="port of the Redis to stop (default 2345)"
     )

@@ -29,16 +29,12 @@ from src.data.coco_json import find_json
 from src.data.conversion import data_to_mindrecord_byte_image
 from src.data.mindrecord_file import BASE_NAME, check_mindrecord, is_whole, shard_number
 from src.data.shards import for_shard, parse_shards
-from src.model_utils.config import Config, get_config, parse_bool
+from src.model_utils.config import Config, get_config, parse_bool, script_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of this script alone."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--shards", help="numbers of the silos, like 0-99 or 0,2,5-7")
     parser.add_argument("--overwrite", action="store_true", help="write existing files anew")
     parser.add_argument("--verify", action="store_true", help="decode each image, which is slower")

@@ -30,7 +30,7 @@ require_packages()
 
 from src.files import reason, whole_file
 from src.launch.detector_size import parameter_shapes
-from src.model_utils.config import load_config, parse_known
+from src.model_utils.config import load_config, parse_known, script_parser
 from src.weights.conversion import DETECTOR_EPS, Converted, convert
 from src.weights.kinds import V1, V1_5
 from src.weights.source import RECORD_NAME
@@ -73,11 +73,7 @@ def write(converted: Converted, out: Path) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--ckpt_file", type=Path, required=True, help="the weights to convert")
     parser.add_argument(
         "--out", type=Path, help="where to write (default backbone.ckpt or detector.ckpt)"

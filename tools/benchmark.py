@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.benchmarks import compilation, data, infer, page, step, sync
 from src.errors import run_command
-from src.model_utils.config import parse_known
+from src.model_utils.config import parse_known, script_parser
 
 # name: a module with add_flags(parser) and run(args) -> exit code.
 COMMANDS = {
@@ -49,11 +49,7 @@ COMMANDS = {
 def main() -> int:
     """Parse, measure."""
     words = sys.argv[1:]
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("command", choices=COMMANDS, help="--help behind it lists its flags")
     command = parse_known(parser, words[:1]).command
     module = COMMANDS[command]

@@ -34,7 +34,7 @@ from src.launch.comparison import (
     silo_table,
 )
 from src.launch.demo import DEMO_CONFIG, DemoPlan
-from src.model_utils.config import parse_known
+from src.model_utils.config import parse_known, script_parser
 from src.reporting.marked_page import split_page, write_table
 from src.reporting.output import writing
 from src.reporting.round_plots import comparison_figure
@@ -83,11 +83,7 @@ def main() -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The tool's flags; defaults are the demo's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("what", choices=FIGURES)
     parser.add_argument("--folder", type=Path, default=Path("compare_run"), help="%(default)s")
     plan = DemoPlan(DEMO_CONFIG)

@@ -7,7 +7,6 @@ machine code stays beside the sources for every later process on this machine; a
 compiled anew at its next use. Success: one line with the seconds that it took.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -22,18 +21,14 @@ from src.benchmarks.infer import InferSpec
 from src.benchmarks.infer_work import InferWork
 from src.benchmarks.measure import Setting
 from src.benchmarks.step_work import StepWork
-from src.model_utils.config import PROJECT_DIR, parse_known
+from src.model_utils.config import PROJECT_DIR, parse_known, script_parser
 
 TINY = str(PROJECT_DIR / "configs" / "tiny" / "default_config.yaml")
 
 
 def main() -> int:
     """Run each kernel once."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parse_known(parser)
     begin = time.monotonic()
     setting = Setting(TINY, {}, threads=1)

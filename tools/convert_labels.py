@@ -29,15 +29,11 @@ from src.data.label_conversion import (
 )
 from src.data.voc_labels import DIFFICULT, read_voc
 from src.data.yolo_labels import read_yolo
-from src.model_utils.config import parse_known
+from src.model_utils.config import parse_known, script_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--from", dest="format", required=True, choices=("voc", "yolo"))
     parser.add_argument("--source", required=True, type=Path, help="the folder of the labels")
     parser.add_argument("--out", type=Path, default=Path("datasets"), help="(default %(default)s)")

@@ -24,15 +24,11 @@ from src.errors import UserError, require_packages, run_command
 
 require_packages()
 
-from src.model_utils.config import get_config
+from src.model_utils.config import get_config, script_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="of a detector, or of servers"
     )

@@ -24,15 +24,11 @@ from src.errors import UserError, require_packages, run_command
 
 require_packages()
 
-from src.model_utils.config import Config, get_config
+from src.model_utils.config import Config, get_config, script_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, help="checkpoint of a detector, or of servers")
     parser.add_argument(
         "--watch", type=Path, help="in its place: a worker's folder, or the servers' checkpoint_dir"

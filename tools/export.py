@@ -23,15 +23,11 @@ from src.errors import UserError, require_packages, run_command
 
 require_packages("mindspore", "mindspore_federated", "onnx", "onnxruntime")
 
-from src.model_utils.config import Config, get_config
+from src.model_utils.config import Config, get_config, script_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "--checkpoint", type=Path, help="of a detector, or of servers (or --ckpt_file)"
     )

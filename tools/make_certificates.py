@@ -24,7 +24,7 @@ from src.errors import UserError, require_packages, run_command
 
 require_packages("cryptography")
 
-from src.model_utils.config import parse_known
+from src.model_utils.config import parse_known, script_parser
 from src.security.certificates import (
     load_authority,
     new_authority,
@@ -41,11 +41,7 @@ LONGEST_DAYS = 36500
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("certificates"), help="folder to write")
     parser.add_argument("--hosts", default="127.0.0.1", help="addresses and names, with commas")
     parser.add_argument("--days", type=int, default=365, help="until they expire (default 365)")

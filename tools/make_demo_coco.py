@@ -24,16 +24,12 @@ require_packages()
 
 from src.data.drawn_coco import DrawingPlan, draw_part
 from src.files import reason
-from src.model_utils.config import parse_known
+from src.model_utils.config import parse_known, script_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
     plan = DrawingPlan()
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("datasets/demo_coco"), help="%(default)s")
     for name, default in (
         ("images", 150), ("val_images", 60), ("seed", plan.seed), ("width", plan.width),

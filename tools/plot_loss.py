@@ -22,7 +22,7 @@ from src.errors import require_packages, run_command
 
 require_packages("matplotlib", "tensorboardX", "yaml")
 
-from src.model_utils.config import parse_known
+from src.model_utils.config import parse_known, script_parser
 from src.reporting.loss_plots import draw_losses
 from src.reporting.output import writable_folder, writing
 from src.reporting.run_folder import read_run, require_losses
@@ -30,11 +30,7 @@ from src.reporting.tensorboard import write_events
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("run_folder", type=Path, help="where the run_* scripts were called")
     parser.add_argument("--out", type=Path, help="folder of the pictures (default: plots in it)")
     parser.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's event files")

@@ -22,7 +22,7 @@ from src.errors import UserError, require_packages, run_command
 require_packages("jinja2", "matplotlib", "PIL", "yaml")
 
 from src.files import write_whole
-from src.model_utils.config import parse_known
+from src.model_utils.config import parse_known, script_parser
 from src.reporting.detection_results import read_pictures
 from src.reporting.html_report import Samples, build_page
 from src.reporting.output import writable_folder, writing
@@ -30,11 +30,7 @@ from src.reporting.run_folder import read_run
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("run_folder", type=Path, help="where the run_* scripts were called")
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the folder)")
     parser.add_argument("--metrics", type=Path, help="AP lines of tools/evaluate.py --watch")

@@ -9,7 +9,6 @@ that no silo has. Everything lies in demo_run/; one of an earlier run becomes de
 stops all of it.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -20,16 +19,12 @@ from src.errors import require_packages, run_command
 require_packages()
 
 from src.launch.demo import DEMO_CONFIG, Demo, DemoPlan
-from src.model_utils.config import parse_known
+from src.model_utils.config import parse_known, script_parser
 
 
 def main() -> int:
     """Parse, run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--folder", type=Path, default=Path("demo_run"), help="where it runs")
     plan = DemoPlan(DEMO_CONFIG)
     for name, text in (

@@ -20,18 +20,14 @@ from src.errors import UserError, require_packages, run_command
 
 require_packages("matplotlib", "PIL", "yaml")
 
-from src.model_utils.config import parse_known
+from src.model_utils.config import parse_known, script_parser
 from src.reporting.detection_pictures import draw_pictures
 from src.reporting.detection_results import read_pictures
 from src.reporting.output import writable_folder, writing
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--json", required=True, type=Path, help="COCO json with the ground truth")
     parser.add_argument("--results", required=True, type=Path, help="COCO result json")
     parser.add_argument(

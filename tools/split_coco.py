@@ -30,15 +30,11 @@ from src.data.splitting import (
     table,
     write_shards,
 )
-from src.model_utils.config import load_config, parse_known
+from src.model_utils.config import load_config, parse_known, script_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--json", required=True, type=Path, help="the COCO json to split")
     parser.add_argument("--num_shards", required=True, type=int, help="number of silos")
     parser.add_argument("--out", type=Path, default=Path("datasets/coco_split"), help="%(default)s")

@@ -45,17 +45,13 @@ from src.launch.job_state import EXIT_CODES, as_values
 from src.launch.job_status import Collector
 from src.launch.manage_job import run_management
 from src.launch.status_view import Screen, lines_of, watch
-from src.model_utils.config import parse_known
+from src.model_utils.config import parse_known, script_parser
 
 COMMANDS = ("show", "query", "enable", "disable", "new-instance")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("command", nargs="?", choices=COMMANDS, default="show")
     parser.add_argument("--folder", type=Path, help="where the job was started (default: here)")
     parser.add_argument("--all", action="store_true", help="every job of this user")

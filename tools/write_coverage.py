@@ -18,17 +18,13 @@ from src.errors import require_packages, run_command
 
 require_packages("yaml")
 
-from src.model_utils.config import parse_known
+from src.model_utils.config import parse_known, script_parser
 from src.reporting.coverage_page import coverage_table, read_coverage
 from src.reporting.marked_page import write_table
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("coverage_json", type=Path, help="the report of coverage.py")
     parser.add_argument("--write", type=Path, help="page whose table is written anew")
     return parser

@@ -6,7 +6,6 @@ asks each script for its --help (a minute). To be run after a flag or a key has 
 `make test` compares the page with the scripts. Success: one line with the page's path.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from src.errors import require_packages, run_command
 
 require_packages()
 
-from src.model_utils.config import PROJECT_DIR, parse_known
+from src.model_utils.config import PROJECT_DIR, parse_known, script_parser
 from src.reporting.flags_page import write_flags_page
 
 PAGE = PROJECT_DIR / "docs" / "flags.md"
@@ -24,11 +23,7 @@ PAGE = PROJECT_DIR / "docs" / "flags.md"
 
 def main() -> int:
     """Ask, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__)
     parse_known(parser)
     write_flags_page(PAGE)
     print(f"written: {PAGE}")

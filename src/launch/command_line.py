@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.job.job_config import JobConfig, load_job
-from src.model_utils.config import DEFAULT_CONFIG, parse_bool
+from src.model_utils.config import DEFAULT_CONFIG, parse_bool, script_parser
 from src.model_utils.flag_help import HELP
 from src.security.passwords import CLIENT, FLAG, SERVER
 
@@ -27,11 +27,7 @@ JOB_FLAGS = {
 
 def launcher_parser(description: str) -> argparse.ArgumentParser:
     """A parser whose help is the script's docstring, with the flags that every launcher has."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(description)
     parser.add_argument(
         "--yaml_config",
         default=DEFAULT_JOB,

@@ -23,6 +23,7 @@ from src.model_utils.config_flags import (
     parse_bool,
     parse_cli_to_yaml,
     parse_known,
+    script_parser,
 )
 from src.model_utils.config_values import check_values
 from src.model_utils.flag_help import HELP
@@ -44,6 +45,7 @@ __all__ = [
     "parse_known",
     "parse_yaml",
     "read_yaml_documents",
+    "script_parser",
     "setting",
 ]
 

@@ -70,6 +70,15 @@ def merge(args: argparse.Namespace, cfg: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def script_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the script's docstring as it stands; flags are not to be shortened."""
+    return argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def parse_known(
     parser: argparse.ArgumentParser, argv: list[str] | None = None
 ) -> argparse.Namespace:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from engine import Engine
 from mindspore import nn
-from test_manager import ASPECTS, DEADLINES, dataset, values
+from test_manager import ASPECTS, DEADLINES, STEPS, dataset, manager_of, values
 
 from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.manager import SiloManager
@@ -19,7 +19,7 @@ from src.federated.resume_state import load_state
 from src.federated.silo import Silo
 from src.federated.transport import Client
 
-ITERATIONS, STEPS = 4, 3
+ITERATIONS = 4
 TERMS = {"fl_name": "Tiny"}
 
 
@@ -59,21 +59,7 @@ def silo(engine: Engine, state_path: Path, local: tuple[str, ...], last: int = 1
     network = nn.Dense(3, 2)
     optimizer = nn.SGD(network.trainable_params(), 0.05, momentum=0.9)
     model = ms.Model(network, nn.MSELoss(), optimizer)
-    manager = SiloManager(
-        str(engine.yaml_path),
-        network,
-        STEPS,
-        engine.addresses,
-        data_size=30,
-        fl_name=engine.fl_name,
-        silo_id="trained",
-        silo_number=0,
-        iterations=ITERATIONS,
-        threshold=2,
-        aspects=ASPECTS,
-        deadlines=DEADLINES,
-        local=local,
-    )
+    manager = manager_of(engine, network, iterations=ITERATIONS, local=local)
     state = load_state(state_path, TERMS, print)
     if state is not None:
         manager.restore(state.arrays, state.numbers)
