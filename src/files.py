@@ -140,6 +140,16 @@ def finish_last_line(path: Path) -> None:
             file.write(b"\n")
 
 
+def numbered(path: Path) -> list[Path]:
+    """What of path.1, path.2, ... is there, the lowest number first."""
+    found = []
+    for other in path.parent.glob(f"{path.name}.*"):
+        suffix = other.name[len(path.name) + 1 :]
+        if suffix.isdigit():
+            found.append((int(suffix), other))
+    return [other for _, other in sorted(found)]
+
+
 class Lossy:
     """Writes that may fail without ending the process: what they lose is said once, then counted.
 

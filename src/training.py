@@ -182,6 +182,7 @@ class DetectorTask:
     ) -> list[Callback]:
         """Loss lines in the log, and the loss in the status file."""
         every = self.steps_per_epoch if self._config.dataset_sink_mode else 1
+        log_max_bytes, log_files_kept = rotation(self._config)
         loss = LossCallBack(
             per_print_times=every,
             rank_id=self._rank,
@@ -191,8 +192,8 @@ class DetectorTask:
             # Epochs that are skipped come without a batch, and are counted then.
             epochs_done=(steps_done - self._skipped) // self.steps_per_epoch,
             steps_done=steps_done,
-            log_max_bytes=rotation(self._config)[0],
-            log_files_kept=rotation(self._config)[1],
+            log_max_bytes=log_max_bytes,
+            log_files_kept=log_files_kept,
             steps_skipped=self._skipped % self.steps_per_epoch,
         )
         return [loss, _StatusCallBack(status, steps_done)]

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from src.files import named, write_all
+from src.files import named, numbered, write_all
 
 MB = 10**6
 
@@ -97,12 +97,7 @@ def rotation(config: Any) -> tuple[int, int]:
 
 def log_parts(path: Path) -> list[Path]:
     """The files of the log `path` that are there, oldest first."""
-    found = []
-    for part in path.parent.glob(f"{path.name}.*"):
-        suffix = part.name[len(path.name) + 1 :]
-        if suffix.isdigit() and part.is_file():
-            found.append((int(suffix), part))
-    parts = [part for _, part in sorted(found, reverse=True)]
+    parts = [part for part in reversed(numbered(path)) if part.is_file()]
     return [*parts, path] if path.is_file() else parts
 
 

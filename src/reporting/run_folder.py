@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
+from src.files import numbered
 from src.job.job_record import FOLDER
 from src.job.log_files import read_log
 from src.job.status_file import status_path
@@ -130,12 +131,7 @@ def require_losses(run: Run) -> list[Silo]:
 
 def numbered_folders(folder: Path) -> list[Path]:
     """`folder` behind its earlier ones (folder.1, folder.2, ...), oldest first."""
-    found = []
-    for path in folder.parent.glob(f"{folder.name}.*"):
-        suffix = path.name[len(folder.name) + 1 :]
-        if suffix.isdigit() and path.is_dir():
-            found.append((int(suffix), path))
-    return [path for _, path in sorted(found)] + [folder]
+    return [path for path in numbered(folder) if path.is_dir()] + [folder]
 
 
 def read_json_lines(path: Path, required: Iterable[str], notes: list[str]) -> list[dict[str, Any]]:

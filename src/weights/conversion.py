@@ -13,7 +13,7 @@ from src.errors import UserError
 from src.weights.batch_norm import fold_epsilon
 from src.weights.coco import CLASSES
 from src.weights.files import read_weights
-from src.weights.head_classes import BOX_COLUMNS, BOXES, CLASS_TENSORS, SCORES
+from src.weights.head_classes import BOX_COLUMNS, BOXES, CLASS_TENSORS, SCORES, require_count
 from src.weights.kinds import (
     TORCHVISION_DETECTOR,
     V1,
@@ -133,10 +133,7 @@ def _classes(
     count = values[SCORES[1]].shape[-1]
     if classes is None and count == len(CLASSES):
         classes = CLASSES
-    if classes is not None and len(classes) != count:
-        raise UserError(
-            f"--classes lists {len(classes)} names with the background, the box head has {count}"
-        )
+    require_count(classes, count)
     for name in BOXES:
         if values[name].shape[-1] == BOX_COLUMNS * count:
             values[name] = np.ascontiguousarray(values[name][..., BOX_COLUMNS:])

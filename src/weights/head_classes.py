@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from src.errors import UserError
+
 BOX_COLUMNS = 4
 SCORES = ("rcnn.cls_scores.weight", "rcnn.cls_scores.bias")
 BOXES = ("rcnn.reg_scores.weight", "rcnn.reg_scores.bias")
@@ -28,6 +30,18 @@ class Refit:
 
     tensors: list[str] = field(default_factory=list)
     carried: list[str] = field(default_factory=list)
+
+
+def require_count(classes: Sequence[str] | None, columns: int) -> None:
+    """Refuse a list of classes, where there is one, that is not of a box head's length.
+
+    Raises:
+        UserError: names both numbers.
+    """
+    if classes is not None and len(classes) != columns:
+        raise UserError(
+            f"--classes lists {len(classes)} names with the background, the box head has {columns}"
+        )
 
 
 def other_classes(name: str, theirs: Sequence[int], ours: Sequence[int]) -> bool:

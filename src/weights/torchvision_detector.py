@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from src.errors import UserError
 from src.weights.backbone_names import from_torch
 from src.weights.coco import CLASSES, CLASSES_OF_IDS, COLUMNS
-from src.weights.head_classes import BOX_COLUMNS, BOXES, SCORES
+from src.weights.head_classes import BOX_COLUMNS, BOXES, SCORES, require_count
 
 BODY = "backbone.body."
 RPN = "rpn_with_loss.rpn_convs_list.0."
@@ -74,10 +73,7 @@ def order_classes(
         UserError: `classes` has another number of names than the head has classes.
     """
     columns = values[SCORES[1]].shape[-1]
-    if classes is not None and len(classes) != columns:
-        raise UserError(
-            f"--classes lists {len(classes)} names with the background, the box head has {columns}"
-        )
+    require_count(classes, columns)
     if classes is None and columns != CLASSES_OF_IDS:
         left_out = [name for name in (*SCORES, *BOXES) if values.pop(name, None) is not None]
         return None, left_out
