@@ -52,7 +52,7 @@ def refused(folder: Path, script: str, *flags: str) -> str:
     return lines[0]
 
 
-def make_shards(folder: Path, images: int = 12, silos: int = 2) -> Path:
+def make_shards(folder: Path, images: int = 12, silos: int = 2, config: Path = TINY) -> Path:
     """Draw images, split them and write MindRecords; returns the folder of the shards."""
     succeed(folder, "tools/make_demo_coco.py", "--out=coco", f"--images={images}", "--val_images=2")
     succeed(
@@ -66,7 +66,7 @@ def make_shards(folder: Path, images: int = 12, silos: int = 2) -> Path:
     succeed(
         folder,
         "generate_mindrecord.py",
-        f"--config_path={TINY}",
+        f"--config_path={config}",
         f"--instance_set={shards / 'train_0.json'}",
         f"--mindrecord_dir={shards / 'mindrecord_0'}",
         f"--shards=0-{silos - 1}",

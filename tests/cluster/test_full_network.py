@@ -21,7 +21,7 @@ IMAGES = (4, 6)  # what the two silos declare: their weights in the mean
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Initial weights, aspects, and each silo's weights after two steps on its own shard."""
-    shards = make_shards(tmp_path_factory.mktemp("data"), images=8)
+    shards = make_shards(tmp_path_factory.mktemp("data"), images=8, config=CONFIG)
     weights, initial, aspects = [], None, None
     for number in range(2):
         config = load_config(CONFIG, img_width=96, img_height=64)

@@ -104,7 +104,9 @@ def test_finish_in_the_middle_then_a_new_start_in_the_same_folder(job):
     job.workers()
     wait_for_end(job.folder)
     assert (job.folder / "worker_0.1" / "worker.log").is_file()
-    assert len(list((job.folder / "worker_0" / "ckpt" / "mindrecord_0").iterdir())) == 2
+    kept = {path.name for path in (job.folder / "worker_0" / "ckpt" / "mindrecord_0").iterdir()}
+    models = {f"mindrecord_0-fast-rcnn-{number}epoch.ckpt" for number in range(2)}
+    assert kept == {*models, "resume.safetensors"}
 
 
 def test_everything_killed_then_a_new_start_without_cleaning(job):
