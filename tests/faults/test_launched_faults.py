@@ -186,6 +186,9 @@ def test_a_worker_whose_servers_are_gone_ends_with_a_reason(federation):
     federation.servers(1)
     federation.workers(1, "--join_timeout=4", "--wait_timeout=60")
     federation.at_iteration(2)
+    folders = [federation.folder / f"worker_{number}" for number in range(2)]
+    # The other one may be a moment later.
+    wait_for(lambda: all([*f.rglob("*-0epoch.ckpt")] for f in folders), 60, "both models")
     federation.kill("server_0")
     begin = time.monotonic()
     wait_for(lambda: not federation.running(), 40, "the workers' end")
