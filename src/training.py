@@ -28,7 +28,7 @@ from src.lr_schedule import run_lr
 from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device
 from src.network_define import LossCallBack, mean_loss, steps_of_call, train_cell
-from src.pretrained import load_pretrained
+from src.weights.pretrained import load_pretrained
 
 # What silos must agree on, besides the frozen weights, for their average to mean anything.
 SHARED_KEYS = ("backbone", "coco_classes", "img_width", "img_height", "anchor_scales")

@@ -18,8 +18,8 @@ from src.errors import require_packages, run_command
 require_packages()
 
 from src.federated.aggregation import aggregation_of
+from src.job.recovery_files import recovery_name
 from src.launch.command_line import job_from, launcher_parser
-from src.launch.recovery_files import recovery_name
 from src.model_utils.config import get_config
 
 

@@ -13,8 +13,8 @@ import psutil
 from src.errors import StartError
 from src.job.addresses import free_ports, listens
 from src.job.job_config import JobConfig, load_job
+from src.job.recovery_files import list_recovery_files
 from src.launch.command_line import DEFAULT_JOB
-from src.launch.recovery_files import list_recovery_files
 from src.launch.redis_store import redis_command
 from src.launch.supervise import die_with_parent
 from src.model_utils.config import PROJECT_DIR

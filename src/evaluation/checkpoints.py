@@ -12,8 +12,8 @@ from src.federated.aggregation import Aggregation
 from src.federated.fingerprint import FEATURE_NAME, differing, fingerprint
 from src.federated.travelling import local_names
 from src.model_utils.config import Config, setting
-from src.pretrained import load_pretrained, read_checkpoint, require_same_classes
 from src.training import shared_aspects
+from src.weights.pretrained import load_pretrained, read_checkpoint, require_same_classes
 
 
 def load_detector(

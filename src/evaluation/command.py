@@ -19,7 +19,7 @@ from src.evaluation.validation_set import open_validation
 from src.evaluation.watch import GlobalCheckpoint, follow, job_folder
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.files import append_line, reason, write_whole
-from src.launch.recovery_check import fault_of
+from src.job.recovery_check import fault_of
 from src.model_utils.config import Config
 from src.model_utils.device_adapter import use_device
 from src.progress import progress

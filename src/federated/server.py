@@ -16,7 +16,7 @@ from src.federated.fingerprint import FEATURE_NAME
 from src.files import reason, whole_file
 from src.job.console import say
 from src.job.job_config import load_job
-from src.launch.recovery_files import list_recovery_files, recovery_name, usable_files
+from src.job.recovery_files import list_recovery_files, recovery_name, usable_files
 
 KEPT_FILES = 3
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from src.checkpoint_names import map_name
 from src.errors import UserError
 from src.launch.detector_size import Shape, parameter_shapes
+from src.weights.checkpoint_messages import checkpoint_messages
+from src.weights.checkpoint_names import map_name
 from src.weights.head_classes import other_classes
 from src.weights.kinds import CONVERT
 from src.weights.source import RECORD_NAME, Source, require_backbone, unpack
-
-MESSAGES = "mindspore.train.checkpoint_pb2"
 
 
 def checkpoint_shapes(path: Path) -> dict[str, Shape]:
@@ -94,15 +90,3 @@ def matching_names(path: Path, config: Any) -> tuple[int, int]:
             "Faster R-CNN ResNet-50 FPN checkpoint"
         )
     return found, len(wanted)
-
-
-def checkpoint_messages() -> ModuleType:
-    """MindSpore's message classes from their file: importing its package takes seconds."""
-    if MESSAGES in sys.modules:
-        return sys.modules[MESSAGES]
-    package: Any = importlib.util.find_spec("mindspore")  # `require_packages` has found it
-    path = Path(package.submodule_search_locations[0]) / "train" / "checkpoint_pb2.py"
-    spec: Any = importlib.util.spec_from_file_location("checkpoint_messages", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

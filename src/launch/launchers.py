@@ -13,6 +13,7 @@ from src.job.checks import require
 from src.job.job_config import JobConfig
 from src.job.job_record import FOLDER, role_folder, update_record
 from src.job.log_files import rotation
+from src.job.recovery_files import require_iterations_left
 from src.job.shard_folder import data_folder
 from src.job.status_file import read_status, status_path
 from src.launch.command_line import WORKER_FLAGS
@@ -23,7 +24,6 @@ from src.launch.processes import (
     stop,
     wait_until_ready,
 )
-from src.launch.recovery_files import require_iterations_left
 from src.launch.redis_store import JobStore
 from src.launch.role_checks import scheduler_checks, server_checks, worker_checks
 from src.launch.server_start import (

@@ -16,7 +16,7 @@ from typing import Any, Callable
 
 from src.errors import UserError
 from src.job.job_config import JobConfig
-from src.launch.recovery_files import begin_from_newest
+from src.job.recovery_files import begin_from_newest
 from src.launch.redis_store import DISABLED, FINISHED, RUNNING, JobStore
 from src.security.tls import TlsFiles, breaks_off, client_context, explain, speaks_tls
 

@@ -23,6 +23,11 @@ from src.job.checks import WARN, Check, Finding
 from src.job.disk_room import disk_room
 from src.job.job_config import JobConfig
 from src.job.job_record import role_folder
+from src.job.recovery_files import (
+    files_of_earlier_run,
+    require_iterations_left,
+    usable_files,
+)
 from src.job.shard_folder import data_folder
 from src.job.tls_checks import peers_trusted, tls_checks
 from src.launch.checkpoint_content import matching_names
@@ -38,11 +43,6 @@ from src.launch.machine_checks import (
 )
 from src.launch.processes import require_not_running
 from src.launch.reach_checks import reach_checks
-from src.launch.recovery_files import (
-    files_of_earlier_run,
-    require_iterations_left,
-    usable_files,
-)
 from src.launch.redis_store import JobStore
 from src.launch.resume_checks import resume_checks, worker_disk, worker_numbers
 from src.launch.sending_checks import federated_check, privacy_check

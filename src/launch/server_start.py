@@ -9,13 +9,13 @@ from pathlib import Path
 from src.errors import StartError, UserError
 from src.job.job_config import JobConfig
 from src.job.job_record import read_record, role_folder
-from src.launch.live_servers import live_servers
-from src.launch.processes import require_not_running
-from src.launch.recovery_files import (
+from src.job.recovery_files import (
     list_recovery_files,
     put_aside_earlier_run,
     usable_files,
 )
+from src.launch.live_servers import live_servers
+from src.launch.processes import require_not_running
 from src.launch.redis_store import JobStore
 from src.model_utils.config import PROJECT_DIR, Config, find_config_file
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from src.checkpoint_names import BACKBONE, map_name
+from src.weights.checkpoint_names import BACKBONE, map_name
 
 NORM_PARTS = {
     "weight": "gamma",

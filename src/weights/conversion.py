@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from src.checkpoint_names import BACKBONE
 from src.errors import UserError
 from src.weights.batch_norm import fold_epsilon
+from src.weights.checkpoint_names import BACKBONE
 from src.weights.coco import CLASSES
 from src.weights.files import read_weights
 from src.weights.head_classes import BOX_COLUMNS, BOXES, CLASS_TENSORS, SCORES, require_count

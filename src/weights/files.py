@@ -69,7 +69,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _read_mindspore(path: Path) -> dict[str, np.ndarray]:
     # Late, since the other kinds of files need no MindSpore.
-    from src.pretrained import read_checkpoint
+    from src.weights.pretrained import read_checkpoint
 
     content = read_checkpoint(path)
     return {name: np.asarray(value.asnumpy()).astype(np.float32) for name, value in content.items()}

@@ -16,10 +16,10 @@ from ports import free_ports
 from src.errors import UserError
 from src.job.job_config import load_job
 from src.job.job_record import update_record
+from src.job.recovery_files import list_recovery_files
 from src.launch.job_status import Collector
 from src.launch.management import WINDOWS, Management, disable, enable, new_instance
 from src.launch.processes import record_process
-from src.launch.recovery_files import list_recovery_files
 from src.launch.redis_store import FINISHED, JobStore
 from src.model_utils.config import PROJECT_DIR
 

@@ -18,8 +18,8 @@ from commands import TINY, make_shards, run, succeed, wait_for, wait_for_end, wr
 from namespaces import Machine, Network, why_no_namespaces, why_no_translation
 
 from src.job.job_record import FOLDER
+from src.job.recovery_files import list_recovery_files
 from src.job.status_file import read_status, status_path
-from src.launch.recovery_files import list_recovery_files
 from src.launch.redis_store import REDIS_CONFIG, redis_binary
 
 pytestmark = pytest.mark.slow  # each starts a whole federation, about a minute

@@ -21,8 +21,8 @@ from ports import free_port_range
 
 from src.federated.transport import Client, Outcome
 from src.job.addresses import listens
+from src.job.recovery_files import list_recovery_files, usable_files
 from src.job.status_file import read_status, status_path
-from src.launch.recovery_files import list_recovery_files, usable_files
 from src.launch.redis_store import redis_binary
 from src.model_utils.config import PROJECT_DIR
 

@@ -403,7 +403,7 @@ def test_a_recovery_file_that_cannot_be_written_is_said(disk, kind, capsys):
 
 @pytest.mark.parametrize("kind", WORDS)
 def test_the_model_that_a_job_counts_anew_from(disk, kind):
-    from src.launch.recovery_files import begin_from_newest
+    from src.job.recovery_files import begin_from_newest
 
     newest = disk.folder / "job_recovery_iteration_3_20260101_000000.ckpt"
     save_model(newest, {"w": np.ones(5000, np.float32)})

@@ -10,7 +10,7 @@ from mindspore import Tensor
 from src.errors import UserError
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.model_utils.config import load_config
-from src.pretrained import load_pretrained, map_name
+from src.weights.pretrained import load_pretrained, map_name
 
 TINY = "configs/tiny/default_config.yaml"
 

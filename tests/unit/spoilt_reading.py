@@ -23,7 +23,7 @@ from src.dataset import create_fasterrcnn_dataset
 from src.errors import UserError
 from src.launch.checkpoint_content import checkpoint_shapes
 from src.model_utils.config import PROJECT_DIR, load_config
-from src.pretrained import read_checkpoint
+from src.weights.pretrained import read_checkpoint
 
 TINY = PROJECT_DIR / "configs" / "tiny" / "default_config.yaml"
 NAME = "FasterRcnn.mindrecord"

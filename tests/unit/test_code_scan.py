@@ -97,7 +97,7 @@ def test_the_reader_of_pickles_may_not(source):
 
 def test_the_scan_covers_scripts_tools_and_packages():
     names = {str(path.relative_to(PROJECT_DIR)) for path in FILES}
-    assert {"test_fl_fasterrcnn.py", "tools/evaluate.py", "src/pretrained.py"} <= names
+    assert {"test_fl_fasterrcnn.py", "tools/evaluate.py", "src/weights/pretrained.py"} <= names
 
 
 @pytest.mark.parametrize(

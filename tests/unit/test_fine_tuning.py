@@ -10,9 +10,9 @@ from src.evaluation.checkpoints import load_detector
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.launch.checkpoint_content import matching_names, source_of
 from src.model_utils.config import load_config
-from src.pretrained import backbone_of, load_pretrained
 from src.training import build_detector
 from src.weights.head_classes import CLASS_TENSORS
+from src.weights.pretrained import backbone_of, load_pretrained
 from src.weights.source import RECORD_NAME, Source, unpack
 
 TINY = "configs/tiny/default_config.yaml"

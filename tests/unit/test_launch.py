@@ -16,6 +16,12 @@ from src.errors import StartError, UserError
 from src.job.addresses import parse_address, require_free_port, server_addresses
 from src.job.disk_room import require_disk
 from src.job.job_record import indexed_folders, read_record, remove_record, update_record
+from src.job.recovery_files import (
+    list_recovery_files,
+    put_aside_earlier_run,
+    recovery_name,
+    require_iterations_left,
+)
 from src.job.status_file import StatusFile, read_status
 from src.launch.folders import fresh_folder
 from src.launch.log_filter import LogFilter
@@ -26,12 +32,6 @@ from src.launch.processes import (
     start,
     stop,
     wait_until_ready,
-)
-from src.launch.recovery_files import (
-    list_recovery_files,
-    put_aside_earlier_run,
-    recovery_name,
-    require_iterations_left,
 )
 from src.launch.role_checks import require_shards
 from src.launch.supervise import SuperviseSpec

@@ -10,11 +10,11 @@ import pytest
 from commands import TINY, make_shards, run, write_job
 from ports import free_port_range
 
-from src.checkpoint_names import map_name
 from src.errors import UserError
 from src.job.checks import WARN, Check, Finding, require, run_checks
 from src.job.disk_room import disk_room, worker_files
 from src.job.job_config import load_job
+from src.job.recovery_files import recovery_name
 from src.launch import machine_checks
 from src.launch.checkpoint_content import checkpoint_shapes, matching_names
 from src.launch.detector_size import model_bytes, parameter_shapes
@@ -28,9 +28,9 @@ from src.launch.machine_checks import (
     worker_bytes,
 )
 from src.launch.reach_checks import servers_answer
-from src.launch.recovery_files import recovery_name
 from src.launch.role_checks import keys_of_job, models_there, redis_answers
 from src.model_utils.config import load_config
+from src.weights.checkpoint_names import map_name
 
 TOOL = "tools/preflight.py"
 

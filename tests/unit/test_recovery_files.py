@@ -4,8 +4,8 @@ import pytest
 from models import WEIGHTS, save_model
 
 from src.errors import UserError
-from src.launch.recovery_check import fault_of, look_into
-from src.launch.recovery_files import begin_from_newest, require_iterations_left, usable_files
+from src.job.recovery_check import fault_of, look_into
+from src.job.recovery_files import begin_from_newest, require_iterations_left, usable_files
 
 
 def file(folder, iteration, second=0):

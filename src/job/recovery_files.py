@@ -15,7 +15,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.files import whole_file
-from src.launch.recovery_check import fault_of, look_into
+from src.job.recovery_check import fault_of, look_into
 
 
 @dataclass(frozen=True)

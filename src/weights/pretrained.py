@@ -11,8 +11,8 @@ import mindspore
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from src.checkpoint_names import map_name
 from src.errors import UserError
+from src.weights.checkpoint_names import map_name
 from src.weights.head_classes import CLASS_TENSORS, Refit, refit
 from src.weights.kinds import CONVERT, V1, V1_5
 from src.weights.source import RECORD_NAME, Source, require_backbone, require_classes, unpack

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from src.launch.checkpoint_content import checkpoint_messages
+from src.weights.checkpoint_messages import checkpoint_messages
 
 FLOAT_BYTES = 4
 
