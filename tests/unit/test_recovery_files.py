@@ -1,11 +1,50 @@
 """Recovery files that a power cut has broken: which one a start takes instead."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
+from mindspore_federated.startup.feature_map import FeatureMap
 from models import WEIGHTS, save_model
 
 from src.errors import UserError
+from src.federated.server import ServerJob
 from src.job.recovery_check import fault_of, look_into
 from src.job.recovery_files import begin_from_newest, require_iterations_left, usable_files
+from src.model_utils.config import PROJECT_DIR
+
+# A server that saves the models of iterations 1 and 2 and is killed half-way through the second.
+KILLED_SERVER = """
+import os, signal, sys
+from tests.unit.test_recovery_files import features, server_in
+from src.federated import server
+
+whole = server.save_ms_checkpoint
+job = server_in(sys.argv[1])
+job._save_feature_map(features(), 1)
+
+def half(path, feature_map):
+    whole(path, feature_map)
+    os.truncate(path, os.path.getsize(path) // 2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+server.save_ms_checkpoint = half
+job._save_feature_map(features(), 2)
+"""
+
+
+def server_in(folder):
+    yaml = str(PROJECT_DIR / "default_yaml_config.yaml")
+    return ServerJob("server_0", yaml, "127.0.0.1:1", "127.0.0.1", str(folder))
+
+
+def features():
+    found = FeatureMap()
+    for name, value in WEIGHTS.items():
+        found.add_feature(name, value, require_aggr=True)
+    return found
 
 
 def file(folder, iteration, second=0):
@@ -86,3 +125,15 @@ def test_a_new_instance_begins_from_the_newest_whole_file(tmp_path):
     files, _ = usable_files(tmp_path, "job")
     assert files[0].iteration == 0
     assert files[0].path.read_bytes() == save_model(tmp_path / "newer.ckpt", newer).read_bytes()
+
+
+def test_a_server_that_is_killed_while_it_writes_leaves_the_file_before(tmp_path):
+    command = [sys.executable, "-c", KILLED_SERVER, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT_DIR), *sys.path])}
+    assert subprocess.run(command, env=environment, timeout=60).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2, "the first file, and half of the second"
+    files, warnings = usable_files(tmp_path, "FasterRCNN")
+    assert [f.iteration for f in files] == [1] and not warnings
+    server_in(tmp_path)._save_feature_map(features(), 2)
+    assert [f.iteration for f in usable_files(tmp_path, "FasterRCNN")[0]] == [2, 1]
+    assert len(list(tmp_path.iterdir())) == 2, "the half is gone"

@@ -157,6 +157,16 @@ def test_a_full_iteration_without_us_is_waited_out():
     assert silo.iteration == 3 and loaded["w"][0] == 5 and client.calls.count("latest") == 1
 
 
+def test_the_others_are_waited_for_longer_than_512_questions(monkeypatch):
+    monkeypatch.setattr(server_requests, "POLL_SECONDS", 0.0)
+    waiting = [said(Outcome.NOT_READY)] * 2000
+    silo, client, loaded, _ = joined(
+        update=[said(Outcome.ACCEPTED, 1)], get=[*waiting, model(2, [9, 9, 9])]
+    )
+    assert silo.exchange(TRAINED).result == "aggregated" and loaded["w"][0] == 9
+    assert client.calls.count("get") == 2001
+
+
 def test_an_iteration_that_was_called_full_and_has_room_is_joined(monkeypatch):
     monkeypatch.setattr(server_requests, "ASK_AGAIN_SECONDS", 0.0)
     client = Script(
