@@ -17,7 +17,7 @@ from typing import Any, Callable
 from src.errors import UserError
 from src.job.job_config import JobConfig
 from src.job.recovery_files import begin_from_newest
-from src.launch.redis_store import DISABLED, FINISHED, RUNNING, JobStore
+from src.launch.redis_store import DISABLED, FINISHED, RUNNING, WINDOWS, JobStore, settings_of
 from src.security.tls import TlsFiles, breaks_off, client_context, explain, speaks_tls
 
 ANSWER_S = 3.0
@@ -26,12 +26,6 @@ EFFECT_S = 20.0
 # left a job that never came to its end.
 SETTLE_S = 2.5
 LARGEST_ANSWER = 10**6
-
-WINDOWS = (
-    "start_fl_job_time_window",
-    "update_model_time_window",
-    "global_iteration_time_window",
-)
 
 
 class Management:
@@ -202,7 +196,7 @@ def new_instance(
         "all servers' change to the new instance",
     )
     # They have set their timers; a server that starts later reads milliseconds again.
-    store.replace_settings(**{key: job[f"round.{key}"] for key in WINDOWS})
+    store.replace_settings(**settings_of(job))
     lines = [
         f"{store.fl_name} begins again: iteration 1 of {job.iterations}, "
         f"{job['round.start_fl_job_threshold']} silos, from its present model"
@@ -241,12 +235,8 @@ def _pause(management: Management, store: JobStore, number: int) -> None:
 
 def _values(job: JobConfig) -> dict[str, Any]:
     """What newInstance takes; windows in seconds, see `new_instance`."""
-    return {
-        "fl_iteration_num": job.iterations,
-        "start_fl_job_threshold": job["round.start_fl_job_threshold"],
-        "update_model_ratio": float(job["round.update_model_ratio"]),
-        **{key: job[f"round.{key}"] // 1000 for key in WINDOWS},
-    }
+    settings = settings_of(job)
+    return {**settings, **{key: settings[key] // 1000 for key in WINDOWS}}
 
 
 def _iteration(store: JobStore) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import redis
 
 from src.errors import UserError
 from src.job.addresses import own_addresses
+from src.job.job_config import JobConfig
 from src.launch.reachability import why_not_reached
 from src.model_utils.config import PROJECT_DIR
 from src.security.tls import TlsFiles, explain, speaks_tls
@@ -21,6 +22,21 @@ from src.security.tls import TlsFiles, explain, speaks_tls
 REDIS_CONFIG = PROJECT_DIR / "configs" / "redis.conf"
 
 RUNNING, DISABLED, FINISHED, STOPPED = "0", "1", "2", "3"
+WINDOWS = (
+    "start_fl_job_time_window",
+    "update_model_time_window",
+    "global_iteration_time_window",
+)
+
+
+def settings_of(job: JobConfig) -> dict[str, Any]:
+    """What of `job` the servers keep in Redis, and read there when they start again."""
+    return {
+        "fl_iteration_num": job.iterations,
+        "start_fl_job_threshold": job["round.start_fl_job_threshold"],
+        "update_model_ratio": float(job["round.update_model_ratio"]),
+        **{key: job[f"round.{key}"] for key in WINDOWS},
+    }
 
 
 def redis_binary() -> str:

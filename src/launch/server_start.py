@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from src.job.recovery_files import (
 )
 from src.launch.live_servers import live_servers
 from src.launch.processes import require_not_running
-from src.launch.redis_store import JobStore
+from src.launch.redis_store import JobStore, settings_of
 from src.model_utils.config import PROJECT_DIR, Config, find_config_file
 
 # Three recovery files and the one being written, beside the initial model.
@@ -49,6 +50,7 @@ def prepare_job(job: JobConfig, store: JobStore, checkpoint_dir: Path, resume: b
     """A new job starts without what an earlier one left; a resumed one takes it up."""
     checkpoint_dir.mkdir(parents=True, exist_ok=True)
     if resume:
+        _take_settings(job, store)
         _bring_up_to_date(job, store, checkpoint_dir)
         return
     purged = store.purge()
@@ -57,6 +59,24 @@ def prepare_job(job: JobConfig, store: JobStore, checkpoint_dir: Path, resume: b
     aside = put_aside_earlier_run(checkpoint_dir, job.name)
     if aside:
         print(f"moved the recovery files of an earlier run to {aside} (--resume continues it)")
+
+
+def _take_settings(job: JobConfig, store: JobStore) -> None:
+    """Servers believe Redis, not the file: lay what was changed in the file over what is there."""
+    known, own = store.settings(), settings_of(job)
+    changed = [
+        f"{key} {known[key]} -> {value}"
+        for key, value in own.items()
+        if key in known and not math.isclose(known[key], value, rel_tol=1e-6)
+    ]
+    if not changed:
+        return
+    words = f"{job.path} was changed: {', '.join(changed)}"
+    if live_servers(store):
+        print(f"WARNING: {words}; takes effect once all servers have ended and start with --resume")
+        return
+    store.replace_settings(**own)
+    print(words)
 
 
 def _bring_up_to_date(job: JobConfig, store: JobStore, checkpoint_dir: Path) -> None:
