@@ -51,6 +51,9 @@ def check_index(db: sqlite3.Connection, content: dict[str, Any], name: str) -> i
         ValueError: a row lies elsewhere, the index is of another file, or broken.
         sqlite3.Error: not an index.
     """
+    # A view would run a query of its maker's.
+    live = db.execute("SELECT name FROM sqlite_master WHERE type IN ('view', 'trigger')")
+    _require(live.fetchone() is None)
     _require(db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
     _require(db.execute("SELECT NAME FROM SHARD_NAME").fetchall() == [(name,)])
     pages = content["page"] or []

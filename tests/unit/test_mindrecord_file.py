@@ -1,6 +1,7 @@
 """What is refused as a MindRecord, and that a killed writing never looks whole."""
 
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -56,6 +57,12 @@ def refuse_index(path: Path, data: bytes) -> None:
     path.with_name(path.name + ".db").write_bytes(data)
 
 
+def hide_query(path: Path) -> None:
+    with sqlite3.connect(path.with_name(path.name + ".db")) as db:
+        db.execute("ALTER TABLE INDEXES RENAME TO KEPT")
+        db.execute("CREATE VIEW INDEXES AS SELECT * FROM KEPT")
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -71,6 +78,7 @@ def cut(path: Path) -> None:
         (cut, "cut off"),
         (lambda p: refuse_index(p, b""), "not the index"),
         (lambda p: refuse_index(p, b"hello" * 1000), "not the index"),
+        (hide_query, "not the index"),
     ],
 )
 def test_spoilt_files_are_refused_at_once(copy, spoil, message):
