@@ -135,10 +135,10 @@ def _counted(count: int) -> str:
 
 def _read_image(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
             return image.convert("RGB")
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as an image: {error}") from error
+        raise UserError(f"{path}: cannot be read as a JPEG or PNG: {error}") from error
 
 
 def _draw_box(axes: Axes, box: Box) -> None:

@@ -92,9 +92,13 @@ def test_images_that_are_unknown_or_not_there_are_named(tmp_path):
     with pytest.raises(UserError, match=r"1.jpg: no such image \(1 of the 3 to draw"):
         read_pictures(*paths, "", 0.5, 3)
     assert len(read_pictures(*paths, "", 0.5, 3, [1, 3])) == 2
-    (tmp_path / "val" / "2.jpg").write_bytes(b"no image")
+    second = tmp_path / "val" / "2.jpg"
+    second.write_bytes(b"no image")
     (broken,) = read_pictures(*paths, "", 0.5, 3, [3])
-    with pytest.raises(UserError, match="2.jpg: cannot be read as an image"):
+    with pytest.raises(UserError, match="2.jpg: cannot be read as a JPEG or PNG"):
+        picture_of(broken, 0.5)
+    Image.new("RGB", (40, 30)).save(second, "WEBP")
+    with pytest.raises(UserError, match="2.jpg: cannot be read as a JPEG or PNG"):
         picture_of(broken, 0.5)
 
 
