@@ -44,6 +44,16 @@ class Call:
         return self.name, self.arguments
 
 
+class Built:
+    """The result of a call, on which the pickle then sets attributes."""
+
+    def __init__(self, call: Call, state: Any):
+        self.call, self.state = call, state
+
+    def __reduce__(self) -> tuple:
+        return (*self.call.__reduce__(), self.state)
+
+
 class Storage:
     """Numbers beside the pickle."""
 

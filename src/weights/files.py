@@ -23,6 +23,9 @@ SAFETENSORS_TYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+# DataParallel and averaging, torch.compile; a network that is part of another.
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+AVERAGED = "n_averaged"
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
@@ -76,8 +79,11 @@ def _read_mindspore(path: Path) -> dict[str, np.ndarray]:
 
 
 def _without_wrapper(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Names without what DistributedDataParallel and torch.compile put before every one."""
-    for prefix in ("module.", "_orig_mod."):
-        if values and all(name.startswith(prefix) for name in values):
-            values = {name[len(prefix) :]: value for name, value in values.items()}
+    """Names without what wrappers put before every one, and without AveragedModel's own tensor."""
+    values = {name: value for name, value in values.items() if name != AVERAGED}
+    while values:
+        prefix = next((p for p in WRAPPERS if all(name.startswith(p) for name in values)), None)
+        if prefix is None:
+            break
+        values = {name[len(prefix) :]: value for name, value in values.items()}
     return values

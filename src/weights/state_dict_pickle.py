@@ -2,14 +2,15 @@
 
 A pickle is a program: it may import and call anything. A state dict needs very little of that, so
 only the instructions and the names of `ADMITTED` pass, and each name stands for an inert object of
-this module. What torch.save writes: torch/serialization.py and torch/_utils.py of PyTorch.
+this module, on which the program can set nothing: it could otherwise change a shape behind the
+checks, or a stand-in for every later file. What torch.save writes: torch/serialization.py and
+torch/_utils.py of PyTorch.
 """
 
 from __future__ import annotations
 
 import pickle
 import pickletools
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Callable
 
@@ -20,8 +21,8 @@ INSTRUCTIONS = frozenset(
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT "
     "BINSTRING SHORT_BINSTRING BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES "
     "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS "
-    "BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD "
-    "BINPERSID".split()
+    "BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE NEWOBJ "
+    "BUILD BINPERSID".split()
 )
 STORAGES = {
     "DoubleStorage": "float64",
@@ -35,11 +36,28 @@ STORAGES = {
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
+# What training scripts keep beside the weights: their arguments, a schedule's milestones, figures.
+BESIDE = (
+    "argparse.Namespace",
+    "collections.Counter",
+    "pathlib.PosixPath",
+    "torch.device",
+    "torch.Size",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "_codecs.encode",
+)
 
 
 @dataclass(frozen=True)
 class StorageKind:
     """Stands for a storage class; `elements` is the type of its numbers."""
+
+    __slots__ = ("elements",)
 
     elements: str
 
@@ -55,6 +73,8 @@ class Storage:
         count: its numbers.
     """
 
+    __slots__ = ("key", "elements", "start", "count")
+
     key: str
     elements: str
     start: int
@@ -65,10 +85,37 @@ class Storage:
 class StoredTensor:
     """A view of a storage: element (i, j, ..) is number `offset + i * stride[0] + ...`."""
 
+    __slots__ = ("storage", "offset", "shape", "stride")
+
     storage: Storage
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+
+
+class _Dict(dict):
+    """Stands for OrderedDict, and leaves out what PyTorch sets on one, its `_metadata`."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        """Nothing is kept."""
+
+
+class _Beside:
+    """Stands for what is no weight and is not looked at, a class or a function; keeps nothing."""
+
+    __slots__ = ()
+
+    def __new__(cls, *_: Any) -> _Beside:
+        """Whatever the call's arguments are."""
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any):
+        """Whatever the call's arguments are."""
+
+    def __setstate__(self, state: object) -> None:
+        """Nothing is kept."""
 
 
 class _Rebuild:
@@ -105,12 +152,14 @@ def _parameter(data: StoredTensor, *_: Any) -> StoredTensor:
 
 
 ADMITTED: dict[str, Any] = {
-    "collections.OrderedDict": OrderedDict,
+    "collections.OrderedDict": _Dict,
     "torch._utils._rebuild_tensor_v2": _Rebuild(_tensor),
     "torch._utils._rebuild_tensor": _Rebuild(_tensor),
     "torch._utils._rebuild_parameter": _Rebuild(_parameter),
+    "torch._utils._rebuild_parameter_with_state": _Rebuild(_parameter),
     **{f"torch.{name}": StorageKind(kind) for name, kind in STORAGES.items()},
     **{f"torch.{kind}": kind for kind in STORAGES.values()},
+    **dict.fromkeys(BESIDE, _Beside),
 }
 
 

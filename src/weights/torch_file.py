@@ -142,7 +142,8 @@ def _state_dict(found: Any, path: str) -> dict[str, StoredTensor]:
     Raises:
         UserError: none are there.
     """
-    for candidate in (found, *(found.get(p) for p in PLACES if isinstance(found, dict))):
+    # The places first: a training checkpoint may have tensors of its own, a best accuracy.
+    for candidate in (*(found.get(p) for p in PLACES if isinstance(found, dict)), found):
         if isinstance(candidate, dict):
             tensors = {
                 str(name): value

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from torch_files import (
+    Built,
     Call,
     Name,
     Storage,
@@ -21,6 +22,7 @@ from torch_files import (
 )
 
 from src.errors import UserError
+from src.model_utils.config import PROJECT_DIR
 from src.weights.files import read_weights
 from src.weights.state_dict_pickle import load_pickle
 
@@ -50,6 +52,30 @@ def test_in_a_training_checkpoint_of_a_wrapped_model(tmp_path, save, place):
     wrapped = state_dict({f"module.{name}": value for name, value in VALUES.items()})
     content = {"epoch": 3, place: wrapped, "best": 0.5, "names": ["a", ("b", None, True)]}
     same(read_weights(save(tmp_path / "a.pth", content)), VALUES)
+
+
+@pytest.mark.parametrize("name", ["archive.pth", "old.pth"])
+def test_what_torch_itself_saved(name):
+    """A training checkpoint as scripts write it, with views, half precisions and parameters."""
+    folder = PROJECT_DIR / "tests" / "torch_saved"
+    with np.load(folder / "values.npz") as values:
+        assert len(values.files) == 10
+        same(read_weights(folder / name), dict(values))
+
+
+@SAVERS
+def test_a_tensor_beside_the_state_dict(tmp_path, save):
+    """A best accuracy, as PyTorch's ImageNet example keeps it."""
+    best = tensor(Storage("best", np.ones(1, np.float32)), ())
+    content = {"best_acc1": best, "state_dict": state_dict(VALUES)}
+    same(read_weights(save(tmp_path / "a.pth", content)), VALUES)
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.module.model.", "module._orig_mod."])
+def test_wrappers_in_any_order_and_averages(tmp_path, wrapper):
+    values = {f"{wrapper}{name}": value for name, value in VALUES.items()}
+    values["n_averaged"] = np.array(4, np.int64)
+    same(read_weights(save_archive(tmp_path / "a.pth", state_dict(values))), VALUES)
 
 
 @SAVERS
@@ -99,7 +125,7 @@ def test_a_view_beyond_its_storage(tmp_path, save, view):
         ("pathlib", "Path", ("{}",)),
         ("torch.nn.modules.container", "Sequential", ()),
         ("torch._utils", "_rebuild_tensor_v2.__globals__", ()),
-        ("numpy.core.multiarray", "scalar", ()),
+        ("numpy", "load", ("{}",)),
     ],
 )
 @SAVERS
@@ -112,6 +138,38 @@ def test_other_names_are_refused_and_not_called(tmp_path, save, module, name, ar
         read_weights(path)
     assert f"{module}.{name}" in str(caught.value) and str(path) in str(caught.value)
     assert not target.exists()
+
+
+FIRST = tensor(Storage("0", np.arange(12, dtype=np.float32)), (3,))
+
+
+@SAVERS
+@pytest.mark.parametrize(
+    "state", [{"stride": (-1,)}, {"offset": -8}, (None, {"shape": (10**9,)})], ids=str
+)
+def test_a_tensor_is_not_changed_once_it_was_checked(tmp_path, save, state):
+    path = save(tmp_path / "a.pth", OrderedDict(a=Built(FIRST, state)))
+    with pytest.raises(UserError, match="spoilt"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("state", [{"elements": "float64"}, (None, {"elements": "float64"})])
+def test_a_stand_in_is_not_changed(tmp_path, state):
+    stream = io.BytesIO()
+    pickle._Pickler(stream, protocol=2).dump(state)
+    pickled = b"\x80\x02ctorch\nFloatStorage\n" + stream.getvalue()[2:-1] + b"b."
+    with pytest.raises(UserError, match="spoilt"):
+        read_weights(save_archive(tmp_path / "a.pth", None, pickled))
+    same(read_weights(save_archive(tmp_path / "b.pth", state_dict(VALUES))), VALUES)
+
+
+@SAVERS
+@pytest.mark.parametrize("name", ["collections.OrderedDict", "argparse.Namespace"])
+def test_attributes_of_what_stands_beside_the_weights_are_not_kept(tmp_path, save, name):
+    state = {"values": "x", "items": None, "__class__": None}
+    beside = Built(Call(Name(*name.rsplit(".", 1))), state)
+    content = {"x": beside, "model": state_dict(VALUES)}
+    same(read_weights(save(tmp_path / "a.pth", content)), VALUES)
 
 
 class _Runs:
@@ -144,7 +202,9 @@ def test_malicious_pickles_of_every_protocol(tmp_path, protocol):
         (b"\x80\x02(cos\nsystem\no.", "os.system"),
         (b"(ios\nsystem\n.", "instruction INST"),
         (b"\x80\x02\x82\x01.", "instruction EXT1"),
-        (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "instruction NEWOBJ"),
+        (b"\x80\x04ccollections\nOrderedDict\n)}\x92.", "instruction NEWOBJ_EX"),
+        (b"\x80\x02cos\nsystem\n)\x81.", "os.system"),
+        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)\x81.", "spoilt"),
         (b"\x80\x02}r\xff\xff\xff\x7f.", "remembers object"),
         (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}U\x05_makeNs\x86b.", "spoilt"),
         (b"\x80\x02}q\x00X\x01", "spoilt"),
