@@ -123,7 +123,7 @@ def words(converted: Converted, path: Path, out: Path) -> list[str]:
         eps += f", worked into the stored variances{gammas} for the detector's {DETECTOR_EPS:g}"
     lines = [f"{path}: {kind.title}"]
     lines.append(f"{out}: {len(values)} tensors; backbone {source.backbone}; {eps}")
-    lines += [f"assumed: {kind.assumed}"] if kind.assumed else []
+    lines += [f"assumed: {converted.assumed}"] if converted.assumed else []
     if source.classes:
         listed = ", ".join(source.classes[:3]) + f" ... {source.classes[-1]}"
         lines.append(f"{len(source.classes)} classes: {listed}")

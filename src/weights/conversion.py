@@ -15,7 +15,7 @@ from src.weights.coco import CLASSES
 from src.weights.files import read_weights
 from src.weights.head_classes import BOX_COLUMNS, BOXES, CLASS_TENSORS, SCORES, require_count
 from src.weights.kinds import (
-    TORCHVISION_DETECTOR,
+    TORCHVISION_DETECTORS,
     V1,
     V1_5,
     Kind,
@@ -40,6 +40,7 @@ class Converted:
         left_out: names, of the source, of what has no place in the detector.
         head_left_out: the detector's names of class-dependent tensors whose classes are not known.
         rescaled: channels whose gamma was changed for the epsilon.
+        assumed: what the kind assumes, in words; empty where it was given.
     """
 
     kind: Kind
@@ -48,6 +49,7 @@ class Converted:
     left_out: list[str] = field(default_factory=list)
     head_left_out: list[str] = field(default_factory=list)
     rescaled: int = 0
+    assumed: str = ""
 
 
 def convert(
@@ -72,6 +74,8 @@ def convert(
     """
     given = read_weights(path)
     kind = recognise(given, str(path))
+    told = bn_eps if kind.whole else backbone
+    assumed = kind.assumed if told is None else ""
     backbone = backbone or kind.backbone or _ask_backbone(path)
     bn_eps = kind.bn_eps if bn_eps is None else bn_eps
     left_out = [name for name in given if is_dropped(name, kind.dropped)]
@@ -90,7 +94,7 @@ def convert(
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     source = Source(kind.title, backbone, bn_eps, known)
-    return Converted(kind, source, values, left_out, head_left_out, rescaled)
+    return Converted(kind, source, values, left_out, head_left_out, rescaled, assumed)
 
 
 def _ask_backbone(path: Path) -> str:
@@ -127,7 +131,7 @@ def _classes(
     kind: Kind, values: dict[str, np.ndarray], classes: Sequence[str] | None
 ) -> tuple[list[str] | None, list[str]]:
     """The head's class names, None where not known, and the tensors that had to be left out."""
-    if kind is TORCHVISION_DETECTOR:
+    if kind in TORCHVISION_DETECTORS:
         _require_head(values)
         return order_classes(values, classes)
     count = values[SCORES[1]].shape[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 import numpy as np
@@ -43,7 +43,8 @@ class Kind:
         whole: a detector, else a classifier.
         dropped: beginnings and ends of names that have no place in the detector.
         differs: what stays different, a line each.
-        assumed: what the file does not say, what was taken, and the flag for the other case.
+        assumed: what the file does not say, what was taken, and the flag for the other case:
+            --bn_eps for a detector, --backbone for a classifier.
     """
 
     title: str
@@ -96,8 +97,6 @@ TORCHVISION_DETECTOR = Kind(
     dropped=(COUNTER,),
     differs=(
         TORCH_POOLING,
-        "anchors are centred (stride - 1) / 2 pixels further right and down than torchvision's: "
-        "proposals are off by up to 6 % of their size until training takes it up",
         "boxes end at the pixel x2, torchvision's at the edge x2: widths differ by 1 pixel",
         "images are scaled to img_width x img_height, torchvision's shorter side to 800",
         INPUT,
@@ -105,6 +104,9 @@ TORCHVISION_DETECTOR = Kind(
     assumed="BatchNorm's epsilon is 0, as in torchvision's COCO weights and what is fine-tuned "
     "from them; for a detector that was trained from a classifier give --bn_eps=1e-5",
 )
+# Frozen statistics come without counters; a file with them is of BatchNorm2d and its epsilon.
+UNFROZEN_DETECTOR = replace(TORCHVISION_DETECTOR, bn_eps=1e-5, assumed="")
+TORCHVISION_DETECTORS = (TORCHVISION_DETECTOR, UNFROZEN_DETECTOR)
 MINDSPORE_DETECTOR = Kind(
     "MindSpore Faster R-CNN ResNet-50 FPN (upstream)",
     _neck_renamed,
@@ -125,8 +127,9 @@ def recognise(values: Mapping[str, np.ndarray], path: str) -> Kind:
     if RECORD_NAME in values:
         raise UserError(f"{path}: is converted already; give it as --pre_trained")
     if "backbone.body.conv1.weight" in values:
-        return TORCHVISION_DETECTOR
-    if "backbone.conv1.weight" in values:
+        counted = any(name.endswith(COUNTER) for name in values)
+        return UNFROZEN_DETECTOR if counted else TORCHVISION_DETECTOR
+    if "backbone.conv1.weight" in values and "backbone.bn1.running_mean" not in values:
         if any(name.startswith(("fpn_ncek.", "fpn_neck.")) for name in values):
             return MINDSPORE_DETECTOR
         return MODELZOO_RESNET

@@ -12,6 +12,10 @@ from src.weights.head_classes import BOX_COLUMNS, BOXES, SCORES, require_count
 
 BODY = "backbone.body."
 RPN = "rpn_with_loss.rpn_convs_list.0."
+OFFSETS_BIAS = f"{RPN}rpn_reg.bias"
+# Anchors of both: one scale, a multiple of the stride, and ratios of height to width.
+ANCHOR_SCALE = 8
+ANCHOR_RATIOS = (0.5, 1.0, 2.0)
 # Since torchvision 0.13 a convolution with its activation is a sequence: a further ".0" in names.
 RENAMED = {
     "backbone.fpn.inner_blocks.": "fpn_ncek.lateral_convs_list.",
@@ -44,13 +48,28 @@ def detector_name(name: str) -> str:
 def detector_values(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """By the detector's names; dense weights become (in, out), as it stores them.
 
-    The order of the pooled features, channel, row, column, is the same in both.
+    The order of the pooled features, channel, row, column, is the same in both. The detector's
+    anchors lie half a stride further right and down, which the bias of the offsets takes back.
     """
     renamed = {detector_name(name): value for name, value in values.items()}
     for name in renamed:
         if name.startswith("rcnn.") and name.endswith(".weight"):
             renamed[name] = np.ascontiguousarray(renamed[name].T)
+    bias = renamed.get(OFFSETS_BIAS)
+    if bias is not None and bias.shape == (4 * len(ANCHOR_RATIOS),):
+        renamed[OFFSETS_BIAS] = bias - half_stride().reshape(-1)
     return renamed
+
+
+def half_stride() -> np.ndarray:
+    """Half a stride as offsets of each anchor, (A, 4) float32: parts of its width and height.
+
+    The same on every level, but for the rounding of the anchors' sides to whole pixels.
+    """
+    roots = np.sqrt(ANCHOR_RATIOS)
+    still = np.zeros_like(roots)
+    offsets = [0.5 * roots / ANCHOR_SCALE, 0.5 / roots / ANCHOR_SCALE, still, still]
+    return np.stack(offsets, axis=1).astype(np.float32)
 
 
 def order_classes(
