@@ -1,5 +1,6 @@
 """The scheduler's management API on the real engine: what it does, and what is guarded."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -10,12 +11,13 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 import pytest
 import yaml
 from cluster.engine import Engine, listens, wait_for
+from commands import refused, succeed
 from members import Member, assert_mean, initial, together
 from ports import free_ports
 
 from src.errors import UserError
 from src.job.job_config import load_job
-from src.job.job_record import update_record
+from src.job.job_record import FOLDER, update_record
 from src.job.recovery_files import list_recovery_files
 from src.launch.job_status import Collector
 from src.launch.management import Management, disable, enable, new_instance
@@ -167,6 +169,42 @@ def test_a_new_instance_counts_from_one_with_windows_in_seconds(cluster, tmp_pat
     assert time.monotonic() - begun > 4
     one, other = cluster.members(3)
     assert_mean([one, other], together(one, other))
+
+
+def test_the_tool_finds_the_jobs_scheduler_redis_and_models(cluster, tmp_path):
+    silos = cluster.members()
+    assert_mean(silos, together(*silos))
+    wait_for(lambda: list_recovery_files(tmp_path / "ckpt", "Tiny"), 20, "file 1")
+    with update_record(tmp_path) as record:
+        record.fl_name, record.redis = "Tiny", cluster.engine.redis_address
+    specs = tmp_path / FOLDER / "specs"
+    specs.mkdir()
+    command = ["python", "--checkpoint_dir=" + str(tmp_path / "ckpt")]
+    (specs / "server_0.json").write_text(json.dumps({"argv": command}))
+
+    address = f"--scheduler_manage_address={cluster.management.address}"
+
+    def said(*flags: str) -> list[str]:
+        return succeed(tmp_path, "tools/status.py", *flags, address).splitlines()
+
+    settings = dict(line.split() for line in said("query"))
+    assert settings["fl_iteration_num"] == str(ITERATIONS)
+    assert json.loads("\n".join(said("query", "--json"))) == cluster.store.settings()
+    assert "iteration 2 of 4 has failed by it; the job goes on with 3" in said("disable", "--force")
+    assert said("enable") == ["Tiny is enabled: iteration 3 takes silos"]
+    file = f"--yaml_config={cluster.engine.yaml_path}"
+    begun, model, last = said("new-instance", file, "--fl_iteration_num=2", "--force")
+    assert begun.startswith("Tiny begins again: iteration 1 of 2")
+    assert str(tmp_path / "ckpt" / "earlier_1") in model
+    assert last == "start each silo anew with --fl_iteration_num=2"
+    assert cluster.iteration() == 1 and cluster.store.settings()["fl_iteration_num"] == 2
+    settings = yaml.safe_load(cluster.engine.yaml_path.read_text())
+    settings["distributed_cache"]["address"] = "127.0.0.1:1"
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(settings))
+    flags = ("new-instance", f"--yaml_config={other}", address)
+    line = refused(tmp_path, "tools/status.py", *flags)
+    assert "distributed_cache.address is not the job's Redis" in line
 
 
 def test_an_address_that_is_no_schedulers():
