@@ -1,4 +1,7 @@
-"""What several unit tests stand on: an index of jobs of their own, a Redis."""
+"""What several unit tests stand on: an index of jobs of their own, a process, a Redis."""
+
+import subprocess
+import sys
 
 import pytest
 import redis as redis_client
@@ -10,6 +13,15 @@ from ports import free_port_range
 def own_index(tmp_path, monkeypatch):
     """Keep the per-user index of jobs out of the real home."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def sleeper():
+    """A process that would run for a minute."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    process.kill()
+    process.wait()
 
 
 @pytest.fixture(scope="module")

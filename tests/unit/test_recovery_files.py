@@ -1,4 +1,4 @@
-"""Recovery files that a power cut has broken: which one a start takes instead."""
+"""Recovery files: which ones a start takes, also where a power cut has broken some of them."""
 
 import os
 import signal
@@ -12,7 +12,14 @@ from models import WEIGHTS, save_model
 from src.errors import UserError
 from src.federated.server import ServerJob
 from src.job.recovery_check import fault_of, look_into
-from src.job.recovery_files import begin_from_newest, require_iterations_left, usable_files
+from src.job.recovery_files import (
+    begin_from_newest,
+    list_recovery_files,
+    put_aside_earlier_run,
+    recovery_name,
+    require_iterations_left,
+    usable_files,
+)
 from src.model_utils.config import PROJECT_DIR
 
 # A server that saves the models of iterations 1 and 2 and is killed half-way through the second.
@@ -49,6 +56,38 @@ def features():
 
 def file(folder, iteration, second=0):
     return folder / f"job_recovery_iteration_{iteration}_20260101_0000{second:02}.ckpt"
+
+
+def test_recovery_files_of_this_job_newest_first(tmp_path):
+    for name in (
+        "job_recovery_iteration_2_20260101_000000.ckpt",
+        "job_recovery_iteration_10_20260101_000000.ckpt",
+        "job_recovery_iteration_10_20260101_000001.ckpt",
+        "job_recovery_iteration_x_20260101_000000.ckpt",
+        "another_job_recovery_iteration_3_20260101_000000.ckpt",
+        recovery_name("job", 0),
+    ):
+        (tmp_path / name).touch()
+    found = list_recovery_files(tmp_path, "job")
+    assert [f.iteration for f in found] == [10, 10, 2, 0]
+    assert found[0].stamp == "20260101_000001"
+
+
+def test_an_earlier_runs_files_go_aside_and_the_initial_one_stays(tmp_path):
+    file(tmp_path, 0).touch()
+    assert put_aside_earlier_run(tmp_path, "job") is None
+    file(tmp_path, 3).touch()
+    aside = put_aside_earlier_run(tmp_path, "job")
+    assert [f.iteration for f in list_recovery_files(tmp_path, "job")] == [0]
+    assert [f.iteration for f in list_recovery_files(aside, "job")] == [3]
+
+
+def test_the_users_own_later_file_is_what_a_start_goes_on_from(tmp_path):
+    save_model(file(tmp_path, 3))
+    assert put_aside_earlier_run(tmp_path, "job") is None
+    assert require_iterations_left(tmp_path, "job", 5) == 4
+    with pytest.raises(UserError, match="nothing is left to do"):
+        require_iterations_left(tmp_path, "job", 3)
 
 
 def cut_short(path):
