@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Callable
 
 import psutil
+from ports import free_port_range
 
-from src.job.job_record import read_record
+from src.job.addresses import listens
 from src.launch.redis_store import redis_binary
 from src.model_utils.config import PROJECT_DIR
 
 TINY = PROJECT_DIR / "configs" / "tiny" / "default_config.yaml"
+SCHED = "run_cross_silo_fasterrcnn_sched.py"
+SERVER = "run_cross_silo_fasterrcnn_server.py"
+WORKER = "run_cross_silo_fasterrcnn_worker.py"
+DISTRIBUTED = "run_cross_silo_fasterrcnn_worker_distributed.py"
+FINISH = "finish_cross_silo_fasterrcnn.py"
 
 
 def run(
@@ -76,16 +83,32 @@ def make_shards(folder: Path, images: int = 12, silos: int = 2, config: Path = T
 
 def start_redis(folder: Path, port: int, *flags: str) -> subprocess.Popen:
     """The tutorial's redis-server line, without its terminal."""
-    with (folder / "redis.log").open("w") as log:
+    with (folder / "redis.log").open("a") as log:
         command = [redis_binary(), "--port", str(port), "--save", "", *flags]
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return process
-        time.sleep(0.05)
-    raise AssertionError("Redis did not start")
+    try:
+        wait_for(lambda: listens("127.0.0.1", port), 20, f"Redis at port {port}")
+    except BaseException:
+        end(process)
+        raise
+    return process
+
+
+@contextlib.contextmanager
+def running_redis(folder: Path, *flags: str) -> Iterator[int]:
+    """A Redis for the block; its port, behind which nothing listens on seven more."""
+    port = free_port_range(8)
+    process = start_redis(folder, port, *flags)
+    try:
+        yield port
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen) -> None:
+    """kill -9 of what a test has started; nothing where it has ended by itself."""
+    process.kill()
+    process.wait(20)
 
 
 def write_job(folder: Path, redis_port: int, iterations: int, **values: object) -> Path:
@@ -101,19 +124,15 @@ def write_job(folder: Path, redis_port: int, iterations: int, **values: object) 
     return path
 
 
-def wait_for_end(folder: Path, timeout: float = 90) -> None:
-    """Until every process of the folder's job has ended by itself."""
-    deadline = time.monotonic() + timeout
-    while running := read_record(folder).running():
-        assert time.monotonic() < deadline, [process.label for process in running]
-        time.sleep(0.1)
-
-
-def wait_for(condition, timeout: float = 60, what: str = "") -> None:
-    """Until `condition()` is true."""
+def wait_for(
+    condition: Callable[[], object], timeout: float = 60, what: str | Callable[[], str] = ""
+) -> None:
+    """Until `condition()` is true; `what` says who is missing, or is asked for it at the end."""
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, what or condition
+        if time.monotonic() > deadline:
+            missing = what() if callable(what) else what or str(condition)
+            raise AssertionError(f"not within {timeout:g} s: {missing}")
         time.sleep(0.05)
 
 

@@ -1,11 +1,11 @@
-"""Checkpoints as servers write them, of a few values."""
+"""Checkpoints: written as servers do, of a few values; read and compared as arrays."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from mindspore import Tensor, save_checkpoint
+from mindspore import Tensor, load_checkpoint, save_checkpoint
 
 WEIGHTS = {"conv.weight": np.ones((4, 3), np.float32), "fc.bias": np.full(7, 2, np.float32)}
 
@@ -16,3 +16,15 @@ def save_model(path: Path, weights: dict[str, np.ndarray] | None = None) -> Path
     save_checkpoint([{"name": n, "data": Tensor(a)} for n, a in weights.items()], str(path))
     path.chmod(0o600)
     return path
+
+
+def read_model(path: Path) -> dict[str, np.ndarray]:
+    """The weights in a checkpoint."""
+    return {name: value.asnumpy() for name, value in load_checkpoint(str(path)).items()}
+
+
+def assert_same_model(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> None:
+    """The same weights, to the last bit."""
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)

@@ -3,8 +3,8 @@
 import os
 
 import pytest
-from commands import TINY, make_shards, processes_of, run, start_redis, succeed, write_job
-from ports import free_port_range
+from commands import WORKER, make_shards, run
+from launched_job import CONFIG, Job
 
 from src.model_utils.config import PROJECT_DIR
 
@@ -17,48 +17,32 @@ def cloud(tmp_path_factory):
     shards = make_shards(folder)
     store.mkdir()
     shards.rename(store / "data")
-    port = free_port_range(8)
-    write_job(folder, port, 2)
-    redis = start_redis(folder, port)
-    address = f"127.0.0.1:{port + 2}"
-    sched = f"--scheduler_manage_address=127.0.0.1:{port + 1}"
-    succeed(folder, "run_cross_silo_fasterrcnn_sched.py", sched)
-    said = succeed(
-        folder,
-        "run_cross_silo_fasterrcnn_server.py",
-        f"--config_path={TINY}",
-        "--local_server_num=1",
-        f"--http_server_address={address}",
-        "--enable_modelarts=True",
-    )
-    assert "enable_modelarts is for workers" in said
-    (store / "models").mkdir()
-    initial = next((folder / "fl_ckpt").glob("*_initial.ckpt"))
-    (store / "models" / "start.ckpt").write_bytes(initial.read_bytes())
-    yield folder, store, address
-    succeed(folder, "finish_cross_silo_fasterrcnn.py", f"--redis_port={port}")
-    redis.kill()
-    redis.wait()
-    assert not processes_of(folder)
+    with Job(folder, shards) as job:
+        job.write(2)
+        job.scheduler()
+        assert "enable_modelarts is for workers" in job.servers(1, "--enable_modelarts=True")
+        (store / "models").mkdir()
+        (store / "models" / "start.ckpt").write_bytes(job.initial.read_bytes())
+        yield job, store
 
 
 @pytest.fixture
 def flags(cloud, tmp_path, monkeypatch):
     """The worker launcher's flags on a machine of the cloud; its disk is `tmp_path`."""
-    folder, store, address = cloud
+    job, store = cloud
     monkeypatch.setenv("MOXING_ROOT", str(store))
     stand_in = PROJECT_DIR / "tests" / "moxing_stand_in"
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT_DIR), str(stand_in)]))
     paths = [f"--{name}_path={tmp_path / name}" for name in ("data", "output", "load")]
     urls = ["--data_url=s3://data", "--checkpoint_url=s3://models", "--train_url=s3://results"]
-    yaml = f"--yaml_config={folder / 'default_yaml_config.yaml'}"
-    where = f"--http_server_address={address}"
-    return ["--enable_modelarts=True", f"--config_path={TINY}", yaml, where, *paths, *urls]
+    yaml = f"--yaml_config={job.folder / 'default_yaml_config.yaml'}"
+    where = f"--http_server_address={job.address}"
+    return ["--enable_modelarts=True", CONFIG, yaml, where, *paths, *urls]
 
 
 def test_workers_fetch_train_and_send(cloud, flags, tmp_path):
-    _, store, _ = cloud
-    ended = run(tmp_path, "run_cross_silo_fasterrcnn_worker.py", *flags, timeout=280)
+    _, store = cloud
+    ended = run(tmp_path, WORKER, *flags, timeout=280)
     assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
     assert "worker_0, worker_1 have joined FasterRCNN" in ended.stdout
     assert "worker_1 ended with exit code 0" in ended.stdout

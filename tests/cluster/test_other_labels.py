@@ -2,9 +2,10 @@
 
 import json
 import re
+from pathlib import Path
 
-from commands import TINY, processes_of, start_redis, succeed, wait_for_end, write_job
-from ports import free_port_range
+from commands import TINY, succeed
+from launched_job import CONFIG, Job
 
 from src.model_utils.config import load_config
 
@@ -54,7 +55,7 @@ def test_silos_with_text_and_voc_labels_train_together(tmp_path):
     for name, write in (("text", write_text_labels), ("voc", write_voc)):
         (tmp_path / name).mkdir()
         write(tmp_path / name, coco, tmp_path / "coco" / "train2017")
-    generate = ["generate_mindrecord.py", f"--config_path={TINY}"]
+    generate = ["generate_mindrecord.py", CONFIG]
     said = succeed(
         tmp_path, *generate, "--dataset=other", "--image_dir=text", "--anno_path=text/labels.txt",
         "--mindrecord_dir=shards/mindrecord_0",
@@ -68,23 +69,13 @@ def test_silos_with_text_and_voc_labels_train_together(tmp_path):
     )  # fmt: skip
     assert "6 images" in said
 
-    port = free_port_range(8)
-    write_job(tmp_path, port, 1)
-    redis = start_redis(tmp_path, port)
-    address = f"--http_server_address=127.0.0.1:{port + 2}"
-    flags = [f"--config_path={TINY}", address]
-    try:
-        sched = f"--scheduler_manage_address=127.0.0.1:{port + 1}"
-        succeed(tmp_path, "run_cross_silo_fasterrcnn_sched.py", sched)
-        succeed(tmp_path, "run_cross_silo_fasterrcnn_server.py", "--local_server_num=1", *flags)
-        succeed(tmp_path, "run_cross_silo_fasterrcnn_worker.py", "--dataset_path=shards", *flags)
-        wait_for_end(tmp_path)
-    finally:
-        succeed(tmp_path, "finish_cross_silo_fasterrcnn.py", f"--redis_port={port}")
-        redis.kill()
-        redis.wait()
-    for number in range(2):
-        log = (tmp_path / f"worker_{number}" / "worker.log").read_text()
+    with Job(tmp_path, Path("shards")) as job:
+        job.write(1)
+        job.scheduler()
+        job.servers()
+        job.workers()
+        job.wait_for_end()
+    for label in ("worker_0", "worker_1"):
+        log = job.log(label)
         assert len(re.findall(r"\]epoch: 1 step: \d total_loss: \d+\.\d+", log)) == 3, log
         assert "finished: 1 iterations" in log
-    assert not processes_of(tmp_path)

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from cluster.engine import listens
-from commands import TINY, processes_of, succeed, wait_for, wait_for_end, write_job
+from commands import FINISH, TINY, end, processes_of, succeed, wait_for, write_job
+from launched_job import JobFolder
 from ports import free_port_range
 from readme_page import command_lines, section
 
+from src.job.addresses import listens
 from src.launch.redis_store import redis_binary
 from src.model_utils.config import PROJECT_DIR
 
@@ -75,7 +76,7 @@ class Reader:
     def type(self, line: str) -> None:
         if line.startswith("redis-server"):
             self.redis = self.start(line, stdout=subprocess.DEVNULL)
-            wait_for(lambda: listens(f"127.0.0.1:{self.port}"), what="Redis")
+            wait_for(lambda: listens("127.0.0.1", self.port), what="Redis")
         elif "grep" in line:
             # The workers are training; the reader looks until there is a line.
             wait_for(lambda: self.call(line) == 0, timeout=240, what=f"{line}: no line")
@@ -103,10 +104,9 @@ class Reader:
         )
 
     def leave(self) -> None:
-        succeed(self.folder, "finish_cross_silo_fasterrcnn.py", f"--redis_port={self.port}")
-        if self.redis and self.redis.poll() is None:
-            self.redis.kill()
-            self.redis.wait()
+        succeed(self.folder, FINISH, f"--redis_port={self.port}")
+        if self.redis:
+            end(self.redis)
         assert not processes_of(self.folder)
 
 
@@ -119,7 +119,7 @@ def reader(tmp_path_factory):
         for line in readme_lines():
             print(f"$ {reader.typed(line)}", flush=True)
             if line.startswith(LAST):
-                wait_for_end(reader.folder)
+                JobFolder(reader.folder).wait_for_end()
             reader.type(line)
         yield reader
     finally:

@@ -6,7 +6,6 @@ translate addresses and let nothing in; the launchers and the tiny detector are 
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -14,30 +13,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 from certificate_files import make_certificates, write_tls_job
-from commands import TINY, make_shards, run, succeed, wait_for, wait_for_end, write_job
+from commands import SCHED, SERVER, WORKER, run, succeed, wait_for, write_job
+from launched_job import CONFIG, PATIENCE_S, JobFolder
+from models import assert_same_model, read_model
 from namespaces import Machine, Network, why_no_namespaces, why_no_translation
 
-from src.job.job_record import FOLDER
 from src.job.recovery_files import list_recovery_files
-from src.job.status_file import read_status, status_path
 from src.launch.redis_store import REDIS_CONFIG, redis_binary
 
 pytestmark = pytest.mark.slow  # each starts a whole federation, about a minute
 
-SCHED = "run_cross_silo_fasterrcnn_sched.py"
-SERVER = "run_cross_silo_fasterrcnn_server.py"
-WORKER = "run_cross_silo_fasterrcnn_worker.py"
 COORDINATOR, SECOND, OUTSIDE = "10.77.0.2", "10.77.0.3", ("10.77.0.11", "10.77.0.12")
 INSIDE = "192.168.1.2"  # of each silo: two organisations may well use the same addresses
 REDIS_PORT, PORT = 2345, 6668
-PATIENCE_S = 180
 
 
-class Site:
+class Site(JobFolder):
     """A machine with a folder, from which its operator calls the scripts."""
 
     def __init__(self, machine: Machine, folder: Path):
-        self.machine, self.folder = machine, folder
+        super().__init__(folder)
+        self.machine = machine
         folder.mkdir()
 
     def call(self, script: str, *flags: str) -> str:
@@ -46,10 +42,6 @@ class Site:
     def preflight(self, *flags: str) -> tuple[int, str]:
         done = run(self.folder, "tools/preflight.py", *flags, through=self.machine.prefix)
         return done.returncode, done.stdout
-
-    def codes(self) -> dict[str, int]:
-        files = (self.folder / FOLDER / "status").glob("*.exit.json")
-        return {file.name.split(".")[0]: json.loads(file.read_text())["code"] for file in files}
 
 
 class Federation:
@@ -92,11 +84,11 @@ class Federation:
     def start_servers(self, site: Site, count: int, *flags: str) -> None:
         address = site.machine.address
         listen = [f"--http_server_address={address}:{PORT}", f"--tcp_server_ip={address}"]
-        site.call(SERVER, *listen, f"--config_path={TINY}", f"--local_server_num={count}", *flags)
+        site.call(SERVER, *listen, CONFIG, f"--local_server_num={count}", *flags)
 
     def worker_flags(self, number: int) -> list[str]:
         return [
-            f"--config_path={TINY}",
+            CONFIG,
             f"--dataset_path={self.shards}",
             *self.known_servers[number],
             "--local_worker_num=1",
@@ -110,21 +102,6 @@ class Federation:
             # Returns once a server has let it in, which needs nobody else.
             site.call(WORKER, *self.worker_flags(number), *flags)
 
-    def worker(self, number: int, name: str) -> Path:
-        return self.silos[number].folder / f"worker_{number}" / name
-
-    def status(self, number: int) -> dict:
-        return read_status(status_path(self.silos[number].folder, f"worker_{number}"))
-
-    def wait_for_end(self, sites: list[Site]) -> None:
-        for site in sites:
-            wait_for_end(site.folder, PATIENCE_S)
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return make_shards(tmp_path_factory.mktemp("data"))
-
 
 @pytest.fixture
 def federation(tmp_path, shards):
@@ -136,66 +113,59 @@ def federation(tmp_path, shards):
 
 
 def assert_all_is_done(federation: Federation, sites: list[Site], iterations: int) -> None:
-    """Every process has ended well, every silo went through every iteration, all have one model."""
-    from mindspore import load_checkpoint
-
+    """Every process ends well, every silo went through every iteration, all have one model."""
     for site in sites:
-        codes = site.codes()
+        site.wait_for_end()
+        codes = site.exit_codes()
         assert codes and set(codes.values()) == {0}, (site.folder, codes)
-    for number in range(2):
-        lines = federation.worker(number, "rounds.jsonl").read_text().splitlines()
-        rounds = [(r["iteration"], r["result"]) for r in map(json.loads, lines)]
-        assert rounds == [(n, "aggregated") for n in range(1, iterations + 1)]
-    files = [
-        next(federation.worker(n, "ckpt").rglob(f"*-{iterations - 1}epoch.ckpt")) for n in range(2)
-    ]
-    first, second = (load_checkpoint(str(file)) for file in files)
+    models = []
+    for number, site in enumerate(federation.silos):
+        label = f"worker_{number}"
+        assert site.results(label) == [(n, "aggregated") for n in range(1, iterations + 1)]
+        models.append(site.model(label, iterations))
+    assert_same_model(*models)
     newest = [
         found[0]
         for site in sites
         if (found := list_recovery_files(site.folder / "fl_ckpt", "FasterRCNN"))
     ]
     (last,) = (file.path for file in newest if file.iteration == iterations)
-    of_servers = load_checkpoint(str(last))
-    shared = set(of_servers) & set(first)
+    of_servers = read_model(last)
+    shared = set(of_servers) & set(models[0])
     assert "rcnn.cls_scores.weight" in shared
-    for name in first:
-        np.testing.assert_array_equal(first[name].asnumpy(), second[name].asnumpy())
     for name in shared:
-        found = first[name].asnumpy().reshape(-1)
-        np.testing.assert_array_equal(of_servers[name].asnumpy().reshape(-1), found)
+        np.testing.assert_array_equal(of_servers[name].reshape(-1), models[0][name].reshape(-1))
 
 
-def in_training(federation: Federation, number: int, iteration: int) -> bool:
-    status = federation.status(number)
+def in_training(status: dict, iteration: int) -> bool:
     return status.get("phase") == "train" and status.get("iteration", 0) >= iteration
 
 
 def test_a_silo_is_cut_off_within_an_iteration_and_all_iterations_are_done(federation):
     iterations = 4
     sites = [federation.coordinator, *federation.silos]
+    first, second = federation.silos
     for site in sites:
         federation.write(site, iterations)
     federation.start_redis()
     federation.start_scheduler()
     federation.start_servers(federation.coordinator, 2)
-    code, said = federation.silos[0].preflight("--role=worker", *federation.worker_flags(0))
+    code, said = first.preflight("--role=worker", *federation.worker_flags(0))
     assert code == 0, said
     assert "64 kB pass in both directions" in said
     federation.start_silos("--client_epoch_num=20", "--request_timeout=10")
-    wait_for(lambda: in_training(federation, 1, 2), PATIENCE_S, "training in iteration 2")
-    federation.silos[1].machine.cut_off()
-    log = federation.worker(1, "worker.log")
-    wait_for(lambda: "unreachable: " in log.read_text(), PATIENCE_S, "the silo's word")
+    wait_for(
+        lambda: in_training(second.status("worker_1"), 2), PATIENCE_S, "training in iteration 2"
+    )
+    second.machine.cut_off()
+    wait_for(lambda: "unreachable: " in second.log("worker_1"), PATIENCE_S, "the silo's word")
     time.sleep(5)
-    code, said = federation.silos[1].preflight("--role=worker", *federation.worker_flags(1))
-    assert f"let pass TCP connections from {federation.silos[1].machine.address} to port" in said
-    federation.silos[1].machine.reconnect()
-    federation.wait_for_end(sites)
+    code, said = second.preflight("--role=worker", *federation.worker_flags(1))
+    assert f"let pass TCP connections from {second.machine.address} to port" in said
+    second.machine.reconnect()
     assert_all_is_done(federation, sites, iterations)
-    assert "finished: 4 iterations" in log.read_text()
-    waited = federation.worker(0, "worker.log").read_text()
-    assert "waiting for the others of 2 silos in iteration" in waited
+    assert "finished: 4 iterations" in second.log("worker_1")
+    assert "waiting for the others of 2 silos in iteration" in first.log("worker_0")
 
 
 def test_servers_on_two_machines(federation):
@@ -212,7 +182,6 @@ def test_servers_on_two_machines(federation):
     addresses = (COORDINATOR, SECOND)
     federation.known_servers = [[f"--http_server_address={one}:{PORT}"] for one in addresses]
     federation.start_silos()
-    federation.wait_for_end(sites)
     assert_all_is_done(federation, sites, iterations)
 
 
@@ -242,7 +211,6 @@ def test_with_encrypted_connections(federation):
     code, said = federation.silos[0].preflight("--role=worker", *federation.worker_flags(0))
     assert code == 0 and "64 kB pass in both directions" in said, said
     federation.start_silos()
-    federation.wait_for_end(sites)
     assert_all_is_done(federation, sites, iterations)
 
 

@@ -1,69 +1,38 @@
 """The tutorial's commands, one after the other, on the real engine with the tiny detector."""
 
-import json
 import re
 import subprocess
 
 import pytest
-from commands import (
-    TINY,
-    make_shards,
-    processes_of,
-    refused,
-    start_redis,
-    succeed,
-    wait_for_end,
-    write_job,
-)
-from ports import free_port_range
+from commands import SCHED, make_shards, refused
+from launched_job import Job
+from models import assert_same_model, read_model
 
 ITERATIONS, SERVERS, SILOS = 3, 4, 2
+YAML = "--yaml_config=default_yaml_config.yaml"
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    """A finished run: folder, Redis' port and process, what each command printed."""
+def finished(tmp_path_factory):
+    """A finished job, and what each command printed."""
     folder = tmp_path_factory.mktemp("a silo's folder")
-    shards = make_shards(folder)
-    port = free_port_range(8)
-    write_job(folder, port, ITERATIONS)
-    redis = start_redis(folder, port)
-    said = {}
-    sched = f"--scheduler_manage_address=127.0.0.1:{port + 1}"
-    yaml = "--yaml_config=default_yaml_config.yaml"
-    address = f"--http_server_address=127.0.0.1:{port + 2}"
-    said["sched"] = succeed(folder, "run_cross_silo_fasterrcnn_sched.py", yaml, sched)
-    said["server"] = succeed(
-        folder,
-        "run_cross_silo_fasterrcnn_server.py",
-        yaml,
-        f"--config_path={TINY}",
-        "--tcp_server_ip=127.0.0.1",
-        "--checkpoint_dir=fl_ckpt",
-        f"--local_server_num={SERVERS}",
-        address,
-    )
-    initial = next((folder / "fl_ckpt").glob("*_initial.ckpt"))
-    said["worker"] = succeed(
-        folder,
-        "run_cross_silo_fasterrcnn_worker.py",
-        f"--local_worker_num={SILOS}",
-        yaml,
-        f"--config_path={TINY}",
-        f"--pre_trained={initial.relative_to(folder)}",
-        f"--dataset_path={shards}",
-        address,
-    )
-    wait_for_end(folder)
-    yield folder, port, redis, said
-    succeed(folder, "finish_cross_silo_fasterrcnn.py", f"--redis_port={port}")
-    redis.kill()
-    redis.wait()
-    assert not processes_of(folder)
+    with Job(folder, make_shards(folder)) as job:
+        job.write(ITERATIONS)
+        sched = job.scheduler(YAML)
+        server = job.servers(SERVERS, YAML, "--tcp_server_ip=127.0.0.1", "--checkpoint_dir=fl_ckpt")
+        model = f"--pre_trained={job.initial.relative_to(folder)}"
+        worker = job.workers(f"--local_worker_num={SILOS}", YAML, model)
+        job.wait_for_end()
+        yield job, {"sched": sched, "server": server, "worker": worker}
 
 
-def test_each_command_says_what_it_started_and_what_comes_next(job):
-    _, _, _, said = job
+@pytest.fixture(scope="module")
+def job(finished):
+    return finished[0]
+
+
+def test_each_command_says_what_it_started_and_what_comes_next(finished):
+    _, said = finished
     assert "started scheduler (pid" in said["sched"]
     assert "next: run_cross_silo_fasterrcnn_server.py" in said["sched"]
     assert "started server_3 (pid" in said["server"]
@@ -72,7 +41,6 @@ def test_each_command_says_what_it_started_and_what_comes_next(job):
 
 
 def test_logs_and_checkpoints_lie_where_the_tutorial_says(job):
-    folder, *_ = job
     expected = ["scheduler/scheduler.log"]
     expected += [f"server_{i}/server.log" for i in range(SERVERS)]
     for i in range(SILOS):
@@ -81,16 +49,15 @@ def test_logs_and_checkpoints_lie_where_the_tutorial_says(job):
         expected += [
             f"worker_{i}/ckpt/{user}/{user}-fast-rcnn-{k}epoch.ckpt" for k in range(ITERATIONS)
         ]
-    missing = [name for name in expected if not (folder / name).is_file()]
+    missing = [name for name in expected if not (job.folder / name).is_file()]
     assert not missing
 
 
 def test_engine_lines_that_the_tutorial_shows_are_in_the_logs(job):
-    folder, *_ = job
-    scheduler = (folder / "scheduler" / "scheduler.log").read_text()
+    scheduler = job.log("scheduler")
     assert "Scheduler started successfully." in scheduler
     assert "Start http server!" in scheduler
-    server = (folder / "server_0" / "server.log").read_text()
+    server = job.log("server_0")
     assert "Ev http register handle of:" in server
     assert "Start http server!" in server
     assert len(server.splitlines()) < 60
@@ -98,11 +65,10 @@ def test_engine_lines_that_the_tutorial_shows_are_in_the_logs(job):
 
 @pytest.mark.parametrize("pattern", [r"\epoch:", r"\]epoch:"])
 def test_the_tutorials_grep_finds_every_step(job, pattern):
-    folder, *_ = job
     found = subprocess.run(
         f"grep -rn '{pattern}' *",
         shell=True,
-        cwd=folder / "worker_0",
+        cwd=job.folder / "worker_0",
         capture_output=True,
         text=True,
         check=True,
@@ -115,52 +81,34 @@ def test_the_tutorials_grep_finds_every_step(job, pattern):
 
 
 def test_the_silos_end_each_iteration_with_the_same_weights(job):
-    from mindspore import load_checkpoint
-
-    folder, *_ = job
-    for k in range(ITERATIONS):
-        models = [
-            load_checkpoint(
-                str(
-                    folder
-                    / f"worker_{i}/ckpt/mindrecord_{i}/mindrecord_{i}-fast-rcnn-{k}epoch.ckpt"
-                )
-            )
-            for i in range(SILOS)
-        ]
-        assert models[0].keys() == models[1].keys()
-        for name, value in models[0].items():
-            assert (value.asnumpy() == models[1][name].asnumpy()).all(), name
-    initial = load_checkpoint(str(next((folder / "fl_ckpt").glob("*_initial.ckpt"))))
-    moved = [n for n in initial if (initial[n].asnumpy() != models[0][n].asnumpy()).any()]
+    for iteration in range(1, ITERATIONS + 1):
+        first, *others = (job.model(f"worker_{number}", iteration) for number in range(SILOS))
+        for other in others:
+            assert_same_model(first, other)
+    initial = read_model(job.initial)
+    trained = job.model("worker_0", ITERATIONS)
+    moved = [name for name in initial if (initial[name] != trained[name]).any()]
     assert "rcnn.cls_scores.weight" in moved
     assert "backbone.conv1.weight" not in moved
 
 
 def test_everything_ended_by_itself_with_code_0(job):
-    folder, *_ = job
-    codes = {
-        path.name: json.loads(path.read_text())["code"]
-        for path in (folder / ".federation" / "status").glob("*.exit.json")
-    }
+    codes = job.exit_codes()
     assert len(codes) == 1 + SERVERS + SILOS
     assert set(codes.values()) == {0}
 
 
 def test_recovery_files_and_the_initial_one_are_there(job):
-    folder, *_ = job
-    names = sorted(path.name for path in (folder / "fl_ckpt").glob("*recovery*"))
+    names = sorted(path.name for path in (job.folder / "fl_ckpt").glob("*recovery*"))
     iterations = [int(name.split("_")[3]) for name in names]
     assert iterations == [0, 1, 2, 3]
 
 
 def test_finish_removes_the_keys_and_the_redis_that_nobody_uses(job):
-    folder, port, redis, _ = job
-    said = succeed(folder, "finish_cross_silo_fasterrcnn.py", f"--redis_port={port}")
+    said = job.finish()
     assert "no process of this job is running any more" in said
-    assert f"stopped Redis at 127.0.0.1:{port}" in said
-    assert redis.wait(timeout=10) == 0
-    said = succeed(folder, "finish_cross_silo_fasterrcnn.py", f"--redis_port={port}")
-    assert said.startswith("nothing to stop")
-    line = refused(folder, "run_cross_silo_fasterrcnn_sched.py")
-    assert f"redis-server --port {port}" in line
+    assert f"stopped Redis at 127.0.0.1:{job.redis_port}" in said
+    assert job.redis.wait(timeout=10) == 0
+    assert job.finish().startswith("nothing to stop")
+    line = refused(job.folder, SCHED)
+    assert f"redis-server --port {job.redis_port}" in line

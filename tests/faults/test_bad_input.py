@@ -6,25 +6,23 @@ import sys
 
 import pytest
 from commands import (
+    DISTRIBUTED,
+    FINISH,
+    SCHED,
+    SERVER,
     TINY,
+    WORKER,
     make_shards,
     processes_of,
     refused,
     run,
-    start_redis,
+    running_redis,
     write_job,
 )
 from models import save_model
 from ports import free_port_range
 
 from src.model_utils.config import PROJECT_DIR
-
-SCHED = "run_cross_silo_fasterrcnn_sched.py"
-SERVER = "run_cross_silo_fasterrcnn_server.py"
-WORKER = "run_cross_silo_fasterrcnn_worker.py"
-DISTRIBUTED = "run_cross_silo_fasterrcnn_worker_distributed.py"
-FINISH = "finish_cross_silo_fasterrcnn.py"
-
 
 # As /usr/bin/python3 would: without site-packages.
 CALL_WITHOUT_PACKAGES = """
@@ -48,11 +46,8 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory):
     """Port of a Redis."""
-    port = free_port_range(4)
-    process = start_redis(tmp_path_factory.mktemp("redis"), port)
-    yield port
-    process.kill()
-    process.wait()
+    with running_redis(tmp_path_factory.mktemp("redis")) as port:
+        yield port
 
 
 @pytest.mark.parametrize("script", [SCHED, SERVER, WORKER, DISTRIBUTED])

@@ -5,8 +5,7 @@ import sys
 
 import pytest
 import redis as redis_client
-from commands import start_redis
-from ports import free_port_range
+from commands import running_redis
 
 
 @pytest.fixture
@@ -27,11 +26,8 @@ def sleeper():
 @pytest.fixture(scope="module")
 def redis_port(tmp_path_factory):
     """The port of a Redis; on the seven behind it nothing listened."""
-    port = free_port_range(8)
-    process = start_redis(tmp_path_factory.mktemp("redis"), port)
-    yield port
-    process.kill()
-    process.wait()
+    with running_redis(tmp_path_factory.mktemp("redis")) as port:
+        yield port
 
 
 @pytest.fixture

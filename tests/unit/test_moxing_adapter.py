@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from commands import refused, run, wait_for, write_job
+from commands import WORKER, refused, run, wait_for, write_job
 
 from src.errors import UserError
 from src.launch.modelarts import use_fetched
@@ -227,7 +227,7 @@ def test_paths_count_from_what_was_fetched(tmp_path, monkeypatch):
     assert used("--pre_trained=/x/c.ckpt").pre_trained == "/x/c.ckpt"
 
 
-@pytest.mark.parametrize("script", ["run_cross_silo_fasterrcnn_worker.py", "test_fl_fasterrcnn.py"])
+@pytest.mark.parametrize("script", [WORKER, "test_fl_fasterrcnn.py"])
 def test_a_machine_without_moxing_is_one_line(tmp_path, script):
     write_job(tmp_path, 1, 1)
     line = refused(tmp_path, script, "--enable_modelarts=True")
@@ -239,7 +239,7 @@ def test_the_launcher_sends_what_a_failed_start_has_left(store, tmp_path):
     paths = [f"--{key}_path={tmp_path / key}" for key in ("data", "output")]
     urls = ["--data_url=s3://data", "--train_url=s3://results"]
     flags = ["--enable_modelarts=True", *paths, *urls]
-    ended = run(tmp_path, "run_cross_silo_fasterrcnn_worker.py", *flags)
+    ended = run(tmp_path, WORKER, *flags)
     assert ended.returncode == 2 and len(ended.stderr.strip().splitlines()) == 1
     assert f"--dataset_path {tmp_path / 'data'}: no complete FasterRcnn.mindrecord" in ended.stderr
     assert "the training failed; sending what there is" in ended.stdout
