@@ -258,7 +258,10 @@ def _wait_for_ends(
     try:
         alive = list(processes)
         while alive and (left := deadline - time.monotonic()) > 0:
-            _, alive = psutil.wait_procs(alive, timeout=min(left, 0.5))
+            _, waited = psutil.wait_procs(alive, timeout=min(left, 0.5))
+            # One that has ended stays as a zombie where nobody waits for it, as below a container's
+            # first process.
+            alive = [process for process in waited if processes[process].process()]
             if alive and waiting.due():
                 labels = ", ".join(processes[process].label for process in alive)
                 waiting.tell(f"waiting for the end of {labels}")

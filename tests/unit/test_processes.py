@@ -41,6 +41,23 @@ def test_stop_kills_what_does_not_end(tmp_path):
     assert not psutil.pid_exists(stubborn.pid)
 
 
+def test_one_that_has_ended_and_that_nobody_waits_for_is_no_longer_waited_for(tmp_path):
+    careless = (
+        "import subprocess, sys, time; "
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(60)']; "
+        "print(subprocess.Popen(sleep).pid); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-uc", careless], stdout=subprocess.PIPE)
+    try:
+        pid = int(parent.stdout.readline())
+        record_process(tmp_path, "worker", 0, pid, tmp_path, "")
+        assert stop(read_record(tmp_path).running(), grace_s=20) == []
+        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    finally:
+        parent.kill()
+        parent.wait()
+
+
 def role(*lines):
     return Role("worker", 0, [sys.executable, "-uc", "; ".join(["import time", *lines])])
 
