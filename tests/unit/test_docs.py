@@ -16,7 +16,7 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]+)[^)]*\)")
 # It tells of files that were, too.
 OF_NOW = [page for page in PAGES if page != "CHANGELOG.md"]
 # Of other formats, which docs/data.md explains.
-THEIRS = {"classes.txt", "data.yaml", "val.txt", "ImageSets/Main/train.txt"}
+THEIRS = {"our_config.yaml", "classes.txt", "data.yaml", "val.txt", "ImageSets/Main/train.txt"}
 FOLDERS = ("src", "tools", "tests", "docs", "configs", "deploy", ".github")
 
 
