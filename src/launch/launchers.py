@@ -12,6 +12,7 @@ from src.job.addresses import listens, parse_address
 from src.job.checks import require
 from src.job.job_config import JobConfig
 from src.job.job_record import FOLDER, role_folder, update_record
+from src.job.job_start import note_start
 from src.job.log_files import rotation
 from src.job.recovery_files import require_iterations_left
 from src.job.shard_folder import data_folder
@@ -86,6 +87,8 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
     # A job that Redis knows goes on where it is, whatever the files say.
     first = int(store.status().get("iterationNum", first))
     note_job(base, job)
+    if not config.resume:
+        note_start(base)
     command = role_command("MS_SERVER", job, base)
     roles = [
         Role(

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from src.job.log_files import log_parts, read_log
-from src.reporting.run_folder import Run, numbered_folders
+from src.reporting.job_processes import numbered_folders
+from src.reporting.run_folder import Run
 
 FAULT, WARNING = "fault", "warning"
 # One of the same kind that comes within this time is counted, not listed.
@@ -83,16 +84,11 @@ def read_logs(run: Run) -> RunLogs:
     lines = {path: _timed_lines(path) for path in _log_paths(run)}
     begin = min((t for p in _first_logs(run) for t, _ in lines.get(p, []) if t), default=None)
     mine = {path for silo in run.silos for path in _logs_of(silo.folders)}
-    # A log that ended before this run's workers began is of an earlier run.
-    kept = [
-        path
-        for path in lines
-        if path in mine
-        or not path.parent.suffix
-        or (begin and max((t for t, _ in lines[path] if t), default=begin) >= begin)
-    ]
+    kept = [p for p in lines if p in mine or _of_this_run(p, lines[p], begin, run.started)]
     events = [event for path in kept for event in _collapsed(_events(path, lines[path]))]
-    events += _failed_iterations(run.folder)
+    past = {path.parent for path in lines if path not in kept}
+    folders = [folder for folder in sorted(run.folder.glob("server_*")) if folder not in past]
+    events += [event for folder in folders for event in _failed_iterations(folder)]
     events.sort(key=lambda event: event.time or datetime.min)
     times = [time for path in kept for time, _ in lines[path] if time]
     return RunLogs(kept, events, min(times, default=None), max(times, default=None))
@@ -102,6 +98,21 @@ def most_serious(events: list[Event], most: int) -> list[Event]:
     """At most `most` of them, faults before warnings, still in time order."""
     chosen = sorted(events, key=lambda event: event.level != FAULT)[:most]
     return sorted(chosen, key=lambda event: event.time or datetime.min)
+
+
+def _of_this_run(
+    path: Path,
+    lines: list[tuple[datetime | None, str]],
+    begin: datetime | None,
+    started: datetime | None,
+) -> bool:
+    """Whether a log did not end before this run's workers, or its servers, began."""
+    last = max((time for time, _ in lines if time), default=None)
+    if path.parent.suffix:
+        return bool(begin and (last or begin) >= begin)
+    # The scheduler is started before the servers, and may then have nothing more to say.
+    is_server = path.name == "server.log"
+    return not (is_server and started and last and last < started)
 
 
 def _log_paths(run: Run) -> list[Path]:
@@ -204,8 +215,8 @@ def _close(earlier: Event, later: Event) -> bool:
 
 
 def _failed_iterations(folder: Path) -> Iterator[Event]:
-    """What the servers' own summary says of iterations that failed."""
-    for path in sorted(folder.glob("server_*/metrics.json")):
+    """What the summary in a server's folder says of iterations that failed."""
+    for path in folder.glob("metrics.json"):
         for line in path.read_text(errors="replace").splitlines():
             try:
                 entry = json.loads(line)

@@ -1,8 +1,8 @@
 """What a run left in its folder, read for pictures and reports: losses, rounds, metrics, settings.
 
 The folder is the one that the run_* scripts were called from. A silo that was started again has its
-earlier logs in worker_0.1, worker_0.2, ... (the highest is the latest); they are part of the run
-where the later process did not begin with the first iteration.
+earlier logs in worker_0.1, worker_0.2, ...; those of the same job are part of the run, and those of
+a job before it in the same folder are not, see `folders_of_job`.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from src.errors import UserError
-from src.files import numbered
 from src.job.job_record import FOLDER
+from src.job.job_start import job_start
 from src.job.log_files import read_log
 from src.job.status_file import status_path
+from src.reporting.job_processes import ended_before, folders_of_job
 
 LOSS_LINE = re.compile(
     r"^\[(?P<time>[\d-]{10} [\d:]{8})\]\[[^\]]*\]epoch: (?P<epoch>\d+) step: (?P<step>\d+) "
     r"total_loss: (?P<loss>\S+)(?: lr: (?P<rate>\S+))?\s*$"
 )
-ENTERED = re.compile(r"\] (?:joined|kept the place in) iteration (\d+) of \d+ as silo")
 # The same lines in both; the first has the learning rate too.
 LOSS_FILES = ("loss_0.log", "worker.log")
 # Folder of a silo that consists of several ranks; rank 0's losses stand for it.
@@ -76,6 +77,7 @@ class Run:
         statuses: what each worker's status file says, by label.
         evaluations: who measured the global model, and the lines of that metrics.jsonl.
         notes: lines of files that could not be read, for the reader of a report.
+        started: when the job began; None where the folder does not tell.
     """
 
     folder: Path
@@ -83,6 +85,7 @@ class Run:
     statuses: dict[str, dict[str, Any]]
     evaluations: list[tuple[str, list[dict[str, Any]]]]
     notes: list[str] = field(default_factory=list)
+    started: datetime | None = None
 
 
 def read_run(folder: Path, metrics: Path | None = None) -> Run:
@@ -96,9 +99,10 @@ def read_run(folder: Path, metrics: Path | None = None) -> Run:
         UserError: no such folder, no worker_<number> in it, or nothing in `metrics`.
     """
     folder = folder.expanduser().absolute()
-    labels = _worker_labels(folder)
     notes: list[str] = []
-    silos = [_read_silo(folder / label, notes) for label in labels]
+    started = job_start(folder)
+    labels = _labels_of_job(folder, started, notes)
+    silos = [_read_silo(folder / label, started, notes) for label in labels]
     statuses = {label: read_json_object(status_path(folder, label)) for label in labels}
     evaluations = [(silo.label, silo.metrics) for silo in silos if silo.metrics]
     if metrics is not None:
@@ -109,7 +113,7 @@ def read_run(folder: Path, metrics: Path | None = None) -> Run:
                 "tools/evaluate.py --watch --output writes one"
             )
         evaluations.append((metrics.name, _by_iteration(lines)))
-    return Run(folder, silos, statuses, evaluations, notes)
+    return Run(folder, silos, statuses, evaluations, notes, started)
 
 
 def require_losses(run: Run) -> list[Silo]:
@@ -127,11 +131,6 @@ def require_losses(run: Run) -> list[Silo]:
         "'[2026-11-22 08:00:00][worker_0]epoch: 1 step: 1 total_loss: 5.249325', which the first "
         "training step writes"
     )
-
-
-def numbered_folders(folder: Path) -> list[Path]:
-    """`folder` behind its earlier ones (folder.1, folder.2, ...), oldest first."""
-    return [path for path in numbered(folder) if path.is_dir()] + [folder]
 
 
 def read_json_lines(path: Path, required: Iterable[str], notes: list[str]) -> list[dict[str, Any]]:
@@ -203,8 +202,23 @@ def _worker_labels(folder: Path) -> list[str]:
     )
 
 
-def _read_silo(folder: Path, notes: list[str]) -> Silo:
-    folders = _processes(folder)
+def _labels_of_job(folder: Path, started: datetime | None, notes: list[str]) -> list[str]:
+    """The workers of the job that began at `started`; of the one before while it has none."""
+    labels = _worker_labels(folder)
+    past = [label for label in labels if ended_before(folder / label, started)]
+    if len(past) == len(labels):
+        notes.append(
+            f"{folder}: no worker of the job that began at {started} has started yet; the workers "
+            "are those of the job before it"
+        )
+        return labels
+    if past:
+        notes.append(f"{folder}: left out as of an earlier job: {', '.join(past)}")
+    return [label for label in labels if label not in past]
+
+
+def _read_silo(folder: Path, started: datetime | None, notes: list[str]) -> Silo:
+    folders = folders_of_job(folder, started)
     matches = [match for path in folders for match in _loss_lines(path, notes)]
     silo = Silo(
         label=folder.name,
@@ -227,25 +241,6 @@ def _by_iteration(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One line for each iteration, the latest where there are several."""
     latest = {line["iteration"]: line for line in lines}
     return [latest[iteration] for iteration in sorted(latest)]
-
-
-def _processes(folder: Path) -> list[Path]:
-    """The folders of this run's processes of one worker, oldest first."""
-    *earlier, _ = numbered_folders(folder)
-    chain, begins = [folder], _first_iteration(folder)
-    for path in reversed(earlier):
-        iteration = _first_iteration(path)
-        if begins == 1 or iteration > begins > 0:
-            break
-        chain.insert(0, path)
-        begins = iteration or begins
-    return chain
-
-
-def _first_iteration(folder: Path) -> int:
-    """The iteration that a worker's process began with; 0 where it never joined one."""
-    found = ENTERED.search(read_log(folder / "worker.log"))
-    return int(found[1]) if found else 0
 
 
 def _loss_lines(folder: Path, notes: list[str]) -> list[re.Match]:

@@ -5,6 +5,7 @@ import json
 import pytest
 from run_folders import engine_line, own_line, stamp, write_worker
 
+from src.job.job_record import write_json
 from src.reporting.log_events import most_serious, read_logs
 from src.reporting.run_folder import read_run
 
@@ -98,6 +99,18 @@ def test_logs_of_an_earlier_run_are_left_out_and_those_of_replaced_roles_are_not
         line = own_line(seconds, "server_0", "killed by SIGKILL; exit code 137")
         (tmp_path / name / "server.log").write_text(line + "\n")
     assert [event.role for event in events_of(tmp_path)] == ["server_0.2", "server_0"]
+
+
+def test_a_server_that_only_the_job_before_had_is_left_out(tmp_path):
+    write_worker(tmp_path / "worker_0", [[1.0]], seconds=100)
+    write_json(tmp_path / ".federation" / "job_start.json", {"started": stamp(90)})
+    for role, seconds in (("server_0", 95), ("server_1", 50), ("scheduler", 60)):
+        (tmp_path / role).mkdir()
+        line = own_line(seconds, role, "killed by SIGKILL; exit code 137")
+        (tmp_path / role / f"{role.split('_')[0]}.log").write_text(line + "\n")
+    entry = {"currentIteration": 2, "iterationResult": "fail", "endTime": stamp(50)}
+    (tmp_path / "server_1" / "metrics.json").write_text(json.dumps(entry) + "\n")
+    assert [event.role for event in events_of(tmp_path)] == ["scheduler", "server_0"]
 
 
 def test_the_servers_own_summary_tells_of_failed_iterations(tmp_path):

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from run_folders import write_metrics, write_rounds, write_worker
+from run_folders import own_line, stamp, write_metrics, write_rounds, write_worker
 
 from src.errors import UserError
+from src.job.job_record import write_json
 from src.reporting.run_folder import read_run, require_losses
 
 
@@ -74,6 +75,62 @@ def test_a_run_that_was_resumed_twice_stops_at_the_run_before(tmp_path):
     write_worker(tmp_path / "worker_0", [[3.0]], first_iteration=2)
     (silo,) = read_run(tmp_path).silos
     assert silo.losses.tolist() == [5, 3]
+
+
+def begin_job(folder, seconds):
+    """What the launcher of the servers notes, so many seconds after the first run's begin."""
+    write_json(folder / ".federation" / "job_start.json", {"started": stamp(seconds)})
+
+
+def test_a_silo_that_the_new_job_refused_is_not_shown_with_the_losses_of_the_job_before(tmp_path):
+    write_worker(tmp_path / "worker_1.1", [[9.0], [9.0], [9.0]])
+    refused = write_worker(tmp_path / "worker_1", [], seconds=100)
+    (refused / "worker.log").write_text(own_line(101, "worker_1", "ended; exit code 2") + "\n")
+    write_worker(tmp_path / "worker_0.1", [[9.0], [9.0]])
+    write_worker(tmp_path / "worker_0", [[3.0]], seconds=100)
+    write_worker(tmp_path / "worker_2", [[9.0]])
+    begin_job(tmp_path, 90)
+    run = read_run(tmp_path)
+    assert [silo.label for silo in run.silos] == ["worker_0", "worker_1"]
+    assert [silo.losses.tolist() for silo in run.silos] == [[3], []]
+    assert any("left out as of an earlier job: worker_2" in note for note in run.notes)
+
+
+def test_a_silo_started_again_within_the_noted_job_keeps_its_lines(tmp_path):
+    write_worker(tmp_path / "worker_0.1", [[9.0], [9.0]])
+    write_worker(tmp_path / "worker_0.2", [[5.0], [4.0]], seconds=100)
+    write_worker(tmp_path / "worker_0", [[3.0]], first_iteration=2, seconds=110)
+    begin_job(tmp_path, 90)
+    (silo,) = read_run(tmp_path).silos
+    assert silo.losses.tolist() == [5, 4, 3]
+
+
+def test_before_a_new_jobs_first_worker_the_job_before_is_shown_and_said(tmp_path):
+    write_worker(tmp_path / "worker_0", [[9.0]])
+    begin_job(tmp_path, 90)
+    run = read_run(tmp_path)
+    assert run.silos[0].losses.tolist() == [9]
+    assert any("no worker of the job that began at" in note for note in run.notes)
+
+
+@pytest.mark.parametrize(
+    ("more", "entered", "expected"),
+    [
+        ((), "", [9, 9]),  # nothing tells: as before a refusal within the job
+        (("the job is finished: all 2 iterations are done",), "", []),
+        (("the job is finished: all 2 iterations are done",), "joined iteration 2 of 9", []),
+        (("the job is finished: all 2 iterations are done",), "joined iteration 3 of 9", [9, 9]),
+        ((), "joined iteration 1 of 9", []),
+        ((), "kept the place in iteration 1 of 9", [9, 9]),
+    ],
+)
+def test_without_a_noted_start_the_logs_decide(tmp_path, more, entered, expected):
+    lines = [own_line(3, "worker_0", line) for line in more]
+    write_worker(tmp_path / "worker_0.1", [[9.0], [9.0]], more=lines)
+    log = write_worker(tmp_path / "worker_0", [], seconds=100) / "worker.log"
+    log.write_text(own_line(101, "worker_0", f"{entered} as silo 0 with 12 images") + "\n")
+    (silo,) = read_run(tmp_path).silos
+    assert silo.losses.tolist() == expected
 
 
 def test_a_line_that_a_kill_has_torn_is_left_out_and_noted(tmp_path):
