@@ -24,7 +24,6 @@ Everything that a measurement starts has ended when it ends, also after Ctrl-C. 
 gives higher figures.
 """
 
-import argparse
 import signal
 import sys
 from pathlib import Path
@@ -53,12 +52,7 @@ def main() -> int:
     parser.add_argument("command", choices=COMMANDS, help="--help behind it lists its flags")
     command = parse_known(parser, words[:1]).command
     module = COMMANDS[command]
-    own = argparse.ArgumentParser(
-        prog=f"{parser.prog} {command}",
-        description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    own = script_parser(module.__doc__, f"{parser.prog} {command}")
     module.add_flags(own)
     args = parse_known(own, words[1:])
     # A shell that starts this in the background leaves Ctrl-C ignored.

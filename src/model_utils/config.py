@@ -174,7 +174,7 @@ def get_config(
     Raises:
         UserError: as `load_config`, or an unknown flag (names the nearest).
     """
-    parser = parser or argparse.ArgumentParser(add_help=True, allow_abbrev=False)
+    parser = parser or script_parser(None)
     if "--config_path" not in parser._option_string_actions:
         parser.add_argument("--config_path", default=DEFAULT_CONFIG, help="YAML file of the keys")
     own = {action.dest for action in parser._actions}

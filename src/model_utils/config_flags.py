@@ -70,9 +70,30 @@ def merge(args: argparse.Namespace, cfg: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def script_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser whose help is the script's docstring as it stands; flags are not to be shortened."""
-    return argparse.ArgumentParser(
+class _ScriptParser(argparse.ArgumentParser):
+    """A parser whose usage is one line: there may be hundreds of flags, and they are listed below.
+
+    What has to be given stands in it.
+    """
+
+    def format_help(self) -> str:
+        """The help text, the script's description first."""
+        needed = argparse.ArgumentParser(prog="%(prog)s [flags]", usage=None, add_help=False)
+        for action in self._actions:
+            if action.required or not action.option_strings:
+                needed._add_action(action)
+        self.usage = " ".join(needed.format_usage().split()[1:])
+        return super().format_help()
+
+
+def script_parser(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:
+    """A parser whose help is the script's docstring as it stands; flags are not to be shortened.
+
+    Args:
+        prog: what is called, where it is more than the script's name.
+    """
+    return _ScriptParser(
+        prog=prog,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -14,6 +14,7 @@ from src.model_utils.config import (
     get_config,
     load_config,
     parse_yaml,
+    script_parser,
 )
 from src.model_utils.flag_help import HELP
 
@@ -120,3 +121,15 @@ def test_help_is_of_keys_that_exist_and_tells_their_defaults():
     defaults = default_values()
     assert set(HELP) <= set(defaults)
     assert all(f"(default {defaults[key]!r})" in text for key, text in HELP.items())
+
+
+def test_help_begins_with_what_must_be_given_and_the_description(capsys):
+    parser = script_parser("What it does.", "tool.py")
+    parser.add_argument("folder")
+    parser.add_argument("--json", required=True)
+    parser.add_argument("--images", type=int)
+    with pytest.raises(SystemExit):
+        get_config(["--help"], parser)
+    told = capsys.readouterr().out
+    assert told.startswith("usage: tool.py [flags] --json JSON folder\n\nWhat it does.\n")
+    assert "--images" in told and "--base_lr" in told
