@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,6 @@ from src.weights.source import RECORD_NAME, Source, require_backbone, require_cl
 
 # In names of ModelZoo's ResNet-50, and of none that was converted.
 MODELZOO_PART = "down_sample_layer."
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -72,7 +69,7 @@ def load_pretrained(
             converted checkpoint names too. None refuses it.
 
     Returns:
-        What was loaded and what was not found; also written to the log.
+        What was loaded and what was not found; its text is a line for the user.
 
     Raises:
         UserError: no such file, not a checkpoint, no parameter of this network in it, one of
@@ -98,7 +95,6 @@ def load_pretrained(
         parameters[name].set_data(Tensor(values))
     report.loaded = sorted(set(found) - set(report.refitted.tensors))
     report.missing = [name for name in parameters if name not in found]
-    logger.info("%s", report)
     return report
 
 
