@@ -9,13 +9,15 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-FIRST_S, EVERY_S, REDRAW_S = 2.0, 10.0, 0.5
+FIRST_S, EVERY_S, SELDOM_S, REDRAW_S = 2.0, 10.0, 60.0, 0.5
 
 Item = TypeVar("Item")
 
 
 def progress(items: Sequence[Item], what: str, unit: str) -> Iterator[Item]:
     """`items` one by one, with a bar on a terminal and a line now and then elsewhere.
+
+    The longer it has taken, the rarer the lines: every 10 s at first, in the end every minute.
 
     Args:
         what: stands before the count.
@@ -24,11 +26,13 @@ def progress(items: Sequence[Item], what: str, unit: str) -> Iterator[Item]:
     if sys.stderr.isatty():
         yield from tqdm(items, desc=what, unit=unit, leave=False, delay=1.0)
         return
-    next_word = time.monotonic() + FIRST_S
+    begin = time.monotonic()
+    next_word = begin + FIRST_S
     for number, item in enumerate(items, 1):
         yield item
-        if time.monotonic() >= next_word and number < len(items):
-            next_word = time.monotonic() + EVERY_S
+        now = time.monotonic()
+        if now >= next_word and number < len(items):
+            next_word = now + max(EVERY_S, min(SELDOM_S, (now - begin) / 5))
             print(f"{what}: {number} of {len(items)} {unit}s", file=sys.stderr, flush=True)
 
 

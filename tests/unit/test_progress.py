@@ -19,9 +19,19 @@ class Terminal(io.StringIO):
 def test_lines_where_there_is_no_terminal(monkeypatch, capsys):
     monkeypatch.setattr(progress, "FIRST_S", 0.0)
     monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "SELDOM_S", 0.0)
     assert list(progress.progress([1, 2, 3], "mindrecord_0", "image")) == [1, 2, 3]
     said = capsys.readouterr().err.splitlines()
     assert said == ["mindrecord_0: 1 of 3 images", "mindrecord_0: 2 of 3 images"]
+
+
+def test_lines_of_what_is_slow_become_rarer(monkeypatch, capsys):
+    clock = iter(range(0, 6000, 6))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    list(progress.progress(range(600), "evaluated", "image"))
+    said = [int(line.split()[1]) for line in capsys.readouterr().err.splitlines()]
+    gaps = [6 * (later - earlier) for earlier, later in zip(said, said[1:])]
+    assert gaps == sorted(gaps) and gaps[0] == 12 and gaps[-1] == 60
 
 
 def test_nothing_is_said_of_what_is_quick(capsys):
