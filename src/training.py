@@ -11,7 +11,7 @@ from mindspore import Tensor, nn
 from mindspore.dataset import Dataset
 from mindspore.train.callback import Callback, RunContext
 
-from src.data.mindrecord_file import BASE_NAME, shard_number
+from src.data.mindrecord_file import BASE_NAME, check_mindrecord, shard_number
 from src.dataset import create_fasterrcnn_dataset
 from src.errors import UserError
 from src.evaluation.evaluator import Evaluator
@@ -135,6 +135,7 @@ class DetectorTask:
         self.dataset = open_shard(config, shard, self._ranks, self._rank)
         self.steps_per_epoch: int = self.dataset.get_dataset_size()
         self.images = self.steps_per_epoch * config.batch_size * self._ranks
+        self.converted = check_mindrecord(shard / (config.prefix or BASE_NAME))
         self.network, self.origin = build_detector(config)
         if validation is not None:
             self._evaluator = Evaluator(config, self.network, validation)

@@ -13,11 +13,17 @@ from src.federated.terms import Terms
 
 
 class Task(Protocol):
-    """What a worker trains; `src.training.DetectorTask` is one."""
+    """What a worker trains; `src.training.DetectorTask` is one.
+
+    Attributes:
+        images: trained on in an epoch, in whole batches; the silo's weight in the mean.
+        converted: images that the silo has.
+    """
 
     dataset: ms.dataset.Dataset
     steps_per_epoch: int
     images: int
+    converted: int
     network: nn.Cell
     origin: str
 

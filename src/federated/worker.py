@@ -82,7 +82,7 @@ def _run_silo(
     resumed = resumed_state(job, config, shard, ranks, partial(say, label))
     privacy = make_privacy(job, config, shard, partial(say, label)) if is_leader(config) else None
     task = make_task(config, shard)
-    say(label, f"{task.images} images, {task.steps_per_epoch} steps an epoch; {task.origin}")
+    say(label, f"{epoch_words(task)}; {task.origin}")
     folder = config.output_dir / "ckpt" / shard.name
     keeper = CheckpointKeeper(label, task.network, folder, shard.name, config)
     if is_leader(config):
@@ -109,6 +109,16 @@ def _failed(status: StatusFile, reason: str) -> int:
     status.update(phase="failed", reason=reason)
     print(f"error: {reason}", flush=True)
     return 1
+
+
+def epoch_words(task: Task) -> str:
+    """How many images the silo has, how many of them an epoch takes, in how many steps."""
+    words = f"{task.converted} images"
+    if task.images < task.converted:
+        words += f", {task.images} of them in an epoch's whole batches"
+    elif task.images > task.converted:
+        words += f", {task.images - task.converted} of them twice in an epoch: ranks have as many"
+    return f"{words}, {task.steps_per_epoch} steps an epoch"
 
 
 def steps_per_iteration(config: Any, steps_per_epoch: int) -> int:

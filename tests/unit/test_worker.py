@@ -10,7 +10,7 @@ from mindspore import load_checkpoint, nn
 from src.errors import UserError
 from src.federated.checkpoint_keeper import CheckpointKeeper
 from src.federated.rounds import SyncError
-from src.federated.worker import steps_per_iteration
+from src.federated.worker import epoch_words, steps_per_iteration
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,19 @@ def test_steps_between_two_synchronisations(sync_frequency, epochs, sinks, steps
         sync_frequency=sync_frequency, client_epoch_num=epochs, dataset_sink_mode=sinks
     )
     assert steps_per_iteration(config, 25) == steps
+
+
+@pytest.mark.parametrize(
+    ("converted", "images", "words"),
+    [
+        (14, 14, "14 images, 7 steps an epoch"),
+        (15, 14, "15 images, 14 of them in an epoch's whole batches, 7 steps an epoch"),
+        (27, 28, "27 images, 1 of them twice in an epoch: ranks have as many, 7 steps an epoch"),
+    ],
+)
+def test_the_log_tells_the_images_that_an_epoch_leaves_out(converted, images, words):
+    task = SimpleNamespace(converted=converted, images=images, steps_per_epoch=7)
+    assert epoch_words(task) == words
 
 
 def keeper(folder, kept=0, on=True):
