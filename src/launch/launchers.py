@@ -111,10 +111,9 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
     started = start_all(base, roles, config.start_timeout, lambda s: _server_answers(base, s))
     listed = ", ".join(f"{host}:{port}" for port in ports)
     print(f"{len(ports)} server(s) of {job.name} take requests on {listed}")
-    print(
-        f"iteration {first} of {job.iterations} begins when "
-        f"{job['round.start_fl_job_threshold']} silos have joined"
-    )
+    threshold = job["round.start_fl_job_threshold"]
+    silos = "1 silo has" if threshold == 1 else f"{threshold} silos have"
+    print(f"iteration {first} of {job.iterations} begins when {silos} joined")
     print(
         "next: run_cross_silo_fasterrcnn_worker.py "
         f"--http_server_address={host}:{first_port} on each silo"
@@ -151,8 +150,8 @@ def launch_workers(job: JobConfig, config: Config, base: Path) -> list[Started]:
     ]
     timeout_s = config.start_timeout + config.join_timeout
     started = start_all(base, roles, timeout_s, lambda s: worker_joined(base, s))
-    labels = ", ".join(role.label for role in roles)
-    print(f"{labels} have joined {job.name}: {job.iterations} iterations")
+    labels, have = ", ".join(role.label for role in roles), "has" if len(roles) == 1 else "have"
+    print(f"{labels} {have} joined {job.name}: {job.iterations} iterations")
     print(f'next: grep -rn "\\]epoch:" {roles[0].label}   follows the training')
     print("      finish_cross_silo_fasterrcnn.py   stops it; it ends by itself when it is done")
     return started

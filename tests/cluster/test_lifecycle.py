@@ -108,7 +108,7 @@ def test_finish_of_a_silo_that_joined_from_another_folder_leaves_the_job_alone(
     with job.elsewhere(tmp_path / "other") as other:
         other.write(iterations=200)
         said = other.workers("--local_worker_num=1", "--first_worker_id=1")
-        assert "worker_1 have joined" in said
+        assert "worker_1 has joined" in said
         keys = len(store.keys())
         said = other.finish()
     assert "stopped worker_1" in said

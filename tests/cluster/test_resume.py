@@ -117,7 +117,7 @@ def test_a_resumed_worker_takes_the_steps_of_one_that_was_never_killed(tmp_path,
         flags = [*job.worker_flags, *FLAGS, "--resume"]
         line = refused(job.folder, WORKER, *flags, "--momentum=0.5")
         assert "momentum is '0.91' there and '0.5' here" in line
-        assert "worker_0 have joined" in job.workers(*FLAGS, "--resume")
+        assert "worker_0 has joined" in job.workers(*FLAGS, "--resume")
         second.may_go_on.set()
         job.wait_for_end()
 
