@@ -4,8 +4,9 @@
 
 ends the workers, servers and scheduler that the launchers recorded in .federation/job.json, removes
 the job's keys from its Redis, and stops the Redis on --redis_port when it then holds nothing and
-serves nobody else. --all does so for every job of this user on this machine. Called again, it says
-that there is nothing to stop. Logs and checkpoints stay.
+serves nobody else. --all does so for every job of this user on this machine; under an account that
+several people use these are the others' jobs too. Called again, it says that there is nothing to
+stop. Logs and checkpoints stay.
 """
 
 from pathlib import Path

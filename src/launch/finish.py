@@ -36,7 +36,10 @@ def finish(folder: Path, redis_port: int) -> int:
     if record is None:
         print(f"nothing to stop: no job was started from {folder}, or it was finished already")
         if elsewhere := indexed_folders():
-            print(f"jobs of this user: {', '.join(map(str, elsewhere))} (--all finishes them)")
+            print(
+                f"jobs of this user: {', '.join(map(str, elsewhere))} (--all finishes all of them; "
+                "under an account that several people use, those of the others too)"
+            )
         return 0
     nodes = _nodes(record)
     if not _stop(record, ORDER):
