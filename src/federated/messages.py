@@ -130,6 +130,14 @@ def decode(data: Any, iteration_slot: int = -1, features_slot: int = -1) -> Mess
         )
 
 
+def begins_as_reply(data: bytes) -> bool:
+    """Whether these are the first bytes of a reply of the engine, by its code alone."""
+    try:
+        return _int32(Table(data, _UINT32.unpack_from(data, 0)[0]), 0) in CODES
+    except (struct.error, TypeError, ValueError, IndexError, OverflowError):
+        return False
+
+
 def _offset(slot: int) -> int:
     """Place of a field in its table's vtable."""
     return 4 + 2 * slot

@@ -68,6 +68,9 @@ _WORDS = (
     ("disabled or finished", Outcome.FINISHED),
 )
 
+# What the engine says in place of a table.
+_SENTENCES = (b"safemode", b"disabled or finished", b"An inner error occurred")
+
 
 def understand(data: np.ndarray, iteration_slot: int, features_slot: int) -> Reply:
     """The reply that these bytes are: a sentence of the engine, or a table.
@@ -86,6 +89,11 @@ def understand(data: np.ndarray, iteration_slot: int, features_slot: int) -> Rep
     reply = _by_words(message.reason, Outcome.REFUSED)
     reply.iteration = message.iteration
     return reply
+
+
+def is_of_engine(head: bytes) -> bool:
+    """Whether an answer that begins so is one of the engine's servers."""
+    return messages.begins_as_reply(head) or any(words in head for words in _SENTENCES)
 
 
 def _by_words(text: str, otherwise: Outcome) -> Reply:

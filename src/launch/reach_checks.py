@@ -10,7 +10,7 @@ from src.federated.encryption import silo_context
 from src.job.addresses import server_addresses
 from src.job.checks import WARN, Check, Finding
 from src.job.job_config import JobConfig
-from src.launch.reachability import exchange_large, why_not_reached
+from src.launch.reachability import ask, exchange_large, why_not_reached
 from src.security.tls import client_context, explain, require_handshake, speaks_tls
 
 FLAG = "--http_server_address"
@@ -30,13 +30,16 @@ def reach_checks(job: JobConfig, config: Any) -> list[Check]:
 def servers_answer(
     job: JobConfig, config: Any, reached: list[tuple[str, int]] | None = None
 ) -> str | Finding:
-    """Whether something listens where the workers look for servers; they wait for it if not.
+    """Whether servers listen where the workers look for them; they wait for them if not.
+
+    One that takes the connection and says nothing may be busy, and is no fault here.
 
     Args:
         reached: gets the (host, port) that take connections.
 
     Raises:
-        UserError: a server and the workers would not understand or trust each other.
+        UserError: a server and the workers would not understand or trust each other, or what
+            answers is no server of a job.
     """
     addresses = server_addresses(config.http_server_address, config.server_num)
     why_not = {}
@@ -47,7 +50,9 @@ def servers_answer(
             why_not[address] = reason
             continue
         _require_understanding(job, host, int(port))
-        if reached is not None:
+        if reason := _proxy_without_server(job, host, int(port)):
+            why_not[address] = reason
+        elif reached is not None:
             reached.append((host, int(port)))
     if not why_not:
         return f"{', '.join(addresses)} take connections"
@@ -68,6 +73,28 @@ def _require_understanding(job: JobConfig, host: str, port: int) -> None:
             f"the server at {host}:{port} speaks TLS, and {job.path} says enable_ssl: False; "
             "set it as on the servers, see docs/tls.md"
         )
+
+
+def _proxy_without_server(job: JobConfig, host: str, port: int) -> str:
+    """What a proxy says whose server is not there yet; "" of a server, or where nothing is said.
+
+    Raises:
+        UserError: something else answers.
+    """
+    context = silo_context(job, job.tls) if job.tls else None
+    try:
+        answer = ask(host, port, job.name, context)
+    except (OSError, http.client.HTTPException):
+        return ""  # what is wrong with it, the larger message finds out
+    if answer.passing:
+        return f"answered by {answer.stranger}, the server behind it does not answer"
+    if not answer.stranger:
+        return ""
+    raise UserError(
+        f"{FLAG}: at {host}:{port} no server of a job answers but {answer.stranger}; give the "
+        "address of the servers, or let what stands in between pass POST requests to /startFLJob, "
+        "/updateModel and /getModel on to them"
+    )
 
 
 def large_messages_pass(job: JobConfig, servers: list[tuple[str, int]]) -> str | Finding:

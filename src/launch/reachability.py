@@ -8,14 +8,18 @@ import http.client
 import socket
 import ssl
 import time
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from src.federated import messages
+from src.federated.replies import is_of_engine
 
 CONNECT_S = 3.0
 ANSWER_S = 10.0
 # More than fits into one packet of any network, in both directions.
 LARGE = 65536
+# Statuses of a proxy whose server is not there, or not yet.
+GATEWAY = (502, 503, 504)
 NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
@@ -72,6 +76,63 @@ def own_address(host: str) -> str:
     return ""
 
 
+@dataclass
+class Answer:
+    """What came back from an address.
+
+    Attributes:
+        stranger: what answered in place of a server of the engine, "" where it was one.
+        passing: a proxy says that the server behind it is not there, which may pass.
+        ahead_s: seconds by which this machine's clock is ahead of the one there.
+    """
+
+    stranger: str = ""
+    passing: bool = False
+    ahead_s: float = 0.0
+
+
+def ask(
+    host: str,
+    port: int,
+    fl_name: str,
+    context: ssl.SSLContext | None,
+    padding: int = 0,
+    timeout_s: float = CONNECT_S,
+) -> Answer:
+    """Ask for the job's model, read the beginning of the answer, and say whose it is.
+
+    Args:
+        fl_name: the job's.
+        context: encrypts; None is plain.
+        padding: bytes behind the request, which the engine ignores.
+
+    Raises:
+        OSError, http.client.HTTPException: no answer in time, or none that is whole.
+    """
+    if context is None:
+        connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    else:
+        connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
+    now = str(int(time.time() * 1000))
+    body = messages.encode({0: fl_name, 1: -1, 2: now}) + bytes(padding)
+    try:
+        connection.request("POST", "/getModel", body=body)
+        response = connection.getresponse()
+        head = response.read(LARGE)
+    except http.client.RemoteDisconnected:
+        raise
+    except http.client.BadStatusLine as error:
+        return Answer(f"something that does not speak HTTP ({str(error.args[0])[:40]!r})")
+    finally:
+        connection.close()
+    if response.status == http.client.OK and is_of_engine(head):
+        return Answer(ahead_s=_ahead(response.getheader("Date")))
+    server = response.getheader("Server") or response.getheader("Via")
+    by = f"Server: {server[:60]}" if server else "no Server header"
+    status = f"HTTP status {response.status} {response.reason}".rstrip()
+    return Answer(f"another web server or a proxy ({status}, {by})", response.status in GATEWAY)
+
+
 def exchange_large(
     host: str, port: int, fl_name: str, context: ssl.SSLContext | None
 ) -> tuple[str, float]:
@@ -90,16 +151,8 @@ def exchange_large(
     Raises:
         OSError, http.client.HTTPException: anything but a message that never arrives.
     """
-    if context is None:
-        connection = http.client.HTTPConnection(host, port, timeout=ANSWER_S)
-    else:
-        connection = http.client.HTTPSConnection(host, port, timeout=ANSWER_S, context=context)
-    now = str(int(time.time() * 1000))
-    body = messages.encode({0: fl_name, 1: -1, 2: now}) + bytes(LARGE)
     try:
-        connection.request("POST", "/getModel", body=body)
-        response = connection.getresponse()
-        response.read(LARGE)
+        answer = ask(host, port, fl_name, context, LARGE, ANSWER_S)
     except socket.timeout:
         return (
             f"it takes connections, and {LARGE // 1024} kB do not get through within "
@@ -107,9 +160,9 @@ def exchange_large(
             "network administrator for the path's MTU and set it here (ip link set mtu 1280 dev "
             "...), or let ICMP 'fragmentation needed' pass"
         ), 0.0
-    finally:
-        connection.close()
-    return "", _ahead(response.getheader("Date"))
+    if answer.stranger:
+        return f"{LARGE // 1024} kB are answered by {answer.stranger}", 0.0
+    return "", answer.ahead_s
 
 
 def _ahead(date: str | None) -> float:

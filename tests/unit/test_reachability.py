@@ -10,26 +10,35 @@ from types import SimpleNamespace
 import pytest
 from commands import write_job
 from ports import free_ports
+from stand_ins import SUCCESS, StandIn, model_reply, read_request
 
 from src.errors import UserError
 from src.job.addresses import own_addresses, parse_ip, require_free_port, require_worker_address
+from src.job.checks import run_checks
 from src.job.job_config import load_job
 from src.launch.reach_checks import reach_checks, servers_answer
 from src.launch.reachability import exchange_large, own_address, why_not_reached
 
 
 @contextlib.contextmanager
-def answering(ahead_s: float = 0.0, breaks_off: bool = False):
+def answering(
+    ahead_s: float = 0.0,
+    breaks_off: bool = False,
+    status: int = 200,
+    body: bytes = b"The cluster is in safemode.",
+):
     """A server whose clock is `ahead_s` seconds ahead; gives its port."""
 
     class Handler(BaseHTTPRequestHandler):
+        server_version, sys_version = "gate/7", ""
+
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
             if not breaks_off:
-                self.send_response(200)
-                self.send_header("Content-Length", "4")
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(b"safe")
+                self.wfile.write(body)
 
         def date_time_string(self, timestamp=None):
             return super().date_time_string(time.time() + ahead_s)
@@ -43,11 +52,15 @@ def answering(ahead_s: float = 0.0, breaks_off: bool = False):
         server.shutdown()
 
 
-def checked(tmp_path, port: int):
+def checks_of(tmp_path, port: int):
     flags = SimpleNamespace(
         http_server_address=f"127.0.0.1:{port}", server_num=1, join_timeout=600.0
     )
-    return [check.run() for check in reach_checks(load_job(write_job(tmp_path, 2345, 3)), flags)]
+    return reach_checks(load_job(write_job(tmp_path, 2345, 3)), flags)
+
+
+def checked(tmp_path, port: int):
+    return [check.run() for check in checks_of(tmp_path, port)]
 
 
 def test_a_port_without_a_listener():
@@ -90,9 +103,55 @@ def test_a_clock_that_is_off(tmp_path, ahead):
         assert f"s {way} the server's" in large.text and "timedatectl" in large.text
 
 
-def test_a_good_server(tmp_path):
-    with answering() as port:
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"The cluster is in safemode.",
+        b"The server's training job is disabled or finished.",
+        SUCCESS,
+        model_reply() + bytes(100_000),
+    ],
+)
+def test_a_good_server(tmp_path, body):
+    with answering(body=body) as port:
         assert [f.level for f in checked(tmp_path, port)] == ["PASS", "PASS"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (403, b"<html>no</html>", "HTTP status 403 Forbidden, Server: gate/7"),
+        (404, SUCCESS, "HTTP status 404 Not Found, Server: gate/7"),
+        (200, b"<html>welcome</html>", "HTTP status 200 OK, Server: gate/7"),
+        (200, b"", "HTTP status 200 OK, Server: gate/7"),
+    ],
+)
+def test_another_web_server_in_their_place(tmp_path, status, body, words):
+    with answering(status=status, body=body) as port:
+        (servers,) = run_checks(checks_of(tmp_path, port))  # messages would say the same
+        assert servers.level == "FAIL"
+        assert f"at 127.0.0.1:{port} no server of a job answers" in servers.text
+        assert words in servers.text and "/startFLJob" in servers.text
+        assert words in exchange_large("127.0.0.1", port, "FasterRCNN", None)[0]
+
+
+def test_a_proxy_whose_server_is_not_there_yet_is_waited_for(tmp_path):
+    with answering(status=502, body=b"<html>bad gateway</html>") as port:
+        servers, large = checked(tmp_path, port)
+    assert servers.level == "WARN" and "workers wait 600 s" in servers.text
+    assert "HTTP status 502 Bad Gateway, Server: gate/7" in servers.text
+    assert large.text == "no server to try it with"
+
+
+def test_a_service_that_is_no_web_server(tmp_path):
+    def greet(connection):
+        read_request(connection)  # closing with unread bytes would break the connection off
+        connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+    with StandIn(greet) as service:
+        servers, _ = checked(tmp_path, int(service.address.split(":")[1]))
+    assert servers.level == "FAIL"
+    assert "does not speak HTTP ('SSH-2.0-OpenSSH_9.6\\r\\n')" in servers.text
 
 
 def test_large_messages_that_are_lost(tmp_path, monkeypatch):
