@@ -9,6 +9,7 @@ from src.federated.replies import Outcome
 from src.federated.transport import Client
 from src.job.job_record import FOLDER
 from src.launch.redis_store import JobStore
+from src.reporting.run_folder import read_run
 
 
 @pytest.fixture
@@ -140,3 +141,29 @@ def test_a_silo_that_never_fetches_the_last_model_is_named_and_the_servers_end(j
     assert "silos of iteration 1: slow silo" in log
     assert "job finished; exit code 0" in log
     client.close()
+
+
+def test_a_report_of_the_second_job_in_a_folder_shows_nothing_of_the_first(job):
+    job.servers()
+    job.workers()
+    job.at_iteration(3, "worker_0")
+    job.at_iteration(3, "worker_1")
+    job.finish()
+
+    job.start_redis()
+    job.write(iterations=200, start_fl_job_threshold=1)
+    assert "begins when 1 silo has joined" in job.servers()
+    job.workers("--local_worker_num=1")
+    flags = [*job.worker_flags, "--local_worker_num=1", "--first_worker_id=1"]
+    assert "img_width" in refused(job.folder, WORKER, *flags, "--img_width=128")
+    job.at_iteration(2)
+    silos = read_run(job.folder).silos
+    assert [[folder.name for folder in silo.folders] for silo in silos] == [
+        ["worker_0"], ["worker_1"]
+    ]  # fmt: skip
+    assert silos[0].rounds and not silos[1].rounds
+
+    job.kill("worker_0")
+    job.workers("--local_worker_num=1")
+    (silo, _) = read_run(job.folder).silos
+    assert [folder.name for folder in silo.folders] == ["worker_0.2", "worker_0"]
