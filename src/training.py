@@ -18,7 +18,15 @@ from src.evaluation.evaluator import Evaluator
 from src.evaluation.validation_set import open_validation
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.federated.aggregation import Aggregation
-from src.federated.fingerprint import FEATURE_NAME, digest, fingerprint
+from src.federated.checkpoint_keeper import save_network
+from src.federated.fingerprint import (
+    FEATURE_NAME,
+    FROZEN_ASPECT,
+    LOCAL_ASPECT,
+    digest,
+    fingerprint,
+    key_aspects,
+)
 from src.federated.terms import NO_TERMS, Terms
 from src.federated.travelling import local_names
 from src.files import reason, whole_file
@@ -29,9 +37,6 @@ from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device
 from src.network_define import LossCallBack, mean_loss, steps_of_call, train_cell
 from src.weights.pretrained import load_pretrained
-
-# What silos must agree on, besides the frozen weights, for their average to mean anything.
-SHARED_KEYS = ("backbone", "coco_classes", "img_width", "img_height", "anchor_scales")
 
 
 def open_shard(
@@ -78,11 +83,11 @@ def build_detector(config: Config) -> tuple[nn.Cell, str]:
 
 def shared_aspects(config: Config, net: nn.Cell) -> dict[str, object]:
     """What must be equal in all silos though it does not travel; see `fingerprint`."""
-    aspects: dict[str, object] = {key: getattr(config, key) for key in SHARED_KEYS}
+    aspects = key_aspects(config)
     names = [p.name for p in net.trainable_params()]
-    aspects["local_params"] = sorted(local_names(names, setting(config, "local_params")))
+    aspects[LOCAL_ASPECT] = sorted(local_names(names, setting(config, "local_params")))
     frozen = {p.name: p.asnumpy() for p in net.get_parameters() if not p.requires_grad}
-    aspects["frozen weights (pre_trained, seed)"] = digest(frozen)
+    aspects[FROZEN_ASPECT] = digest(frozen)
     return aspects
 
 
@@ -90,6 +95,8 @@ def save_models(
     net: nn.Cell, config: Config, servers: Path, workers: Path, aggregation: Aggregation
 ) -> int:
     """Write what the servers start from (what travels) and the whole detector.
+
+    Both hold the fingerprint of what they are trained with.
 
     Returns:
         Number of parameters that travel.
@@ -99,12 +106,16 @@ def save_models(
     travelling = [{"name": p.name, "data": p} for p in trained if p.name not in local]
     weights = {p.name: p.asnumpy() for p in trained if p.name not in local}
     beside = aggregation.server_features(weights)
-    beside[FEATURE_NAME] = fingerprint({**shared_aspects(config, net), **aggregation.aspects()})
+    mark = fingerprint({**shared_aspects(config, net), **aggregation.aspects()})
+    beside[FEATURE_NAME] = mark
     features = [*travelling, *({"name": n, "data": Tensor(a)} for n, a in beside.items())]
-    for target, parameters in ((workers, net), (servers, features)):
+    for target, write in (
+        (workers, lambda path: save_network(net, path, mark)),
+        (servers, lambda path: ms.save_checkpoint(features, str(path))),
+    ):
         try:
             with whole_file(target, durable=True) as partial:
-                ms.save_checkpoint(parameters, str(partial))
+                write(partial)
         except OSError as error:
             raise UserError(f"{target}: cannot be written: {reason(error)}") from error
     return len(travelling)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from mindspore import nn
+from mindspore import Parameter, nn
 
 from src.errors import UserError
-from src.federated.aggregation import Aggregation
-from src.federated.fingerprint import FEATURE_NAME, differing, fingerprint
+from src.federated.fingerprint import FEATURE_NAME, key_aspects, unlike_aspects
 from src.federated.travelling import local_names
 from src.model_utils.config import Config, setting
 from src.training import shared_aspects
@@ -42,11 +40,14 @@ def load_detector(
     content = read_checkpoint(checkpoint)
     held = set(content)
     own = {p.name for p in net.get_parameters()}
+    _require_same_keys(config, checkpoint, content)
     _require_detector(checkpoint, held, own, frozen, local, frozen_from)
     require_same_classes(checkpoint, content, config.coco_classes)
     said = ""
     if frozen_from is not None:
         kept = frozen | local
+        if local - held:
+            _require_same_keys(config, frozen_from, read_checkpoint(frozen_from))
         missing = kept - held - set(load_pretrained(net, frozen_from).loaded)
         if missing:
             other = "" if local else ", or the servers' ..._initial.ckpt"
@@ -58,8 +59,8 @@ def load_detector(
         if local - held:
             said += f", and {len(local - held)} of the silo's own (local_params)"
     loaded = len(load_pretrained(net, checkpoint).loaded)
-    if FEATURE_NAME in content:
-        _require_same_job(net, config, checkpoint, content[FEATURE_NAME].asnumpy())
+    if not own <= held:
+        _require_same_job(net, config, checkpoint, content)
     return f"{checkpoint}: {loaded} of {len(own)} tensors{said}"
 
 
@@ -94,7 +95,7 @@ def _require_detector(
             f"({len(missing & local)} of local_params): give a worker's checkpoint to take them "
             "from, --frozen_from=worker_0/ckpt/..."
         )
-    if FEATURE_NAME in held:
+    if FEATURE_NAME in held and not frozen & held:
         raise UserError(
             f"{found} (missing {len(missing - frozen)} trained ones, first "
             f"{min(missing - frozen)}): servers hold no parts that a job keeps in its silos; give "
@@ -106,16 +107,33 @@ def _require_detector(
     )
 
 
-def _require_same_job(net: nn.Cell, config: Config, checkpoint: Path, theirs: np.ndarray) -> None:
-    """Whether configuration and frozen tensors are those that the servers' file was trained with.
+def _require_same_keys(config: Config, path: Path, content: dict[str, Parameter]) -> None:
+    """Whether a checkpoint, where it says so, was trained with these keys of the configuration.
+
+    Raises:
+        UserError: names those that it was not.
+    """
+    if FEATURE_NAME not in content:
+        return
+    unlike = unlike_aspects(key_aspects(config), content[FEATURE_NAME].asnumpy())
+    if unlike:
+        raise UserError(
+            f"{path}: was trained with other values of: {', '.join(unlike)}; give the "
+            "configuration that it was trained with, --config_path=<its file> and the same flags"
+        )
+
+
+def _require_same_job(
+    net: nn.Cell, config: Config, checkpoint: Path, content: dict[str, Parameter]
+) -> None:
+    """Whether what the servers' file lacks is what it was trained with: frozen, local_params.
 
     Raises:
         UserError: names what differs.
     """
-    # The algorithm does not matter to who only measures.
-    own = shared_aspects(config, net)
-    aspects = {**own, **Aggregation().aspects()}
-    unlike = [n for n in differing(list(aspects), fingerprint(aspects), theirs) if n in own]
+    if FEATURE_NAME not in content:
+        return
+    unlike = unlike_aspects(shared_aspects(config, net), content[FEATURE_NAME].asnumpy())
     if unlike:
         raise UserError(
             f"{checkpoint}: was trained with other values of: {', '.join(unlike)}; give the job's "

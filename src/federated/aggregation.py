@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
-from src.federated.fingerprint import fingerprint
+from src.federated.fingerprint import ALGORITHM_ASPECT, SYNC_ASPECT, fingerprint
 from src.job.job_config import JobConfig
 
 FEDAVG, FEDPROX, SCAFFOLD, FEDNOVA = "FedAvg", "FedProx", "Scaffold", "FedNova"
@@ -18,10 +18,6 @@ FEDAVG, FEDPROX, SCAFFOLD, FEDNOVA = "FedAvg", "FedProx", "Scaffold", "FedNova"
 CONTROL = "control."
 # The adaptive frequency's second half of an upload.
 ABSOLUTE = "as_abs_grad."
-
-# Names of what silos must agree on; see `fingerprint`.
-ALGORITHM_ASPECT = "aggregation (the federation's file)"
-SYNC_ASPECT = "sync_type and its keys"
 
 
 @dataclass(frozen=True)

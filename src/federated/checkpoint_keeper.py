@@ -6,12 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import mindspore as ms
-from mindspore import nn
+import numpy as np
+from mindspore import Tensor, nn
 
+from src.federated.fingerprint import FEATURE_NAME
 from src.federated.rounds import SyncError
 from src.files import reason, whole_file
 from src.job.console import say
 from src.job.disk_room import kept_files, require_disk, worker_files
+
+
+def save_network(network: nn.Cell, path: Path, mark: np.ndarray | None = None) -> None:
+    """A checkpoint of all parameters and, beside them, the fingerprint of their job."""
+    beside = None if mark is None else {FEATURE_NAME: Tensor(mark)}
+    ms.save_checkpoint(network, str(path), append_dict=beside)
 
 
 class CheckpointKeeper:
@@ -23,11 +31,21 @@ class CheckpointKeeper:
         folder: ckpt/mindrecord_0 of the worker.
         user: mindrecord_0.
         config: save_checkpoint, keep_checkpoint_max and run_eval are read.
+        mark: the fingerprint of what the network is trained with; None writes none.
     """
 
-    def __init__(self, label: str, network: nn.Cell, folder: Path, user: str, config: Any):
+    def __init__(
+        self,
+        label: str,
+        network: nn.Cell,
+        folder: Path,
+        user: str,
+        config: Any,
+        mark: np.ndarray | None = None,
+    ):
         self._label = label
         self._network = network
+        self._mark = mark
         self._folder = folder
         self._user = user
         self._config = config
@@ -71,6 +89,6 @@ class CheckpointKeeper:
     def _write(self, target: Path) -> None:
         try:
             with whole_file(target, durable=True, partial=self._partial) as partial:
-                ms.save_checkpoint(self._network, str(partial))
+                save_network(self._network, partial, self._mark)
         except OSError as error:
             raise SyncError(f"{target} could not be written: {reason(error)}") from error

@@ -3,17 +3,28 @@
 Not everything that must agree travels: frozen tensors, the class list, the image size. Each such
 aspect becomes one whole number; together they are a small float32 feature that the servers hold
 beside the weights and that every silo sends unchanged. A mean of equal numbers is that number up
-to rounding, so a silo that pulls the model and rounds can name what differs.
+to rounding, so a silo that pulls the model and rounds can name what differs. Every checkpoint of a
+job holds it too, so that whoever loads one can name what it was trained with otherwise.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 FEATURE_NAME = "suite.fingerprint"
+
+# Keys of the configuration without which an average, or a detector's boxes, mean nothing.
+SHARED_KEYS = ("backbone", "coco_classes", "img_width", "img_height", "anchor_scales")
+LOCAL_ASPECT = "local_params"
+FROZEN_ASPECT = "frozen weights (pre_trained, seed)"
+ALGORITHM_ASPECT = "aggregation (the federation's file)"
+SYNC_ASPECT = "sync_type and its keys"
+# Of a detector's job, in the order of its fingerprint.
+ASPECTS = (*SHARED_KEYS, LOCAL_ASPECT, FROZEN_ASPECT, ALGORITHM_ASPECT, SYNC_ASPECT)
 
 # The weighted mean of S equal values v is off by about S * v * 2**-24: with v below 2**16 and a
 # hundred silos less than half, so rounding gives v back.
@@ -48,6 +59,22 @@ def differing(names: Sequence[str], mine: np.ndarray, theirs: np.ndarray) -> lis
     if different[0]:
         return ["version of this software"]
     return [name for name, differs in zip(names, different[1:]) if differs]
+
+
+def key_aspects(config: Any) -> dict[str, object]:
+    """The aspects that are keys of the configuration: what a detector finds depends on them."""
+    return {key: getattr(config, key) for key in SHARED_KEYS}
+
+
+def unlike_aspects(known: Mapping[str, object], mark: np.ndarray) -> list[str]:
+    """Which of `known` are others than in the job of a detector; [] for other versions' marks.
+
+    Args:
+        known: some of `ASPECTS` by name; nothing is said of the others.
+        mark: the fingerprint in a checkpoint of that detector.
+    """
+    found = differing(ASPECTS, fingerprint({name: known.get(name) for name in ASPECTS}), mark)
+    return [name for name in found if name in known]
 
 
 def common_factor(mine: np.ndarray, theirs: np.ndarray) -> float:

@@ -14,6 +14,7 @@ from src.federated.after_round import KeepAfterRound
 from src.federated.aggregation import FEDNOVA, aggregation_of
 from src.federated.checkpoint_keeper import CheckpointKeeper
 from src.federated.encryption import silo_tls
+from src.federated.fingerprint import fingerprint
 from src.federated.manager import SiloManager
 from src.federated.privacy import Privacy, make_privacy
 from src.federated.rank_gradients import share_gradients
@@ -84,7 +85,8 @@ def _run_silo(
     task = make_task(config, shard)
     say(label, f"{epoch_words(task)}; {task.origin}")
     folder = config.output_dir / "ckpt" / shard.name
-    keeper = CheckpointKeeper(label, task.network, folder, shard.name, config)
+    mark = fingerprint({**task.aspects, **aggregation_of(job, config).aspects()})
+    keeper = CheckpointKeeper(label, task.network, folder, shard.name, config, mark)
     if is_leader(config):
         keeper.require_room(job.iterations, config.local_worker_num)
     if ranks is not None:

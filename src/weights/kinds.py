@@ -10,7 +10,7 @@ import numpy as np
 
 from src.errors import UserError
 from src.weights.backbone_names import COUNTER, from_mindspore, from_torch
-from src.weights.source import RECORD_NAME
+from src.weights.source import OWN_ENTRIES, RECORD_NAME
 from src.weights.torchvision_detector import detector_values
 
 V1_5, V1 = "resnet_v1.5_50", "resnet_v1_50"
@@ -113,7 +113,7 @@ MINDSPORE_DETECTOR = Kind(
     1e-5,
     None,
     whole=True,
-    dropped=OPTIMISER,
+    dropped=(*OPTIMISER, OWN_ENTRIES),
     assumed="",
 )
 

@@ -15,6 +15,8 @@ import numpy as np
 from src.errors import UserError
 
 RECORD_NAME = "suite.source"
+# How all entries begin that this suite adds to the parameters.
+OWN_ENTRIES = "suite."
 
 
 @dataclass(frozen=True)

@@ -145,3 +145,14 @@ def test_the_tool_finds_the_same_figures_in_the_files_of_worker_and_servers(job)
     for line in metrics(job):
         mine = watched[line["iteration"] - 1]
         assert {name: mine[name] for name in FIGURES} == {name: line[name] for name in FIGURES}
+
+
+def test_another_image_size_is_refused_for_every_file_of_the_job(job):
+    words = [CONFIG, "--json=validation/val_0.json", "--img_width=96"]
+    frozen = f"--frozen_from={checkpoints(job) / 'best.ckpt'}"
+    files = [[checkpoints(job) / "best.ckpt"], [job.initial], [job.recovery(4), frozen]]
+    for path, *more in files:
+        line = refused(job.folder, "tools/evaluate.py", *words, f"--checkpoint={path}", *more)
+        assert f"{path}: was trained with other values of: img_width; give" in line
+    line = refused(job.folder, "tools/evaluate.py", *words, "--watch=worker_0")
+    assert "was trained with other values of: img_width; give" in line

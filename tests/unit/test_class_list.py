@@ -13,10 +13,9 @@ from src.data.class_list import described_classes, description
 from src.data.mindrecord_file import check_mindrecord, locked_folder, row, write_rows
 from src.dataset import create_fasterrcnn_dataset
 from src.errors import UserError
-from src.federated.fingerprint import differing, fingerprint
+from src.federated.fingerprint import differing, fingerprint, key_aspects
 from src.launch.role_checks import require_shards
 from src.model_utils.config import load_config
-from src.training import SHARED_KEYS
 
 NAME = "FasterRcnn.mindrecord"
 CLASSES = ["background", "cat", 'a "quoted" dog', "ünït"]
@@ -127,7 +126,7 @@ def test_no_category_that_a_class_matches_is_an_error(tmp_path, categories, word
 
 def test_silos_with_the_same_names_in_another_order_do_not_agree():
     config = load_config(TINY)
-    mine = {key: getattr(config, key) for key in SHARED_KEYS}
+    mine = key_aspects(config)
     first, *names, last = config.coco_classes
     theirs = {**mine, "coco_classes": [first, last, *names]}
     assert len(theirs["coco_classes"]) == len(mine["coco_classes"])

@@ -13,6 +13,7 @@ from torch_files import save_archive, state_dict
 from src.errors import UserError
 from src.FasterRcnn.anchor_generator import AnchorGenerator
 from src.FasterRcnn.rcnn import Rcnn
+from src.federated.fingerprint import FEATURE_NAME
 from src.launch.detector_size import parameter_shapes
 from src.model_utils.config import load_config
 from src.weights import coco
@@ -258,6 +259,13 @@ def test_upstreams_detector(folder, neck, background):
         expected = values[name.replace("fpn_ncek", neck)]
         expected = expected[..., -SHAPES[name][-1] :] if "reg_scores" in name else expected
         np.testing.assert_array_equal(value, expected)
+
+
+def test_a_checkpoint_of_this_suite_is_converted_without_its_fingerprint(folder):
+    """With --classes: its columns are then known by name to who fine-tunes."""
+    values = {**upstream_weights("fpn_ncek"), FEATURE_NAME: np.ones(10, np.float32)}
+    found = convert(save_mindspore(folder / "own.ckpt", values), SHAPES, V1)
+    assert FEATURE_NAME in found.left_out and set(found.values) == set(SHAPES)
 
 
 def test_as_a_command(folder):

@@ -15,9 +15,11 @@ from src.evaluation.checkpoints import load_detector
 from src.evaluation.coco_metrics import FIGURES
 from src.evaluation.evaluator import Evaluator
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
-from src.federated.aggregation import Aggregation
+from src.federated.aggregation import SCAFFOLD, AdaptiveSettings, Aggregation
+from src.federated.fingerprint import ASPECTS, FEATURE_NAME
+from src.model_utils.config import load_config
 from src.network_define import train_cell
-from src.training import save_models
+from src.training import save_models, shared_aspects
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -110,7 +112,7 @@ def test_a_vanished_image_leaves_the_network_in_training(runs):
 def models(tmp_path_factory):
     """A server's and a worker's file of the same tiny detector, and its configuration."""
     folder = tmp_path_factory.mktemp("models")
-    config = tiny(seed=3)
+    config = load_config(TINY, seed=3)
     net = Faster_Rcnn_Resnet(config)
     server, worker = folder / "T_recovery_iteration_2_20260101_000000.ckpt", folder / "w.ckpt"
     save_models(net, config, server, worker, Aggregation())
@@ -137,9 +139,77 @@ def test_frozen_tensors_and_settings_of_another_job_are_refused(models):
     net = Faster_Rcnn_Resnet(tiny())
     with pytest.raises(UserError, match="other values of: frozen weights"):
         load_detector(net, models.config, models.server, path)
-    wrong = tiny(seed=3, anchor_scales=[8])
+    wrong = load_config(TINY, seed=3, anchor_scales=[8])
     with pytest.raises(UserError, match="other values of: anchor_scales;"):
         load_detector(net, wrong, models.server, models.worker)
+
+
+def test_the_names_in_a_fingerprint_are_those_of_every_job(models):
+    for aggregation in (Aggregation(), Aggregation(SCAFFOLD), Aggregation("FedProx", 0.1)):
+        found = {**shared_aspects(models.config, models.net), **aggregation.aspects()}
+        assert tuple(found) == ASPECTS
+
+
+@pytest.mark.parametrize("file", ["worker", "server"])
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"img_width": 96, "img_height": 32}, "img_width, img_height"),
+        ({"anchor_scales": [8]}, "anchor_scales"),
+        ({"backbone": "resnet_v1_50"}, "backbone"),
+        (
+            {"coco_classes": ["background", "pizza", "airplane", "book", "sports ball"]},
+            "coco_classes",
+        ),
+        ({"num_classes": 2, "coco_classes": ["background", "pizza"]}, "coco_classes"),
+        ({"resnet_block": [1, 2, 1, 1], "img_width": 96}, "img_width"),
+    ],
+)
+def test_a_configuration_that_gives_other_boxes_is_refused(models, changes, named, file):
+    """Where names or shapes do not fit either, the key says more."""
+    config = load_config(TINY, **changes)
+    net = Faster_Rcnn_Resnet(config)
+    path = models.worker if file == "worker" else models.server
+    with pytest.raises(UserError) as refused:
+        load_detector(net, config, path, None if file == "worker" else models.worker)
+    line = str(refused.value)
+    assert f"{path}: was trained with other values of: {named}; give" in line
+    assert "--config_path=" in line and "\n" not in line
+
+
+def test_what_does_not_change_boxes_is_not_compared(models):
+    """Seed, algorithm, sync_type, local_params: a whole detector is the same under all of them."""
+    changed = load_config(TINY, seed=5, local_params="rcnn.*", sync_type="adaptive", batch_size=4)
+    net = Faster_Rcnn_Resnet(changed)
+    load_detector(net, changed, models.worker)
+    assert_same(net, models.net)
+    server, worker = models.folder / "S_recovery_0.ckpt", models.folder / "scaffold.ckpt"
+    for aggregation in (Aggregation(SCAFFOLD), Aggregation(adaptive=AdaptiveSettings())):
+        save_models(models.net, models.config, server, worker, aggregation)
+        load_detector(Faster_Rcnn_Resnet(models.config), models.config, worker)
+
+
+def test_a_checkpoint_that_carries_no_fingerprint_loads_as_before(models):
+    path = models.folder / "older.ckpt"
+    ms.save_checkpoint(models.net, str(path))
+    config = load_config(TINY, img_width=96)
+    net = Faster_Rcnn_Resnet(config)
+    load_detector(net, config, path)
+    assert_same(net, models.net)
+
+
+def test_a_fingerprint_of_another_version_loads_as_before(models):
+    path = models.folder / "version.ckpt"
+    mark = {FEATURE_NAME: Tensor(np.array([7, 8, 9], np.float32))}
+    ms.save_checkpoint(models.net, str(path), append_dict=mark)
+    config = load_config(TINY, img_width=96)
+    load_detector(Faster_Rcnn_Resnet(config), config, path)
+
+
+def test_another_detector_of_the_same_keys_is_told_by_its_names(models):
+    config = load_config(TINY, resnet_block=[1, 2, 1, 1])
+    with pytest.raises(UserError, match="not a trained detector of this configuration"):
+        load_detector(Faster_Rcnn_Resnet(config), config, models.worker)
 
 
 def test_a_backbone_is_no_detector(models):
@@ -159,7 +229,6 @@ def test_the_command_prints_a_table_and_writes_its_files(tmp_path, models):
     coco = coco_of(5)
     coco["categories"] = [{"id": 18, "name": "pizza"}]
     path = write_coco(tmp_path, coco, "val.json")
-    # The class list belongs to the fingerprint of a server's file, not to a worker's.
     words = [f"--checkpoint={models.worker}", f"--json={path}", "--limit=3"]
     outputs = ["--results=found.json", "--output=figures.json", "--test_score_thr=0.0"]
     done = command(tmp_path, *words, *outputs)
@@ -171,6 +240,26 @@ def test_the_command_prints_a_table_and_writes_its_files(tmp_path, models):
     found = json.loads((tmp_path / "found.json").read_text())
     assert {entry["image_id"] for entry in found} <= {1, 2, 3}
     assert {entry["category_id"] for entry in found} == {18}
+
+
+@pytest.mark.parametrize(
+    ("tool", "words"),
+    [
+        ("evaluate", ("--json=val.json",)),
+        ("detect", ("--images", "val", "--out=found")),
+        ("export", ("--file_format=ONNX", "--file_name=net")),
+    ],
+)
+def test_no_tool_takes_a_worker_checkpoint_of_another_image_size(tmp_path, models, tool, words):
+    coco = coco_of(2)
+    coco["categories"] = [{"id": 18, "name": "pizza"}]
+    write_coco(tmp_path, coco, "val.json")
+    flags = [f"--config_path={TINY}", f"--checkpoint={models.worker}", "--img_width=96", *words]
+    done = run_script(f"tools/{tool}.py", *flags, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "was trained with other values of: img_width; give" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.glob("net*"))
 
 
 def test_watching_a_folder_where_no_job_runs(tmp_path, models):

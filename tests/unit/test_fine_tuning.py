@@ -8,9 +8,10 @@ from mindspore import Tensor
 from src.errors import UserError
 from src.evaluation.checkpoints import load_detector
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
+from src.federated.aggregation import Aggregation
 from src.launch.checkpoint_content import matching_names, source_of
 from src.model_utils.config import load_config
-from src.training import build_detector
+from src.training import build_detector, save_models
 from src.weights.head_classes import CLASS_TENSORS
 from src.weights.pretrained import backbone_of, load_pretrained
 from src.weights.source import RECORD_NAME, Source, unpack
@@ -70,6 +71,23 @@ def test_the_head_of_other_classes_is_drawn_anew(tmp_path, trained, caplog):
         expected = fresh[name] if name in CLASS_TENSORS else trained[name]
         np.testing.assert_array_equal(value, expected)
     assert matching_names(path, config) == (111, 115)
+
+
+def test_a_worker_checkpoint_is_fine_tuned_for_other_sizes_and_classes(tmp_path):
+    """The fingerprint that it carries is for who measures it."""
+    config = config_of(ANIMALS, seed=3)
+    net, path = Faster_Rcnn_Resnet(config), tmp_path / "w.ckpt"
+    save_models(net, config, tmp_path / "s.ckpt", path, Aggregation())
+    other = config_of(PETS, img_width=96, anchor_scales=[8], pre_trained=str(path))
+    tuned, said = build_detector(other)
+    assert "111 of the network's 115 parameters" in said and "not found" not in said
+    found, given = values_of(tuned), values_of(net)
+    for name in set(given) - set(CLASS_TENSORS):
+        np.testing.assert_array_equal(found[name], given[name])
+    assert matching_names(path, other) == (111, 115)
+    same = config_of(ANIMALS, img_width=96, pre_trained=str(path))
+    assert "115 of the network's 115 parameters" in build_detector(same)[1]
+    assert matching_names(path, same) == (115, 115)
 
 
 @pytest.mark.parametrize("without_bg_loss", [True, False])

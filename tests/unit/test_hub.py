@@ -6,6 +6,10 @@ from evaluation_sets import TINY, assert_same
 
 from mindspore_hub_conf import create_network
 from src.errors import UserError
+from src.federated.aggregation import Aggregation
+from src.federated.fingerprint import FEATURE_NAME
+from src.model_utils.config import load_config
+from src.training import save_models
 
 BACKBONES = {"resnet_v1.5_50": (1, 2), "resnet_v1_50": (2, 1)}
 
@@ -22,6 +26,20 @@ def test_each_backbone_takes_a_checkpoint(tmp_path, backbone):
     at_once = create_network("faster_rcnn", TINY, backbone=backbone, ckpt_file=str(path))
     for other in (fetched, at_once):
         assert_same(net, other)
+
+
+def test_a_checkpoint_of_a_job(tmp_path):
+    config = load_config(TINY, seed=3)
+    net = create_network("faster_rcnn", config)
+    path = tmp_path / "w.ckpt"
+    save_models(net, config, tmp_path / "s.ckpt", path, Aggregation())
+    fetched = create_network("faster_rcnn", TINY)
+    left = ms.load_param_into_net(fetched, ms.load_checkpoint(str(path)), strict_load=True)
+    assert left == ([], [FEATURE_NAME])
+    assert_same(net, fetched)
+    assert_same(net, create_network("faster_rcnn", TINY, ckpt_file=str(path)))
+    with pytest.raises(UserError, match="other values of: img_width;"):
+        create_network("faster_rcnn", TINY, ckpt_file=str(path), img_width=96)
 
 
 @pytest.mark.parametrize(

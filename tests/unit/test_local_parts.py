@@ -43,7 +43,7 @@ def test_the_servers_file_holds_neither_local_nor_frozen_parts(models):
     local = {name for name in trained if name.startswith("rcnn.")}
     assert len(local) == 8
     assert held == trained - local | {FEATURE_NAME} and len(held) == models.count + 1
-    assert set(ms.load_checkpoint(str(models.silo))) == set(values(models.net))
+    assert set(ms.load_checkpoint(str(models.silo))) == {*values(models.net), FEATURE_NAME}
 
 
 def test_the_servers_file_is_measured_with_a_silos_own_parts(models):
@@ -63,6 +63,14 @@ def test_who_measures_must_know_what_stayed(models):
     part = load_config(TINY, seed=3, local_params="rcnn.*,rpn_with_loss.*")
     with pytest.raises(UserError, match="other values of: local_params;"):
         load_detector(Faster_Rcnn_Resnet(part), part, models.server, models.silo)
+
+
+def test_the_silos_own_parts_must_be_of_the_same_configuration(models, tmp_path):
+    config = tiny(3, img_width=96)
+    silo = tmp_path / "w.ckpt"
+    save_models(models.net, config, tmp_path / "s.ckpt", silo, Aggregation())
+    with pytest.raises(UserError, match=r"w.ckpt: was trained with other values of: img_width;"):
+        load_detector(Faster_Rcnn_Resnet(models.config), models.config, models.server, silo)
 
 
 def test_silos_agree_on_what_stays_and_not_on_its_values(models):

@@ -9,6 +9,7 @@ from mindspore import load_checkpoint, nn
 
 from src.errors import UserError
 from src.federated.checkpoint_keeper import CheckpointKeeper
+from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.rounds import SyncError
 from src.federated.worker import epoch_words, steps_per_iteration
 
@@ -37,10 +38,10 @@ def test_the_log_tells_the_images_that_an_epoch_leaves_out(converted, images, wo
     assert epoch_words(task) == words
 
 
-def keeper(folder, kept=0, on=True):
+def keeper(folder, kept=0, on=True, mark=None):
     config = SimpleNamespace(keep_checkpoint_max=kept, save_checkpoint=on, run_eval=False)
     return CheckpointKeeper(
-        "worker_0", nn.Dense(2, 3), folder / "ckpt" / "mindrecord_0", "mindrecord_0", config
+        "worker_0", nn.Dense(2, 3), folder / "ckpt" / "mindrecord_0", "mindrecord_0", config, mark
     )
 
 
@@ -56,6 +57,20 @@ def test_checkpoint_k_belongs_to_iteration_k_plus_1(tmp_path):
     expected = [f"mindrecord_0-fast-rcnn-{k}epoch.ckpt" for k in range(2)]
     assert names(tmp_path) == expected
     assert load_checkpoint(str(next(tmp_path.rglob(expected[0]))))["weight"].shape == (3, 2)
+
+
+def test_every_checkpoint_holds_the_fingerprint_of_its_job(tmp_path):
+    mark = fingerprint({"image size": (64, 64), "class list": ["cat"]})
+    one = keeper(tmp_path, mark=mark)
+    one.require_room(iterations=1, workers=1)
+    one.save(1)
+    one.save_best()
+    paths = sorted(tmp_path.rglob("*.ckpt"))
+    assert [path.name for path in paths] == ["best.ckpt", "mindrecord_0-fast-rcnn-0epoch.ckpt"]
+    for path in paths:
+        content = load_checkpoint(str(path))
+        assert set(content) == {"weight", "bias", FEATURE_NAME}
+        np.testing.assert_array_equal(content[FEATURE_NAME].asnumpy(), mark)
 
 
 def test_only_the_newest_are_kept(tmp_path):
@@ -116,7 +131,7 @@ def test_a_write_that_fails_leaves_the_earlier_file_whole(tmp_path, monkeypatch)
     one.save(1)
     before = next(tmp_path.rglob("*-0epoch.ckpt")).read_bytes()
 
-    def full_disk(net, path):
+    def full_disk(net, path, **_):
         with Path(path).open("wb") as file:
             file.write(before[: len(before) // 2])
         raise OSError(28, "No space left on device")
