@@ -71,7 +71,8 @@ class ModelCheck:
                 raise UserError(
                     f"the servers at {reply.address} and this silo do not agree on: "
                     f"{', '.join(aspects)}; give all of them the same configuration and the same "
-                    "pre_trained"
+                    "pre_trained (a model that was in the servers' --checkpoint_dir before may be "
+                    "of another one)"
                 )
         elif self._extra:
             self._log(

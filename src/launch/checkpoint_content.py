@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from src.errors import UserError
+from src.federated.fingerprint import FEATURE_NAME
 from src.launch.detector_size import Shape, parameter_shapes
 from src.weights.checkpoint_messages import checkpoint_messages
 from src.weights.checkpoint_names import map_name
@@ -59,6 +61,14 @@ def source_of(path: Path) -> Source | None:
 def _source(content: Any, path: Path) -> Source | None:
     record = next((v.tensor.tensor_content for v in content.value if v.tag == RECORD_NAME), None)
     return unpack(record, f"pre_trained: {path}")
+
+
+def mark_of(path: Path) -> np.ndarray | None:
+    """The fingerprint of the job that a checkpoint is of; None without one. Raises as before."""
+    for value in _content(path).value:
+        if value.tag == FEATURE_NAME and value.tensor.tensor_type == "Float32":
+            return np.frombuffer(value.tensor.tensor_content, np.float32)
+    return None
 
 
 def matching_names(path: Path, config: Any) -> tuple[int, int]:

@@ -46,7 +46,12 @@ from src.launch.reach_checks import reach_checks
 from src.launch.redis_store import JobStore
 from src.launch.resume_checks import resume_checks, worker_disk, worker_numbers
 from src.launch.sending_checks import federated_check, privacy_check
-from src.launch.server_start import SERVER_FILES, consecutive_ports, servers_to_start
+from src.launch.server_start import (
+    SERVER_FILES,
+    consecutive_ports,
+    require_same_settings,
+    servers_to_start,
+)
 from src.security.tls import TlsFiles
 
 MANAGE_FLAG, SERVER_FLAG = "--scheduler_manage_address", "--http_server_address"
@@ -110,7 +115,7 @@ def server_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         Check("ports", ports),
         Check("keys", lambda: keys_of_job(job, config.resume), after="redis"),
         *_peers(job, config.resume),
-        Check("checkpoint_dir", lambda: models_there(job, folder, config.resume)),
+        Check("checkpoint_dir", lambda: models_there(job, folder, config)),
         *_pre_trained(config),
         Check("disk", disk, after="aggregation"),
         Check("memory", room, after="aggregation"),
@@ -192,20 +197,22 @@ def keys_of_job(job: JobConfig, resume: bool) -> str | Finding:
     return f"{left} keys of an ended job {job.name} will be removed" if left else "no key is there"
 
 
-def models_there(job: JobConfig, folder: Path, resume: bool) -> str | Finding:
+def models_there(job: JobConfig, folder: Path, config: Any) -> str | Finding:
     """What the servers begin with.
 
     Raises:
-        UserError: the folder cannot be written, or its newest model is the last iteration's.
+        UserError: the folder cannot be written, its newest model is the last iteration's, or it
+            was made with another configuration.
     """
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"--checkpoint_dir {folder}: {there} is no folder that can be written")
-    aside = [] if resume else files_of_earlier_run(folder, job.name)
+    aside = [] if config.resume else files_of_earlier_run(folder, job.name)
     first = require_iterations_left(folder, job.name, job.iterations, leave_out=aside)
     left, broken = usable_files(folder, job.name, leave_out=aside)
     if not left:
         return f"{folder}: no model of {job.name} yet, an initial one will be made"
+    require_same_settings(left[0].path, config)
     moved = f"; {len(aside)} of an earlier run go aside" if aside else ""
     begins = f"begins iteration {first} of {job.iterations} from {left[0].path.name}{moved}"
     if broken:

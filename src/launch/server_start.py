@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from src.errors import StartError, UserError
+from src.federated.fingerprint import LOCAL_ASPECT, key_aspects, unlike_aspects
+from src.federated.travelling import local_names
 from src.job.job_config import JobConfig
 from src.job.job_record import read_record, role_folder
 from src.job.recovery_files import (
@@ -15,10 +17,12 @@ from src.job.recovery_files import (
     put_aside_earlier_run,
     usable_files,
 )
+from src.launch.checkpoint_content import mark_of
+from src.launch.detector_size import trained_shapes
 from src.launch.live_servers import live_servers
 from src.launch.processes import require_not_running
 from src.launch.redis_store import JobStore, settings_of
-from src.model_utils.config import PROJECT_DIR, Config, find_config_file
+from src.model_utils.config import PROJECT_DIR, Config, find_config_file, setting
 
 # Three recovery files and the one being written, beside the initial model.
 SERVER_FILES = 5
@@ -88,6 +92,29 @@ def _bring_up_to_date(job: JobConfig, store: JobStore, checkpoint_dir: Path) -> 
     first = files[0].iteration + 1
     store.go_on_at(first)
     print(f"Redis knew iteration {known}, an older state; going on at {first} as the files say")
+
+
+def require_same_settings(model: Path, config: Config) -> None:
+    """Whether the model that servers begin with, where it says so, was made with `config`.
+
+    Frozen weights are not compared: they come from the seed or a file, through MindSpore.
+
+    Raises:
+        UserError: it was not, and so every worker of this configuration would be refused.
+    """
+    mark = mark_of(model)
+    if mark is None:
+        return
+    local = local_names(trained_shapes(config), setting(config, LOCAL_ASPECT))
+    unlike = unlike_aspects({**key_aspects(config), LOCAL_ASPECT: sorted(local)}, mark)
+    if unlike:
+        anew = "start without --resume and with" if config.resume else "give"
+        raise UserError(
+            f"{model}: the servers would begin with this model, which was made with other values "
+            f"of: {', '.join(unlike)}; give the configuration that it was made with, "
+            f"--config_path=<its file> and the same flags, or {anew} another --checkpoint_dir for "
+            "a new model"
+        )
 
 
 def ensure_initial_model(job: JobConfig, checkpoint_dir: Path, config: Config) -> None:

@@ -17,6 +17,7 @@ from commands import (
     refused,
     run,
     running_redis,
+    succeed,
     write_job,
 )
 from models import save_model
@@ -146,6 +147,26 @@ def test_the_checkpoint_folder_holds_the_last_iteration_already(folder, redis):
     line = refused(folder, SERVER, "--local_server_num=1", address)
     assert "is of iteration 3, and fl_iteration_num is 3: nothing is left to do" in line
     assert (folder / "fl_ckpt" / name).exists()
+
+
+def test_the_checkpoint_folder_holds_a_model_of_another_configuration(folder, redis):
+    write_job(folder, redis, 3)
+    succeed(folder, "tools/create_initial_checkpoint.py", f"--config_path={TINY}")
+    before = sorted((folder / "fl_ckpt").iterdir())
+    flags = ["--local_server_num=1", f"--http_server_address=127.0.0.1:{redis + 1}"]
+    for more, named in (
+        ([], "coco_classes, img_width, img_height, anchor_scales"),
+        ([f"--config_path={TINY}", "--img_width=96"], "img_width"),
+        ([f"--config_path={TINY}", "--img_width=96", "--resume"], "img_width"),
+    ):
+        line = refused(folder, SERVER, *flags, *more)
+        assert f"made with other values of: {named}; give" in line
+        assert "iteration_0_" in line and "--config_path=" in line and "--checkpoint_dir" in line
+        assert sorted((folder / "fl_ckpt").iterdir()) == before
+        assert not (folder / "server_0").exists()
+    # With the configuration of the model the next thing to see is that no Redis key is in the way.
+    said = run(folder, "tools/preflight.py", "--role=server", f"--config_path={TINY}", *flags)
+    assert f"begins iteration 1 of 3 from {before[-1].name}" in said.stdout
 
 
 @pytest.mark.parametrize("kind", ["missing", "not a checkpoint", "another model"])

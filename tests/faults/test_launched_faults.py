@@ -119,6 +119,7 @@ def test_a_silo_whose_weights_are_no_longer_finite_stops_and_keeps_its_last_mode
     other = run(job.folder, WORKER, *job.worker_flags, *flags, "--img_width=96")
     assert other.returncode == 2
     assert "do not agree on: img_width" in other.stderr
+    assert "in the servers' --checkpoint_dir before" in other.stderr
     job.workers(*flags)
     job.wait_for_end("worker")
     assert job.exit_codes()["worker_0"] == 1

@@ -11,6 +11,14 @@ from commands import TINY, make_shards, run, write_job
 from ports import free_port_range
 
 from src.errors import UserError
+from src.federated.aggregation import Aggregation
+from src.federated.fingerprint import (
+    FEATURE_NAME,
+    FROZEN_ASPECT,
+    LOCAL_ASPECT,
+    fingerprint,
+    key_aspects,
+)
 from src.job.checks import WARN, Check, Finding, require, run_checks
 from src.job.disk_room import disk_room, worker_files
 from src.job.job_config import load_job
@@ -214,30 +222,74 @@ def test_a_redis_that_is_not_there(tmp_path):
         redis_answers(job)
 
 
+def launched(resume, **keys):
+    config = load_config(TINY, **keys)
+    config.resume = resume
+    return config
+
+
 def test_what_the_servers_begin_with(tmp_path, redis_port):
-    job = job_in(tmp_path, redis_port)
+    job, new, resumed = job_in(tmp_path, redis_port), launched(False), launched(True)
     folder = tmp_path / "fl_ckpt"
-    assert "an initial one will be made" in models_there(job, folder, False)
+    assert "an initial one will be made" in models_there(job, folder, new)
     assert not folder.exists()
     folder.mkdir()
     weights = {"w": np.ones((2, 3), np.float32)}
     save(folder / recovery_name("FasterRCNN", 2), weights)
-    assert "begins iteration 3 of 3 from" in models_there(job, folder, False)
+    assert "begins iteration 3 of 3 from" in models_there(job, folder, new)
     save(folder / recovery_name("FasterRCNN", 0), weights)
-    text = models_there(job, folder, False)
+    text = models_there(job, folder, new)
     assert "begins iteration 1 of 3" in text and "1 of an earlier run go aside" in text
-    assert "begins iteration 3 of 3" in models_there(job, folder, True)
+    assert "begins iteration 3 of 3" in models_there(job, folder, resumed)
     newest = folder / recovery_name("FasterRCNN", 3)
     newest.touch()
-    found = models_there(job, folder, True)
+    found = models_there(job, folder, resumed)
     assert found.level == WARN and "begins iteration 3 of 3" in found.text
     assert f"{newest} is left out: it is empty" in found.text
     newest.unlink()
     save(newest, weights)
     with pytest.raises(UserError, match="nothing is left to do"):
-        models_there(job, folder, True)
+        models_there(job, folder, resumed)
     with pytest.raises(UserError, match="is no folder that can be written"):
-        models_there(job, folder / recovery_name("FasterRCNN", 3) / "below", False)
+        models_there(job, folder / recovery_name("FasterRCNN", 3) / "below", new)
+
+
+def mark_for(tiny):
+    """The fingerprint of a job; frozen weights are not the launcher's to know."""
+    local = {LOCAL_ASPECT: [], FROZEN_ASPECT: "digest"}
+    return fingerprint({**key_aspects(tiny), **local, **Aggregation().aspects()})
+
+
+def test_servers_do_not_begin_with_a_model_of_another_configuration(tmp_path, redis_port, tiny):
+    job, folder = job_in(tmp_path, redis_port), tmp_path / "fl_ckpt"
+    folder.mkdir()
+    weights = {"w": np.ones((2, 3), np.float32)}
+    initial = save(
+        folder / recovery_name("FasterRCNN", 0), {**weights, FEATURE_NAME: mark_for(tiny)}
+    )
+    assert "begins iteration 1 of 3" in models_there(job, folder, launched(False))
+    others = {
+        "coco_classes": {"coco_classes": ["background", "a", "b", "c", "d"]},
+        "img_width, anchor_scales": {"img_width": 96, "anchor_scales": [8]},
+        "local_params": {"local_params": "rcnn.*"},
+    }
+    for named, keys in others.items():
+        for resume in (False, True):
+            with pytest.raises(UserError, match=f"other values of: {named}; give .*--config_path"):
+                models_there(job, folder, launched(resume, **keys))
+    # What does not make another detector.
+    same = launched(False, seed=9, batch_size=4, sync_type="adaptive", pre_trained="x.ckpt")
+    models_there(job, folder, same)
+    # A later file decides with --resume alone.
+    other = launched(True, img_width=96)
+    save(folder / recovery_name("FasterRCNN", 1), {**weights, FEATURE_NAME: mark_for(other)})
+    assert "begins iteration 2 of 3" in models_there(job, folder, other)
+    with pytest.raises(UserError, match="iteration_1_.*: the servers would begin with this model"):
+        models_there(job, folder, launched(True))
+    assert "begins iteration 1 of 3" in models_there(job, folder, launched(False))
+    # A model of one's own says nothing of its configuration.
+    save(initial, weights)
+    models_there(job, folder, launched(False, img_width=96))
 
 
 def test_servers_that_do_not_listen_are_a_warning(tmp_path):
