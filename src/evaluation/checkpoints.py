@@ -60,7 +60,9 @@ def load_detector(
             said += f", and {len(local - held)} of the silo's own (local_params)"
     loaded = len(load_pretrained(net, checkpoint).loaded)
     if not own <= held:
-        _require_same_job(net, config, checkpoint, content)
+        # What the file lacks has come from elsewhere: frozen tensors, local_params.
+        mend = "the job's own --config_path and --frozen_from"
+        _require_alike(shared_aspects(config, net), checkpoint, content, mend)
     return f"{checkpoint}: {loaded} of {len(own)} tensors{said}"
 
 
@@ -113,29 +115,25 @@ def _require_same_keys(config: Config, path: Path, content: dict[str, Parameter]
     Raises:
         UserError: names those that it was not.
     """
-    if FEATURE_NAME not in content:
-        return
-    unlike = unlike_aspects(key_aspects(config), content[FEATURE_NAME].asnumpy())
-    if unlike:
-        raise UserError(
-            f"{path}: was trained with other values of: {', '.join(unlike)}; give the "
-            "configuration that it was trained with, --config_path=<its file> and the same flags"
-        )
+    mend = "the configuration that it was trained with, --config_path=<its file> and the same flags"
+    _require_alike(key_aspects(config), path, content, mend)
 
 
-def _require_same_job(
-    net: nn.Cell, config: Config, checkpoint: Path, content: dict[str, Parameter]
+def _require_alike(
+    aspects: dict[str, object], path: Path, content: dict[str, Parameter], mend: str
 ) -> None:
-    """Whether what the servers' file lacks is what it was trained with: frozen, local_params.
+    """Whether a checkpoint, where it says so, was trained with these aspects.
+
+    Args:
+        mend: what to give where it was not.
 
     Raises:
-        UserError: names what differs.
+        UserError: names those that differ.
     """
     if FEATURE_NAME not in content:
         return
-    unlike = unlike_aspects(shared_aspects(config, net), content[FEATURE_NAME].asnumpy())
+    unlike = unlike_aspects(aspects, content[FEATURE_NAME].asnumpy())
     if unlike:
         raise UserError(
-            f"{checkpoint}: was trained with other values of: {', '.join(unlike)}; give the job's "
-            "own --config_path and --frozen_from"
+            f"{path}: was trained with other values of: {', '.join(unlike)}; give {mend}"
         )
