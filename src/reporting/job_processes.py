@@ -51,6 +51,8 @@ def folders_of_job(folder: Path, started: datetime | None) -> list[Path]:
         started: when the job began; None where the folder around does not tell.
     """
     *earlier, _ = numbered_folders(folder)
+    if not earlier:
+        return [folder]
     chain, later = [folder], _process(folder)
     for path in reversed(earlier):
         before = _process(path)
@@ -64,8 +66,10 @@ def folders_of_job(folder: Path, started: datetime | None) -> list[Path]:
 
 def ended_before(folder: Path, started: datetime | None) -> bool:
     """Whether a worker's process is known to have ended before `started`."""
+    if started is None:
+        return False
     ended = _process(folder).ended
-    return bool(started and ended and ended < started)
+    return ended is not None and ended < started
 
 
 def _process(folder: Path) -> _Process:

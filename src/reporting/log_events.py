@@ -216,13 +216,14 @@ def _close(earlier: Event, later: Event) -> bool:
 
 def _failed_iterations(folder: Path) -> Iterator[Event]:
     """What the summary in a server's folder says of iterations that failed."""
-    for path in folder.glob("metrics.json"):
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict) and entry.get("iterationResult", "success") != "success":
-                time = _time(str(entry.get("endTime", "")))
-                text = f"iteration {entry.get('currentIteration')} failed (metrics.json)"
-                yield Event(time, path.parent.name, FAULT, text)
+    path = folder / "metrics.json"
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("iterationResult", "success") != "success":
+            time = _time(str(entry.get("endTime", "")))
+            text = f"iteration {entry.get('currentIteration')} failed (metrics.json)"
+            yield Event(time, folder.name, FAULT, text)
