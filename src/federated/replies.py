@@ -36,10 +36,11 @@ class Reply:
         reason: the server's words, or why it cannot be reached; "" where there is nothing to say.
         iteration: the server's current iteration where it tells, from 1; else 0.
         features: name -> 1-D float32 array; views into the one buffer that was received.
-        sent, received: bytes of the two bodies.
+        sent, received: bytes of the two bodies; of an unreachable server what it has taken.
         seconds: from the first byte sent to the last byte decoded.
         own_seconds: of it, this process's own work: scaling, encoding, decoding.
         address: the server that answered.
+        unanswered: a try of this request was sent whole and got no answer, so it may have counted.
     """
 
     outcome: Outcome
@@ -51,6 +52,7 @@ class Reply:
     seconds: float = 0.0
     own_seconds: float = 0.0
     address: str = ""
+    unanswered: bool = False
 
     def __str__(self) -> str:
         return f"{self.outcome.value}: {self.reason}" if self.reason else self.outcome.value

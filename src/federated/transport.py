@@ -3,8 +3,11 @@
 `Client` posts the engine's messages over one kept-alive HTTP or HTTPS connection. Every call has
 a deadline and returns a `Reply`, whose `outcome` says in one word what happened; nothing here
 waits for another silo or retries a decision of the server. A connection that breaks is opened
-again and the request sent again, at the next address where the first one stays away: the server
-counts a silo once, by its `fl_id`.
+again and the request sent again, at the next address where the first one stays away or hangs: the
+server counts a silo once, by its `fl_id`.
+
+A deadline counts from the last byte that the other side has taken or sent, so that a slow line gets
+the time that it needs while a server that hangs does not.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import contextlib
 import http.client
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +30,14 @@ from src.security.tls import breaks_off, explain, speaks_tls
 
 CONNECT_SECONDS = 5.0
 KEEPALIVE_SECONDS = 60
+# The longest that one request may take, however steadily its bytes move.
+LONGEST_SECONDS = 4200.0
+# Fewer bytes than this within a deadline are no progress: a server that drips could hold a silo.
+LEAST_PROGRESS = 1024
+TOO_LARGE = (
+    "HTTP status 413: a web server or proxy in between limits the size of a request; let it pass "
+    "{:.0f} MB and more"
+)
 
 
 class Client:
@@ -36,6 +48,8 @@ class Client:
         fl_name: the job's name.
         fl_id: the silo's identity; the same name after a restart keeps the silo's place.
         tls: verifies the servers and makes the connection HTTPS; None is plain HTTP.
+        longest: seconds that one request may take in all; the `seconds` of each call are those
+            without a byte in either direction, shared among the servers that are tried.
     """
 
     def __init__(
@@ -44,6 +58,7 @@ class Client:
         fl_name: str,
         fl_id: str,
         tls: ssl.SSLContext | None = None,
+        longest: float = LONGEST_SECONDS,
     ):
         if not addresses:
             raise ValueError("addresses: at least one server is needed")
@@ -51,6 +66,7 @@ class Client:
         self.fl_name = fl_name
         self.fl_id = fl_id
         self._tls = tls
+        self._longest = longest
         self._current = 0
         self._connection: http.client.HTTPConnection | None = None
         self._answered = False
@@ -108,53 +124,84 @@ class Client:
     def _call(
         self, path: str, body: Iterable, length: int, seconds: float, slots: tuple[int, int]
     ) -> Reply:
-        """Post to the first server that answers, each tried once, a kept-alive one twice."""
+        """Post to the first server that answers, each tried once, a kept-alive one twice.
+
+        A server that lets its part of `seconds` go by without a byte is left for the next one.
+        """
         begin = time.monotonic()
         failures: list[str] = []
-        for _ in self.addresses:
+        left, sent, unanswered = seconds, 0, False
+        for number, _ in enumerate(self.addresses):
+            patience = left / (len(self.addresses) - number)
             for _ in range(2 if self._connection is not None else 1):
-                remaining = seconds - (time.monotonic() - begin)
-                if remaining <= 0:
-                    break
+                clock = _Clock()
                 try:
-                    reply = self._attempt(path, body, length, remaining, slots)
+                    reply = self._attempt(path, clock.over(body), length, patience, slots)
+                except StalledError as error:
+                    failures.append(self._failed(error))
+                    left -= error.waited
+                    sent = max(sent, error.sent)
+                    unanswered |= clock.finished and error.sent >= length
+                    break
                 except (OSError, http.client.HTTPException, messages.BadMessageError) as error:
-                    self.close()
-                    failures.append(f"{self.address}: {self._words_of(error)}")
+                    failures.append(self._failed(error))
+                    unanswered |= clock.finished
                     continue
-                reply.seconds = time.monotonic() - begin
                 self._answered = True
+                reply.own_seconds += clock.seconds
+                reply.unanswered = unanswered
+                reply.seconds = time.monotonic() - begin
                 return reply
             self.next_server()
-        reasons = "; ".join(dict.fromkeys(failures))
-        return Reply(Outcome.UNREACHABLE, reasons, seconds=time.monotonic() - begin)
+        return Reply(
+            Outcome.UNREACHABLE,
+            "; ".join(dict.fromkeys(failures)),
+            sent=sent,
+            unanswered=unanswered,
+            seconds=time.monotonic() - begin,
+        )
 
     def _attempt(
         self, path: str, body: Iterable, length: int, seconds: float, slots: tuple[int, int]
     ) -> Reply:
-        clock = _Clock()
-        data = self._post(path, clock.over(body), length, seconds)
-        with clock:
+        try:
+            data = self._post(path, body, length, seconds)
+        except TooLargeError as error:
+            self.close()
+            return Reply(Outcome.REFUSED, str(error), address=self.address)
+        with (clock := _Clock()):
             reply = understand(data, *slots)
-        reply.sent, reply.received, reply.address = length, len(data), self.address
         reply.own_seconds = clock.seconds
+        reply.sent, reply.received, reply.address = length, len(data), self.address
         return reply
 
     def _post(self, path: str, body: Iterable, length: int, seconds: float) -> np.ndarray:
-        """One request and the whole body of its answer, or an error within `seconds`."""
+        """Return the body of the answer.
+
+        Raises:
+            StalledError: nothing moved for `seconds`.
+            TooLargeError: something in between does not let the request pass.
+        """
         if self._connection is None or self._connection.sock is None:
             self._connection = self._connect(seconds)
         connection = self._connection
-        with _deadline(connection, seconds):
+        with _deadline(connection.sock, length, seconds, self._longest):
             headers = {
                 "Content-Type": "application/x-www-form-urlencoded",
                 "Content-Length": str(length),
             }
             connection.request("POST", path, body=body, headers=headers)
             with connection.getresponse() as response:
+                if response.status == http.client.REQUEST_ENTITY_TOO_LARGE:
+                    raise TooLargeError(TOO_LARGE.format(length / 1e6))
                 if response.status != http.client.OK:
                     raise http.client.HTTPException(f"HTTP status {response.status}")
                 return _read(response)
+
+    def _failed(self, error: Exception) -> str:
+        """Close the connection, and say where and why the request failed."""
+        self.close()
+        return f"{self.address}: {self._words_of(error)}"
 
     def _words_of(self, error: Exception) -> str:
         """Why a request failed; what breaks before any answer may be the other protocol."""
@@ -177,7 +224,7 @@ class Client:
         else:
             connection = http.client.HTTPSConnection(self.address, context=self._tls, timeout=limit)
         connection.connect()
-        connection.sock.settimeout(None)  # from here on `_deadline` ends a call that hangs
+        connection.sock.settimeout(None)  # from here on `_deadline` ends a call that stands still
         _keep_alive(connection.sock)
         return connection
 
@@ -198,6 +245,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.finished = False  # the iterable has no more pieces
 
     def __enter__(self) -> None:
         self._begin = time.perf_counter()
@@ -211,6 +259,7 @@ class _Clock:
             with self:
                 piece = next(iterator, None)
             if piece is None:
+                self.finished = True
                 return
             yield piece
 
@@ -219,32 +268,85 @@ def _now() -> str:
     return str(int(time.time() * 1000))
 
 
-@contextlib.contextmanager
-def _deadline(connection: http.client.HTTPConnection, seconds: float) -> Iterator[None]:
-    """Break the connection after `seconds`, whatever it is doing: TimeoutError.
+class TooLargeError(http.client.HTTPException):
+    """A web server in between refuses a request of this size."""
 
-    A socket's own timeout counts from the last byte, so a slow sender could hold a call for ever.
+
+class StalledError(TimeoutError):
+    """A request was given up: next to nothing moved for too long, or it took too long in all.
+
+    Attributes:
+        sent: bytes of the request's body that the other side has taken.
+        waited: seconds since the last byte in either direction.
     """
-    sock = connection.sock
-    expired = threading.Event()
 
-    def expire() -> None:
-        expired.set()
-        with contextlib.suppress(OSError):
-            # The plain socket's method also under TLS: the wrapper's would wait for the peer.
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+    def __init__(self, words: str, sent: int, waited: float):
+        super().__init__(words)
+        self.sent, self.waited = sent, waited
 
-    timer = threading.Timer(seconds, expire)
-    timer.daemon = True
-    timer.start()
+
+@contextlib.contextmanager
+def _deadline(sock: socket.socket, length: int, seconds: float, longest: float) -> Iterator[None]:
+    """Break the connection after `seconds` in which next to nothing moved: `StalledError`.
+
+    What has moved is asked of the kernel: a write returns when it has buffered the bytes, which on
+    a slow line is minutes before the other side has them, and a socket's own timeout counts whole
+    calls.
+
+    Args:
+        length: bytes of the request's body, for the message.
+        longest: seconds after which the connection is broken in any case.
+    """
+    done = threading.Event()
+    stalled: list[StalledError] = []
+    begin = time.monotonic()
+    first = _moved(sock)
+
+    def watch() -> None:
+        last, since = first, begin
+        while not done.wait(min(seconds / 10, 1.0)):
+            now, moved = time.monotonic(), _moved(sock)
+            if sum(moved) - sum(last) >= LEAST_PROGRESS:
+                last, since = moved, now
+            if now - since < seconds and now - begin < longest:
+                continue
+            sent = min(moved[0] - first[0], length)
+            words = f"no answer within {seconds:.3g} s (--request_timeout)"
+            if now - since < seconds:
+                words = f"no answer within {longest:.3g} s (--wait_timeout)"
+            elif 0 < sent < length:
+                words = f"nothing moved for {seconds:.3g} s (--request_timeout)"
+            if sent < length:
+                words += f", {sent / 1e6:.3g} of {length / 1e6:.3g} MB were sent"
+                words += f" in {now - begin:.3g} s"
+            stalled.append(StalledError(words, sent, now - since))
+            with contextlib.suppress(OSError):
+                # The plain socket's method also under TLS: the wrapper's would wait for the peer.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
     try:
         yield
     except (OSError, http.client.HTTPException) as error:
-        if expired.is_set():
-            raise TimeoutError(f"no answer within {seconds:.3g} s") from error
+        if stalled:
+            raise stalled[0] from error
         raise
     finally:
-        timer.cancel()
+        done.set()
+
+
+def _moved(sock: socket.socket) -> tuple[int, int]:
+    """Bytes that the other side has acknowledged, and bytes received; (0, 0) where it is closed.
+
+    Of Linux' struct tcp_info: tcpi_bytes_acked and tcpi_bytes_received, at the offsets 120 and 128.
+    """
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
+    except OSError:
+        return 0, 0
+    return struct.unpack_from("=QQ", info, 120)
 
 
 def _read(response: http.client.HTTPResponse) -> np.ndarray:

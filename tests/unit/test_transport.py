@@ -143,7 +143,92 @@ def test_a_call_ends_at_its_deadline(handler):
         begin = time.monotonic()
         reply = client(server).update(1, big, 1, 0.5)
         assert time.monotonic() - begin < 1.5
-    assert reply.outcome is Outcome.UNREACHABLE and "no answer within" in reply.reason
+    assert reply.outcome is Outcome.UNREACHABLE
+    assert "no answer within" in reply.reason or "nothing moved for" in reply.reason
+
+
+@pytest.mark.parametrize("handler", [silence, unread])
+def test_a_server_that_hangs_is_left_for_the_next_one(handler):
+    body = {"w": np.ones(8 * PIECE, np.float32)}
+    with StandIn(handler) as hung, StandIn(answer(SUCCESS)) as server:
+        asking = Client([hung.address, server.address], "job", "silo")
+        assert asking.update(1, body, 1, 1.0).outcome is Outcome.ACCEPTED
+        assert asking.address == server.address
+
+
+def test_servers_that_all_hang_are_left_when_the_deadline_is_over():
+    with StandIn(silence) as first, StandIn(silence) as second:
+        asking = Client([first.address, second.address], "job", "silo")
+        reply = asking.start(1, 0.6)
+        assert reply.outcome is Outcome.UNREACHABLE
+        for server in (first, second):
+            assert f"{server.address}: no answer within 0." in reply.reason
+        assert asking.address == first.address
+
+
+def slowly(connection: socket.socket) -> None:
+    """Read a request at some 2 MB/s through a small window, then answer."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += connection.recv(4096)
+    head, rest = data.split(b"\r\n\r\n", 1)
+    left = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]) - len(rest)
+    while left > 0:
+        left -= len(connection.recv(min(left, 65536)))
+        time.sleep(0.03)
+    send(connection, SUCCESS)
+
+
+def test_a_slow_line_gets_the_time_that_it_needs():
+    body = {"w": np.ones(2**20, np.float32)}  # 4 MB: about 2 s, four times the deadline
+    with StandIn(slowly) as server:
+        reply = client(server).update(1, body, 1, 0.5)
+    assert reply.outcome is Outcome.ACCEPTED and reply.seconds > 0.5
+
+
+def test_a_line_that_stops_says_how_far_it_came():
+    def stops(connection: socket.socket) -> None:
+        connection.recv(65536)
+        time.sleep(3)
+
+    with StandIn(stops) as server:
+        reply = client(server).update(1, {"w": np.ones(2**23, np.float32)}, 1, 0.5)
+    assert reply.outcome is Outcome.UNREACHABLE and 0 < reply.sent < 2**25
+    assert "nothing moved for 0.5 s (--request_timeout)" in reply.reason
+    assert "of 33.6 MB were sent" in reply.reason
+
+
+def test_a_request_ends_however_steadily_its_bytes_move():
+    body = {"w": np.ones(2**20, np.float32)}
+    with StandIn(slowly) as server:
+        asking = Client([server.address], "job", "silo", longest=0.8)
+        assert asking.update(1, body, 1, 0.5).outcome is Outcome.UNREACHABLE
+
+
+def test_a_proxy_that_limits_requests_is_named_and_not_asked_again():
+    def refuses(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+
+    with StandIn(refuses) as server:
+        reply = client(server).update(1, {"w": np.ones(2**20, np.float32)}, 1, 5)
+    assert reply.outcome is Outcome.REFUSED and "413" in reply.reason and "4 MB" in reply.reason
+
+
+def test_a_lost_answer_is_told_from_a_request_that_was_cut_off():
+    body = {"w": np.ones(2**20, np.float32)}
+
+    def swallows(connection: socket.socket) -> None:
+        read_request(connection)
+
+    def cuts(connection: socket.socket) -> None:
+        connection.recv(1000)
+
+    with StandIn(swallows) as server:
+        assert client(server).update(1, body, 1, 5).unanswered
+    with StandIn(cuts) as server:
+        assert not client(server).update(1, body, 1, 5).unanswered
 
 
 @pytest.mark.parametrize("body", [b"", b"\0\1\2\3" * 40, b"<html>404</html>", model_reply()[:-8]])
