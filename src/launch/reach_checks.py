@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 from typing import Any
 
 from src.errors import UserError
@@ -10,7 +11,8 @@ from src.federated.encryption import silo_context
 from src.job.addresses import server_addresses
 from src.job.checks import WARN, Check, Finding
 from src.job.job_config import JobConfig
-from src.launch.reachability import ask, exchange_large, why_not_reached
+from src.launch.detector_size import FLOAT_BYTES, count_values, federated_shapes
+from src.launch.reachability import ask, exchange_large, upload_rate, why_not_reached
 from src.security.tls import client_context, explain, require_handshake, speaks_tls
 
 FLAG = "--http_server_address"
@@ -23,7 +25,7 @@ def reach_checks(job: JobConfig, config: Any) -> list[Check]:
     reached: list[tuple[str, int]] = []
     return [
         Check("servers", lambda: servers_answer(job, config, reached), after="certificates"),
-        Check("messages", lambda: large_messages_pass(job, reached), after="servers"),
+        Check("messages", lambda: large_messages_pass(job, config, reached), after="servers"),
     ]
 
 
@@ -97,8 +99,10 @@ def _proxy_without_server(job: JobConfig, host: str, port: int) -> str:
     )
 
 
-def large_messages_pass(job: JobConfig, servers: list[tuple[str, int]]) -> str | Finding:
-    """Whether what is larger than a packet gets through, and whether the clocks agree."""
+def large_messages_pass(
+    job: JobConfig, config: Any, servers: list[tuple[str, int]]
+) -> str | Finding:
+    """Check that large messages get through, in what time, and that the clocks agree."""
     context = silo_context(job, job.tls) if job.tls else None
     ahead = 0.0
     for host, port in servers:
@@ -110,7 +114,35 @@ def large_messages_pass(job: JobConfig, servers: list[tuple[str, int]]) -> str |
             return Finding(WARN, "messages", f"{host}:{port}: {reason}")
     if abs(ahead) > CLOCK_S:
         return Finding(WARN, "messages", _clock(ahead))
-    return "64 kB pass in both directions" if servers else "no server to try it with"
+    return _time_of_upload(job, config, servers) if servers else "no server to try it with"
+
+
+def _time_of_upload(job: JobConfig, config: Any, servers: list[tuple[str, int]]) -> str | Finding:
+    """How long the weights of a silo take to the slowest of the servers."""
+    context = silo_context(job, job.tls) if job.tls else None
+    passed = "64 kB pass in both directions"
+    try:
+        rate = min(upload_rate(*server, job.name, context) for server in servers)
+    except (OSError, http.client.HTTPException) as error:
+        return f"{passed}; the line was not timed ({explain(error) or type(error).__name__})"
+    size = FLOAT_BYTES * count_values(federated_shapes(config))
+    window_s = job["round.update_model_time_window"] / 1000
+    what = f"the {size / 1e6:.0f} MB that a silo sends in a round"
+    if rate == math.inf:
+        return f"{passed}; {what} take seconds"
+    seconds = size / rate if rate else math.inf
+    mbit = f"{8 * rate / 1e6:.1f} Mbit/s" if rate else "less than 0.4 Mbit/s"
+    if seconds <= window_s / 2:
+        return f"{passed}; {what} take about {seconds:.0f} s at {mbit}"
+    needed = 8 * size / (window_s / 2) / 1e6
+    return Finding(
+        WARN,
+        "messages",
+        f"the line carries {mbit}: {what} take {seconds / 60:.0f} min or more, and servers end an "
+        f"iteration {window_s / 60:.0f} min after its first upload; use a line of {needed:.1f} "
+        "Mbit/s, let the coordinator raise round.update_model_time_window, or send less "
+        "(--local_params, docs/privacy.md)",
+    )
 
 
 def _clock(ahead: float) -> str:

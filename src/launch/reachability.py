@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import http.client
+import math
 import socket
 import ssl
 import time
@@ -18,6 +19,8 @@ CONNECT_S = 3.0
 ANSWER_S = 10.0
 # More than fits into one packet of any network, in both directions.
 LARGE = 65536
+# Enough to time a line of 50 kB/s to 50 MB/s by.
+TIMED = 8 * LARGE
 # Statuses of a proxy whose server is not there, or not yet.
 GATEWAY = (502, 503, 504)
 NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
@@ -163,6 +166,28 @@ def exchange_large(
     if answer.stranger:
         return f"{LARGE // 1024} kB are answered by {answer.stranger}", 0.0
     return "", answer.ahead_s
+
+
+def upload_rate(host: str, port: int, fl_name: str, context: ssl.SSLContext | None) -> float:
+    """Bytes per second from here to the server, by how much longer a larger request takes.
+
+    Returns:
+        The rate; infinite where the line is too fast to tell, 0 where the request is not through
+        within `ANSWER_S`.
+
+    Raises:
+        OSError, http.client.HTTPException: the server breaks off.
+    """
+    seconds = []
+    for size in (LARGE, TIMED):
+        begin = time.monotonic()
+        try:
+            ask(host, port, fl_name, context, size, ANSWER_S)
+        except socket.timeout:
+            return 0.0
+        seconds.append(time.monotonic() - begin)
+    longer = seconds[1] - seconds[0]
+    return (TIMED - LARGE) / longer if longer > 0.01 else math.inf
 
 
 def _ahead(date: str | None) -> float:

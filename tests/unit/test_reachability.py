@@ -18,6 +18,7 @@ from src.job.checks import run_checks
 from src.job.job_config import load_job
 from src.launch.reach_checks import reach_checks, servers_answer
 from src.launch.reachability import exchange_large, own_address, why_not_reached
+from src.model_utils.config import load_config
 
 
 @contextlib.contextmanager
@@ -53,9 +54,9 @@ def answering(
 
 
 def checks_of(tmp_path, port: int):
-    flags = SimpleNamespace(
-        http_server_address=f"127.0.0.1:{port}", server_num=1, join_timeout=600.0
-    )
+    flags = load_config(None)
+    flags.http_server_address, flags.server_num = f"127.0.0.1:{port}", 1
+    flags.join_timeout = 600.0
     return reach_checks(load_job(write_job(tmp_path, 2345, 3)), flags)
 
 
@@ -115,6 +116,37 @@ def test_a_clock_that_is_off(tmp_path, ahead):
 def test_a_good_server(tmp_path, body):
     with answering(body=body) as port:
         assert [f.level for f in checked(tmp_path, port)] == ["PASS", "PASS"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "level", "words"),
+    [
+        (0.0, "PASS", "MB that a silo sends in a round take"),
+        (0.2, "PASS", "s at "),
+        (3.0, "WARN", "use a line of 2.2 Mbit/s"),
+    ],
+)
+def test_the_line_is_timed(tmp_path, monkeypatch, seconds, level, words):
+    """A server that takes so many seconds for each 64 kB, as behind a slow line."""
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_POST(self):
+            for _ in range(int(self.headers["Content-Length"]) // 65536):
+                self.rfile.read(65536)
+                time.sleep(seconds / 8)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(SUCCESS)))
+            self.end_headers()
+            self.wfile.write(SUCCESS)
+
+        def log_message(self, *_):
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        _, large = checked(tmp_path, server.server_port)
+        server.shutdown()
+    assert large.level == level and words in large.text
 
 
 @pytest.mark.parametrize(
