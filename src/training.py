@@ -217,11 +217,11 @@ class _StatusCallBack(Callback):
     def __init__(self, status: StatusFile, steps_done: int):
         super().__init__()
         self._status = status
-        self._steps = steps_done
+        self.steps_done = steps_done
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         """After each step."""
         params = run_context.original_args()
-        self._steps += steps_of_call(params)
+        self.steps_done += steps_of_call(params)
         loss = mean_loss(params.net_outputs)
-        self._status.update(phase="train", step=self._steps, loss=loss)
+        self._status.update(phase="train", step=self.steps_done, loss=loss)

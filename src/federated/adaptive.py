@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from src.federated.aggregation import ABSOLUTE, AdaptiveSettings
+from src.federated.aggregation import ABSOLUTE, AdaptiveSettings, Aggregation
 
 # Above every consistency, so that the first round after a change is the new minimum.
 NO_MINIMUM = 1.1
@@ -47,7 +47,6 @@ class AdaptiveFrequency:
         self._lowest = settings.min_consistent_rate
         self._lowest_at = settings.min_consistent_rate_at_round
         self._round = 0
-        self._sent = False
         self._global: dict[str, np.ndarray] = {}
         self._forget()
 
@@ -71,20 +70,19 @@ class AdaptiveFrequency:
 
     def upload(self, weights: Arrays) -> dict[str, np.ndarray]:
         """What is sent beside `weights`: how much each has changed since the global model."""
-        self._sent = True
         return {
             ABSOLUTE + name: np.abs(weights[name].reshape(-1) - self._global[name])
             for name in self._names
         }
 
     def loaded(self, features: Arrays) -> None:
-        """Take a global model; after an upload it tells how consistent the round was.
+        """Take a global model; one that has changed tells how consistent its round was.
 
-        A model that has not changed is that of a round that failed, which tells nothing.
+        It does not matter whether this silo took part in the round, so that all silos decide the
+        same. A model that has not changed is that of a round that failed, which tells nothing.
         """
-        if self._sent and any((features[n] != self._global[n]).any() for n in self._names):
+        if self._global and any((features[n] != self._global[n]).any() for n in self._names):
             self._decide(self._consistency(features))
-        self._sent = False
         self._global = {name: features[name].copy() for name in self._names}
 
     def _consistency(self, features: Arrays) -> float:
@@ -114,3 +112,12 @@ class AdaptiveFrequency:
             self._window *= self._ratio
             self._forget()
         self._round += 1
+
+
+def adaptive_of(
+    aggregation: Aggregation, frequency: int, names: list[str]
+) -> AdaptiveFrequency | None:
+    """The adaptive frequency of a job; None where the number of steps is fixed."""
+    if aggregation.adaptive is None:
+        return None
+    return AdaptiveFrequency(aggregation.adaptive, frequency, names)

@@ -1,7 +1,12 @@
-"""What a worker does with each global model, after the manager has loaded it."""
+"""Callbacks of a worker that come after the manager: what follows an iteration or a join."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from mindspore import Tensor, nn
+from mindspore import dtype as mstype
 from mindspore.train.callback import Callback, RunContext
 
 from src.evaluation.journal import Journal
@@ -33,7 +38,8 @@ class KeepAfterRound(Callback):
     def on_train_step_end(self, run_context: RunContext) -> None:
         """After each step."""
         for record in self._manager.rounds[self._saved :]:
-            self._keeper.save(record.iteration)
+            # A late silo has a later model by now than that of the iteration it took part in.
+            self._keeper.save(self._manager.iteration - 1)
             self._saved += 1
             if self._state is not None:
                 self._state.save()
@@ -43,3 +49,39 @@ class KeepAfterRound(Callback):
                 # Servers wait with their end for the connections of silos.
                 self._manager.close()
             self._journal.after(record.iteration)
+
+
+class FollowIterations(Callback):
+    """Moves the schedule on by the iterations that the silo sits out.
+
+    So its learning rate is that of the servers' iteration, as that of a silo that starts late is.
+    Comes after the manager, which joins an iteration at its first step.
+
+    Args:
+        manager: the silo's.
+        optimizer: of the training step; its momentum stays.
+        counters: callbacks with an attribute `steps_done` are moved on too.
+        unit: steps that one of `manager.frequency` stands for.
+    """
+
+    def __init__(
+        self, manager: SiloManager, optimizer: nn.Cell, counters: Sequence[Any], unit: int
+    ):
+        super().__init__()
+        self._manager = manager
+        self._optimizer = optimizer
+        self._counters = [counter for counter in counters if hasattr(counter, "steps_done")]
+        self._unit = unit
+        self._iteration = manager.iteration
+
+    def on_train_step_begin(self, run_context: RunContext) -> None:
+        """Before each step."""
+        missed = self._manager.iteration - self._iteration - 1
+        self._iteration = self._manager.iteration
+        if missed <= 0 or self._manager.finished:
+            return
+        steps = missed * self._manager.frequency * self._unit
+        done = int(self._optimizer.global_step.asnumpy()[0]) + steps
+        self._optimizer.global_step.set_data(Tensor([done], mstype.int32))
+        for counter in self._counters:
+            counter.steps_done += steps

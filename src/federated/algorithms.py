@@ -29,11 +29,13 @@ class Averaging:
         terms: what a training step has to add.
         declared: what the silo declares in place of its images; None: these.
         adds: the servers add what is sent to their model, instead of averaging models.
+        needs_controls: control variates come with the permission to join.
     """
 
     terms = NO_TERMS
     declared: int | None = None
     adds = False
+    needs_controls = False
 
     def joined(self, controls: Arrays) -> None:
         """The silo takes part in an iteration; `controls` came with the permission."""
@@ -110,6 +112,8 @@ class Controlled(Averaging):
     change for each unit of learning rate. The weights are averaged as by FedAvg; the servers add
     the sum of the variates' changes, divided by total_client_num, to theirs.
     """
+
+    needs_controls = True
 
     def __init__(self, weights: Sequence[Parameter]):
         self._term = DriftTerm(weights)

@@ -74,12 +74,20 @@ class CheckpointKeeper:
         """Write the model after `iteration`; a write that fails leaves earlier files whole."""
         if not self._on:
             return
-        target = self._folder / f"{self._user}-fast-rcnn-{iteration - 1}epoch.ckpt"
+        target = self._file(iteration)
         self._write(target)
         say(self._label, f"saved {target}")
         self._written = [path for path in self._written if path != target] + [target]
         while self._kept and len(self._written) > self._kept:
             self._written.pop(0).unlink(missing_ok=True)
+
+    def save_last(self, iteration: int) -> None:
+        """Write the job's last model, where this silo took no part in `iteration`."""
+        if not self._file(iteration).exists():
+            self.save(iteration)
+
+    def _file(self, iteration: int) -> Path:
+        return self._folder / f"{self._user}-fast-rcnn-{iteration - 1}epoch.ckpt"
 
     def save_best(self) -> None:
         """Write the model of now as the best one, in place of an earlier one."""

@@ -20,7 +20,7 @@ from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 from mindspore_federated import FederatedLearningManager
 
-from src.federated.adaptive import AdaptiveFrequency
+from src.federated.adaptive import adaptive_of
 from src.federated.aggregation import ABSOLUTE, Aggregation
 from src.federated.algorithms import algorithm_of
 from src.federated.engine_client import without_engine_client
@@ -33,6 +33,10 @@ from src.federated.transport import Client
 
 # Names in a silo's state, see `SiloManager.state`.
 LOCAL = "local."
+NO_CONTROLS = (
+    "WARNING: the servers' control variates for iteration {} went to an earlier process of this "
+    "silo or with a lost answer; it trains without the drift correction, and its variate stays"
+)
 
 
 class SiloManager(FederatedLearningManager):
@@ -67,6 +71,7 @@ class SiloManager(FederatedLearningManager):
         local: names of the parameters that stay in the silo.
         privacy: puts noise on what is sent; None sends the weights as they are.
         ranks: the processes that this silo consists of; None where it is this one.
+        all_needed: see `Silo`.
 
     Raises:
         UserError: at the first join, where this silo and the servers do not fit together.
@@ -102,9 +107,10 @@ class SiloManager(FederatedLearningManager):
         local: Collection[str] = (),
         privacy: Privacy | None = None,
         ranks: Ranks | None = None,
+        all_needed: bool = False,
     ):
         with without_engine_client():
-            # It would copy every parameter of the network: it is given a cell that has none.
+            # It copies every parameter of the cell that it is given: one that has none.
             super().__init__(str(yaml_config), nn.Cell(), sync_frequency, addresses[0], data_size)
         self._model = model
         self._log = log
@@ -115,12 +121,10 @@ class SiloManager(FederatedLearningManager):
         self._algorithm = algorithm_of(
             aggregation, model.trainable_params(), names, steps or sync_frequency
         )
-        self._adaptive = None
-        if aggregation.adaptive:
-            self._adaptive = AdaptiveFrequency(aggregation.adaptive, sync_frequency, names)
+        self._adaptive = adaptive_of(aggregation, sync_frequency, names)
         self._silo = silo_of(
             ranks,
-            Client(addresses, fl_name, silo_id, tls),
+            Client(addresses, fl_name, silo_id, tls, (deadlines or Deadlines()).wait),
             self._load,
             self._sizes(),
             data_size,
@@ -135,6 +139,7 @@ class SiloManager(FederatedLearningManager):
             rounds_path=rounds_path,
             adds=self._algorithm.adds,
             declared=self._algorithm.declared,
+            all_needed=all_needed,
         )
         self._entered = 0  # the iteration that the algorithm was told of last
 
@@ -145,6 +150,11 @@ class SiloManager(FederatedLearningManager):
     def iteration(self) -> int:
         """The servers' current iteration, from 1; 0 before the first join."""
         return self._silo.iteration
+
+    @property
+    def frequency(self) -> int:
+        """Steps of an iteration from here on; epochs where the data set sinks."""
+        return self._sync_frequency
 
     @property
     def finished(self) -> bool:
@@ -166,6 +176,8 @@ class SiloManager(FederatedLearningManager):
         self._silo.join()
         if self._silo.joined and self._entered != self.iteration:
             self._entered = self.iteration
+            if self._algorithm.needs_controls and not self._silo.controls:
+                self._log(NO_CONTROLS.format(self.iteration))
             self._algorithm.joined(self._silo.controls)
             self._silo.controls = {}  # as large as the model
         return self.iteration

@@ -43,6 +43,7 @@ class ServerRequests:
         client: knows the servers and the silo's identity.
         data_size: the silo's weight in the mean, the same in all its requests.
         threshold: silos in an iteration; only named in log lines.
+        all_needed: an iteration ends well only with the uploads of all its silos.
         log: takes a line.
     """
 
@@ -53,12 +54,14 @@ class ServerRequests:
         threshold: int,
         deadlines: Deadlines,
         log: Callable[[str], None],
+        all_needed: bool = False,
     ):
         self._client = client
         self._data_size = data_size
         self._threshold = threshold
         self._deadlines = deadlines
         self._log = log
+        self._all_needed = all_needed
 
     def patience(self) -> Patience:
         """A wait for servers that are away or undecided."""
@@ -109,13 +112,17 @@ class ServerRequests:
     def upload(self, features: Features, record: Round) -> None:
         """Send until a server has counted it, or the record's iteration is over: "missed"."""
         patience = self.patience()
+        unanswered = False
         while True:
             reply = self._client.update(
                 record.iteration, features, self._data_size, self._deadlines.request
             )
             record.upload_s += reply.seconds
             record.client_s += reply.own_seconds
+            unanswered |= reply.unanswered
             outcome = reply.outcome
+            if outcome is Outcome.UNREACHABLE:
+                outcome = self._still_wanted(record.iteration, reply, patience)
             if outcome is Outcome.NOT_JOINED:
                 outcome = self._join_again(record.iteration)
             if outcome in (Outcome.ACCEPTED, Outcome.DUPLICATE):
@@ -124,14 +131,41 @@ class ServerRequests:
                 self._log(f"sent {traffic(reply.sent, reply.seconds)}{again}")
                 return
             if outcome in (Outcome.FULL, Outcome.OVER, Outcome.FINISHED):
-                record.result = "missed"
+                result = "missed"
+                if unanswered:
+                    result = self._result_unanswered(record.iteration)
+                record.result = result
                 return
             if outcome is Outcome.REFUSED:
                 raise UploadRefusedError(
                     f"{reply.address} refused the weights of iteration {record.iteration}: "
                     f"{reply.reason}"
                 )
+            if reply.outcome is not Outcome.UNREACHABLE:
+                pause(patience, f"the servers ({reply})")
+
+    def _still_wanted(self, iteration: int, reply: Reply, patience: Patience) -> Outcome:
+        """Ask, after an upload that broke off, whether to send it again: NOT_READY where so.
+
+        The question is small, and the iteration may be over, with this upload or without.
+        """
+        while reply.outcome is Outcome.UNREACHABLE:
             pause(patience, f"the servers ({reply})")
+            reply = self.has_joined(iteration)
+        return Outcome.NOT_READY if reply.outcome is Outcome.REFUSED else reply.outcome
+
+    def _result_unanswered(self, iteration: int) -> str:
+        """What became of an upload whose answer was lost, now that the servers take none more.
+
+        Where an iteration needs all uploads it has this one, or has failed, which its model tells.
+        """
+        if self._all_needed:
+            return "aggregated"
+        self._log(
+            f"WARNING: the answer to the upload of iteration {iteration} was lost, so it is not "
+            "known whether the servers counted it; this silo takes it for not counted"
+        )
+        return "missed"
 
     def _join_again(self, iteration: int) -> Outcome:
         """For servers that have forgotten the silo: OVER, FULL, or NOT_READY to send once more."""

@@ -53,6 +53,7 @@ class Silo:
         rounds_path: file that gets a JSON line for each iteration.
         adds: the servers add what is sent to their model (FedNova), in place of a mean of models.
         declared: what the silo declares as its weight in place of its images (FedNova).
+        all_needed: an iteration ends well only with the uploads of all its silos.
 
     Attributes:
         iteration: the servers' current one, from 1; 0 before the first `join`.
@@ -60,8 +61,9 @@ class Silo:
         finished: no iteration is left.
         rounds: the iterations that this process went through.
         data_size: this silo's weight in the mean, 1 to 65535.
-        controls: the control variates that came with the last `join` (Scaffold only); {} where
-            this silo only kept its place.
+        controls: the control variates that came with the permission to join this iteration
+            (Scaffold only); {} where an earlier process of this silo has had them, or the answer
+            was lost.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Silo:
         rounds_path: Path | None = None,
         adds: bool = False,
         declared: int | None = None,
+        all_needed: bool = False,
     ):
         self.client = client
         of_images = declared_size(images, data_size_unit)
@@ -102,8 +105,9 @@ class Silo:
         self._adds = adds
         self._check = ModelCheck(self._sizes, dict(aspects or {}), log)
         self._requests = ServerRequests(
-            client, self.data_size, threshold, deadlines or Deadlines(), log
+            client, self.data_size, threshold, deadlines or Deadlines(), log, all_needed
         )
+        self._granted: tuple[int, dict[str, np.ndarray]] = (0, {})
         self._held = -1  # the iteration whose starting weights were loaded last
         self._sample = np.empty(0, np.float32)
         self._began = 0.0
@@ -169,14 +173,13 @@ class Silo:
 
     def _heed(self, reply: Reply, patience: Patience) -> None:
         """What the answer to a request to join asks for."""
+        if reply.outcome is Outcome.ACCEPTED:
+            # They come once: asked again with the iteration's model, servers say "joined already".
+            self._granted = (reply.iteration or self.iteration, reply.features)
         if reply.iteration and reply.iteration != self.iteration:
             self._see(reply.iteration)
-        elif reply.outcome is Outcome.ACCEPTED:
-            self.controls = reply.features
-            self._enter("joined")
-        elif reply.outcome is Outcome.DUPLICATE:
-            self.controls = {}
-            self._enter("kept the place in")
+        elif reply.outcome in (Outcome.ACCEPTED, Outcome.DUPLICATE):
+            self._enter()
         elif reply.outcome is Outcome.FULL:
             self._when_full(patience)
         elif reply.outcome is Outcome.FINISHED and self.iteration > self._iterations:
@@ -194,8 +197,7 @@ class Silo:
         """Keep the place that an earlier process of this silo took, or wait for the next one."""
         reply = self._requests.has_joined(self.iteration)
         if reply.outcome is Outcome.REFUSED:
-            self.controls = {}
-            self._enter("kept the place in")
+            self._enter()
         elif reply.outcome in UNDECIDED:
             pause(patience, f"the servers ({reply})")
         else:
@@ -211,11 +213,17 @@ class Silo:
             if reply.outcome is not Outcome.FULL:
                 self._heed(reply, patience)
                 return
-        self._take(model)
+        self._take_newest(model, self.iteration)
         patience.renew()
 
-    def _enter(self, how: str) -> None:
+    def _enter(self) -> None:
+        """Take part in the iteration whose weights are loaded."""
         self.joined = True
+        granted, features = self._granted
+        own = granted == self.iteration
+        how = "joined" if own else "kept the place in"
+        self.controls = features if own else {}
+        self._granted = (0, {})  # as large as the model
         self._log(
             f"{how} iteration {self.iteration} of {self._iterations} as silo {self._number} "
             f"with {self._images} images"
@@ -238,8 +246,28 @@ class Silo:
     def _pull_latest(self, patience: Patience) -> None:
         reply = self._requests.latest(patience)
         self._take(reply)
-        amount = traffic(reply.received, reply.seconds)
-        self._log(f"received the weights that iteration {self.iteration} starts from: {amount}")
+        which = f"the weights that iteration {self.iteration} starts from"
+        if self.iteration > self._iterations:
+            which = "the last model of the job"
+        self._log(f"received {which}: {traffic(reply.received, reply.seconds)}")
+
+    def _take_newest(self, reply: Reply, iteration: int) -> np.ndarray:
+        """Load the model that ended `iteration`, or the latest where others have ended since.
+
+        Servers give the model that was asked for, however many iterations they are further.
+
+        Returns:
+            A sample of the model that ended `iteration`.
+        """
+        if reply.iteration <= iteration + 1:
+            self._take(reply)
+            return self._sample
+        self._check.require_own(reply)
+        ended = sample(reply.features, self._sizes)
+        self._see(reply.iteration)
+        self._log(f"the servers are at iteration {reply.iteration} already; taking their latest")
+        self._pull_latest(self._requests.patience())
+        return ended
 
     def _take(self, reply: Reply) -> None:
         """Check the model in a reply and load it."""
@@ -275,6 +303,10 @@ class Silo:
             while (found := next(polls)) is None:
                 continue
             reply = found
+            if found.iteration > iteration + 1:  # another iteration has ended in the meantime
+                reply = self._requests.latest(self._requests.patience())
+                iteration = reply.iteration - 1
+                wanted = iter([*[iteration] * len(others), iteration - 1, iteration - 2])
         return reply
 
     def _await_end(self, features: Features, record: Round, sent: np.ndarray) -> None:
@@ -283,11 +315,11 @@ class Silo:
         self._on_phase("pull", record.iteration)
         before = self._sample
         begin = time.perf_counter()
-        self._take(reply)
+        ended = self._take_newest(reply, record.iteration)
         record.client_s += reply.own_seconds + time.perf_counter() - begin
         record.bytes_down, record.download_s = reply.received, reply.seconds
         trained = sent.any() if self._adds else not np.array_equal(sent, before)
-        if trained and np.array_equal(before, self._sample):
+        if trained and np.array_equal(before, ended):
             record.result = "lost"
         record.close(self._began)
         self._log(record.line())

@@ -10,7 +10,7 @@ import mindspore as ms
 from mindspore import nn
 
 from src.evaluation.journal import Journal
-from src.federated.after_round import KeepAfterRound
+from src.federated.after_round import FollowIterations, KeepAfterRound
 from src.federated.aggregation import FEDNOVA, aggregation_of
 from src.federated.checkpoint_keeper import CheckpointKeeper
 from src.federated.encryption import silo_tls
@@ -100,6 +100,8 @@ def _run_silo(
         manager.join()
         require_same_job(resumed, manager.iteration)
         train(job, config, task, manager, keeper, status, steps, ranks, resumed)
+        if manager.finished and is_leader(config):
+            keeper.save_last(manager.iteration - 1)
     finally:
         manager.close()
     status.update(phase="finished")
@@ -187,6 +189,7 @@ def make_manager(
         aggregation=aggregation,
         steps=steps,
         ranks=ranks,
+        all_needed=job["round.update_model_ratio"] >= 1.0,
     )
 
 
@@ -217,10 +220,12 @@ def train(
     if resumed is not None:
         set_momentum(step.optimizer, resumed.arrays)
     callbacks = task.callbacks(label_of(config), config.output_dir, status, rates, steps_done)
+    unit = task.steps_per_epoch if sinks_data(config) else 1
+    place = FollowIterations(manager, step.optimizer, callbacks, unit)
     if ranks is not None:
         share_gradients(step, ranks)
         callbacks.insert(0, WatchRanks(ranks))
-    callbacks.append(manager)
+    callbacks += [manager, place]
     if is_leader(config):
         journal = make_journal(config, task, keeper, status) if config.run_eval else None
         state = make_state_keeper(job, config, manager, step)

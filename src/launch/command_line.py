@@ -174,7 +174,8 @@ def add_worker_flags(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=120.0,
         metavar="SECONDS",
-        help="deadline of one request to a server (default 120)",
+        help="seconds without a byte in either direction after which a request to a server is "
+        "given up; a slow line needs no more as long as bytes move (default 120)",
     )
     parser.add_argument(
         "--wait_timeout",

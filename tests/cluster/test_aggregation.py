@@ -19,11 +19,14 @@ from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 from src.federated.aggregation import AdaptiveSettings, Aggregation
 from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.manager import SiloManager
+from src.federated.privacy import Privacy
+from src.federated.privacy_ledger import PrivacyLedger
+from src.federated.privacy_settings import PrivacySettings
 from src.federated.rounds import Deadlines
 from src.network_define import TrainOneStepCell
 
 DEADLINES = Deadlines(join=40, request=10, wait=40)
-IMAGES, STEPS, SILOS = (30, 10), (3, 5), 2
+IMAGES, STEPS, SILOS = (30, 10, 20), (3, 5, 4), 2
 ITERATIONS, RATE, MOMENTUM, TOTAL = 3, 0.05, 0.5, 3
 WIDTH = 4
 
@@ -88,7 +91,7 @@ class Reference:
 def reference(aggregation: Aggregation) -> list[np.ndarray]:
     """The global models after each iteration, by the papers' formulas."""
     silos = [Reference(number) for number in range(SILOS)]
-    images, steps = np.array(IMAGES, float), np.array(STEPS, float)
+    images, steps = np.array(IMAGES[:SILOS], float), np.array(STEPS[:SILOS], float)
     model, common, models = first_model(), np.zeros(WIDTH + 1), []
     for _ in range(ITERATIONS):
         if aggregation.kind == "Scaffold":
@@ -136,7 +139,12 @@ class TrainedSilo:
     """A silo that really trains."""
 
     def __init__(
-        self, engine: Engine, number: int, aggregation: Aggregation, iterations: int = ITERATIONS
+        self,
+        engine: Engine,
+        number: int,
+        aggregation: Aggregation,
+        iterations: int = ITERATIONS,
+        **options,
     ):
         self.network = Plane()
         self.lines: list[str] = []
@@ -157,6 +165,7 @@ class TrainedSilo:
             deadlines=DEADLINES,
             aggregation=aggregation,
             log=self.lines.append,
+            **options,
         )
         optimizer = nn.SGD(self.network.trainable_params(), Halving(), MOMENTUM)
         gradient, weight = self.manager.terms
@@ -167,13 +176,14 @@ class TrainedSilo:
 
 
 def engine_of(
-    aggregation: Aggregation, folder, servers: int = 1, iterations: int = ITERATIONS
+    aggregation: Aggregation, folder, servers: int = 1, iterations: int = ITERATIONS, **options
 ) -> Engine:
     weights = {"weight": first_model()[:WIDTH], "bias": first_model()[WIDTH:]}
     features = {name: array.astype(np.float32) for name, array in weights.items()}
     features.update(aggregation.server_features(features))
     features[FEATURE_NAME] = fingerprint(aggregation.aspects())
-    engine = Engine(features, folder, SILOS, servers, iterations)
+    options = {"silos": SILOS, **options}
+    engine = Engine(features, folder, servers=servers, iterations=iterations, **options)
     values = yaml.safe_load(engine.yaml_path.read_text())
     values["aggregation"] = {"aggregation_type": aggregation.kind, "total_client_num": TOTAL}
     if aggregation.iid_rate:
@@ -199,9 +209,9 @@ class _Context:
         self.stopped = True
 
 
-def train_together(silos: list[TrainedSilo]) -> None:
-    """Both silos' training loops, side by side: steps in this thread, waits in two others."""
-    threads = [_Loop(silo) for silo in silos]
+def train_together(silos: list[TrainedSilo], iterations: int | None = None) -> None:
+    """The silos' training loops, side by side, to the end of the job or for some iterations."""
+    threads = [_Loop(silo, iterations) for silo in silos]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -212,11 +222,14 @@ def train_together(silos: list[TrainedSilo]) -> None:
 
 
 class _Loop(threading.Thread):
+    """A silo's training, until the job is finished or it has done so many iterations."""
+
     lock = threading.Lock()
 
-    def __init__(self, silo: TrainedSilo):
+    def __init__(self, silo: TrainedSilo, iterations: int | None = None):
         super().__init__(daemon=True)
         self.silo, self.error = silo, None
+        self.until = None if iterations is None else len(silo.manager.rounds) + iterations
 
     def run(self) -> None:
         try:
@@ -225,10 +238,9 @@ class _Loop(threading.Thread):
             self.error = error
 
     def _train(self) -> None:
-        silo, context, number = self.silo, _Context(), 0
-        while not context.stopped:
-            x, y = silo.batches[number % len(silo.batches)]
-            number += 1
+        silo, context = self.silo, _Context()
+        while not context.stopped and len(silo.manager.rounds) != self.until:
+            x, y = silo.batches[silo.kept.done % len(silo.batches)]
             silo.manager.on_train_step_begin(context)
             inputs = [Tensor(x), Tensor(y), Tensor(0.0), Tensor(0.0), Tensor(0.0)]
             with self.lock:
@@ -265,6 +277,59 @@ def test_the_global_models_are_those_of_the_papers(aggregation, servers, tmp_pat
     assert np.abs(expected[-1] - plain[-1]).max() > 1e-3
 
 
+PARTIAL_ROUNDS = 5
+
+
+def partial_reference() -> list[np.ndarray]:
+    """Scaffold's global models where another one of three silos sits out each iteration."""
+    silos = [Reference(number) for number in range(3)]
+    model, common, models = first_model(), np.zeros(WIDTH + 1), []
+    for number in range(PARTIAL_ROUNDS):
+        chosen = [n for n in range(3) if n != number % 3]
+        trained = [silos[n].train(model, drift=common - silos[n].control) for n in chosen]
+        changes = [(model - w) / silos[n].rates - common for n, w in zip(chosen, trained)]
+        for n, change in zip(chosen, changes):
+            silos[n].control = silos[n].control + change
+        common = common + sum(changes) / TOTAL
+        model = np.average(trained, axis=0, weights=[IMAGES[n] for n in chosen])
+        models.append(model)
+    return models
+
+
+def test_scaffold_keeps_its_variates_where_silos_sit_iterations_out(tmp_path):
+    """A silo that was busy is let into a later iteration than the one it asked for."""
+    scaffold = Aggregation("Scaffold")
+    with engine_of(scaffold, tmp_path, iterations=PARTIAL_ROUNDS) as engine:
+        silos = [TrainedSilo(engine, n, scaffold, PARTIAL_ROUNDS) for n in range(3)]
+        for number, expected in enumerate(partial_reference()):
+            chosen = [silos[n] for n in range(3) if n != number % 3]
+            train_together(chosen, 1)
+            for silo in chosen:
+                np.testing.assert_allclose(flat(silo.network), expected, rtol=0, atol=5e-7)
+    assert not any("WARNING" in line for silo in silos for line in silo.lines)
+
+
+def test_a_late_silo_sends_a_private_change_of_the_latest_model(tmp_path):
+    """Two of three uploads suffice; the third silo comes when three iterations are over."""
+    settings = PrivacySettings(clip_norm=1e-3, noise_multiplier=0.0, delta=1e-5)
+    privacy = Privacy(settings, PrivacyLedger(tmp_path, tmp_path), print)
+    plain = Aggregation()
+    with engine_of(plain, tmp_path, iterations=9, silos=3, ratio=0.5) as engine:
+        silos = [TrainedSilo(engine, number, plain, 9) for number in range(2)]
+        late = TrainedSilo(engine, 2, plain, 9, privacy=privacy)
+        for silo in (*silos, late):
+            silo.manager.join()
+        for _ in range(3):
+            train_together(silos, 1)
+        train_together([late], 1)
+        assert late.manager.rounds[0].result == "missed" and late.manager.iteration == 4
+        latest = flat(silos[0].network)
+        np.testing.assert_array_equal(flat(late.network), latest)
+        trained = {p.name: p.asnumpy() + 1 for p in late.network.trainable_params()}
+        protected = privacy.protect(trained, 1, 4)
+    assert np.abs(np.concatenate([a.reshape(-1) for a in protected.values()]) - latest).max() < 1e-3
+
+
 ADAPTIVE = Aggregation(
     adaptive=AdaptiveSettings(observation_window_size=1, ema_alpha=0.3, unchanged_round=1)
 )
@@ -274,13 +339,13 @@ ROUNDS = 6
 def adaptive_reference() -> tuple[list[np.ndarray], list[list[int]]]:
     """The global models, and the silos' steps in each iteration."""
     settings, silos = ADAPTIVE.adaptive, [Reference(number) for number in range(SILOS)]
-    model, models, steps = first_model(), [], [list(STEPS)]
+    model, models, steps = first_model(), [], [list(STEPS[:SILOS])]
     change, size = np.zeros(WIDTH + 1), np.zeros(WIDTH + 1)
     lowest, at, window = settings.min_consistent_rate, 0, settings.observation_window_size
     for number in range(ROUNDS):
         trained = [silo.train(model, steps=k) for silo, k in zip(silos, steps[-1])]
-        mean = np.average(trained, axis=0, weights=IMAGES)
-        moved = np.average(np.abs(np.array(trained) - model), axis=0, weights=IMAGES)
+        mean = np.average(trained, axis=0, weights=IMAGES[:SILOS])
+        moved = np.average(np.abs(np.array(trained) - model), axis=0, weights=IMAGES[:SILOS])
         alpha = settings.ema_alpha
         change = alpha * change + (1 - alpha) * (mean - model)
         size = alpha * size + (1 - alpha) * moved

@@ -10,7 +10,7 @@ from typing import Callable
 import numpy as np
 import pytest
 from cluster.engine import Engine
-from members import Member, copied, initial
+from members import Exchange, Member, copied, initial
 
 SILOS, THRESHOLD, RATIO, ITERATIONS = 5, 3, 0.6, 5  # 2 of the 3 silos of an iteration suffice
 
@@ -81,6 +81,52 @@ def is_mean_of_some(model: dict, counted: dict[int, dict]) -> bool:
             if all(np.allclose(model[n], means[n], rtol=1e-6, atol=1e-6) for n in model):
                 return True
     return False
+
+
+@pytest.mark.parametrize("late_by", [2, 3])
+def test_a_silo_that_is_iterations_late_trains_on_the_latest_model(tmp_path, late_by):
+    """It joins the current iteration with the current model, and what it sends then counts."""
+    with Engine(initial(), tmp_path, silos=3, iterations=30, ratio=0.5) as engine:
+        first, second, late = (Member(engine, name) for name in "abc")
+        for silo in (first, second, late):
+            silo.join()
+        slow = late.train(50.0)
+        for _ in range(late_by):
+            for silo in (first, second):
+                silo.join()
+            other = Exchange(first, 1.0)
+            second.exchange(second.train(1.0))
+            other.end()
+        latest = copied(second.model)
+        assert late.exchange(slow).result == "missed"
+        assert late.iteration == late_by + 1
+        for name, value in latest.items():
+            np.testing.assert_array_equal(late.model[name], value)
+        for silo in (late, first):
+            silo.join()
+        other = Exchange(first, 1.0)
+        late.exchange(late.train(1.0))
+        other.end()
+        for name, value in latest.items():
+            np.testing.assert_allclose(late.model[name], value + 1, rtol=1e-6)
+
+
+def test_a_silo_that_is_late_at_the_end_has_the_jobs_last_model(tmp_path):
+    with Engine(initial(), tmp_path, silos=3, iterations=3, ratio=0.5) as engine:
+        first, second, late = (Member(engine, name, iterations=3) for name in "abc")
+        for silo in (first, second, late):
+            silo.join()
+        slow = late.train(50.0)
+        for _ in range(3):
+            for silo in (first, second):
+                silo.join()
+            other = Exchange(first, 1.0)
+            second.exchange(second.train(1.0))
+            other.end()
+        assert late.exchange(slow).result == "missed" and late.finished
+        for name, value in second.model.items():
+            np.testing.assert_array_equal(late.model[name], value)
+        assert late.said("received the last model of the job")
 
 
 @pytest.mark.slow  # the engine has to meet the moment: half a minute of uploads sent at once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import pytest
@@ -53,6 +54,18 @@ def test_one_of_two_servers_killed(tmp_path, moment, number, restart):
 def test_both_servers_killed_and_restarted(tmp_path, moment):
     with Engine(initial(), tmp_path, silos=2, servers=2, windows=WINDOWS) as engine:
         one_fault(engine, moment, lambda: killed_and_restarted(engine, [0, 1]))
+
+
+def test_a_server_that_hangs_is_left_for_the_other(tmp_path):
+    deadlines = Deadlines(join=30, request=4, wait=60)
+    with Engine(initial(), tmp_path, silos=1, servers=2, windows=WINDOWS) as engine:
+        engine.processes["server_0"].send_signal(signal.SIGSTOP)
+        try:
+            silo = Member(engine, "a", deadlines=deadlines)
+            silo.join()
+            assert silo.joined and silo.client.address == engine.addresses[1]
+        finally:
+            engine.processes["server_0"].send_signal(signal.SIGCONT)
 
 
 def test_servers_gone_for_good_end_each_wait_with_a_reason(tmp_path):

@@ -60,10 +60,13 @@ def test_the_steps_become_fewer_when_the_engine_would_make_them_fewer(seed):
     load_yaml_config(str(PROJECT_DIR / "default_yaml_config.yaml"), _fl_context.ROLE_OF_SERVER)
     engine = EngineManager(settings)
     ours = AdaptiveFrequency(settings, FIRST, list(SHAPES))
+    # A silo that takes part in half of the rounds sees each global model all the same.
+    seldom = AdaptiveFrequency(settings, FIRST, list(SHAPES))
     model = {name: np.zeros(np.prod(shape), np.float32) for name, shape in SHAPES.items()}
     ours.loaded(model)
+    seldom.loaded(model)
     found, expected = [], []
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         features = {}
         for name, value in model.items():
             change = random.normal(size=value.size) * 0.1
@@ -73,6 +76,10 @@ def test_the_steps_become_fewer_when_the_engine_would_make_them_fewer(seed):
         expected.append(engine.round(features))
         ours.upload(features)
         ours.loaded(features)
+        if number % 2:
+            seldom.upload(features)
+        seldom.loaded(features)
+        assert seldom.frequency == ours.frequency
         found.append(ours.frequency)
         model = {name: features[name] for name in SHAPES}
     assert found == expected

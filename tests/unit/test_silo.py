@@ -124,14 +124,38 @@ def test_a_server_that_never_comes_is_given_up():
     assert not loaded
 
 
-def test_an_iteration_that_ends_between_model_and_join_is_pulled_anew():
+@pytest.mark.parametrize("again", [Outcome.DUPLICATE, Outcome.FULL])
+def test_a_permission_for_a_later_iteration_keeps_its_control_variates(again):
+    permission = said(Outcome.ACCEPTED, 2)
+    permission.features = {"c": np.float32([4])}
     client = Script(
         latest=[model(1), model(2, [7, 7, 7])],
-        start=[said(Outcome.ACCEPTED, 2), said(Outcome.DUPLICATE, 2)],
+        start=[permission, said(again, 2)],
+        has_joined=[said(Outcome.REFUSED)],
     )
-    silo, loaded, _ = make(client)
+    silo, loaded, lines = make(client)
     silo.join()
     assert silo.iteration == 2 and loaded["w"][0] == 7
+    assert silo.controls == permission.features
+    assert lines[-1] == "joined iteration 2 of 3 as silo 0 with 10 images"
+
+
+def test_a_place_of_an_earlier_process_comes_without_control_variates():
+    permission = said(Outcome.ACCEPTED, 1)
+    permission.features = {"c": np.float32([4])}
+    client = Script(
+        latest=[model(1), model(2), model(3)],
+        start=[permission, said(Outcome.DUPLICATE, 2), said(Outcome.DUPLICATE, 2)],
+        update=[said(Outcome.OVER)],
+        get=[model(2)],
+    )
+    silo, _, lines = make(client)
+    silo.join()
+    assert silo.controls == permission.features
+    silo.exchange(TRAINED)
+    silo.join()
+    assert silo.controls == {}
+    assert lines[-1].startswith("kept the place in iteration 2")
 
 
 def test_a_full_iteration_with_our_place_in_it_is_kept():
@@ -214,6 +238,7 @@ def test_nothing_is_sent_without_a_join():
 def test_a_round(outcome):
     silo, client, loaded, _ = joined(
         update=[said(Outcome.SAFEMODE), said(Outcome.UNREACHABLE), said(outcome)],
+        has_joined=[said(Outcome.REFUSED)],
         get=[said(Outcome.NOT_READY), model(2, [9, 9, 9])],
     )
     record = silo.exchange(TRAINED)
@@ -222,10 +247,86 @@ def test_a_round(outcome):
     assert client.calls.count("update") == 3
 
 
+@pytest.mark.parametrize(
+    ("again", "all_needed", "result"),
+    [
+        (Outcome.OVER, True, "aggregated"),
+        (Outcome.OVER, False, "missed"),
+        (Outcome.FULL, True, "aggregated"),
+    ],
+)
+def test_an_upload_whose_answer_was_lost_is_not_sent_again_in_vain(again, all_needed, result):
+    lost = said(Outcome.UNREACHABLE, reason="no answer")
+    lost.unanswered = True
+    client = Script(
+        latest=[model(1)],
+        start=[said(Outcome.ACCEPTED, 1)],
+        update=[lost],
+        has_joined=[said(Outcome.UNREACHABLE), said(again)],
+        get=[model(2, [9, 9, 9])],
+    )
+    silo, loaded, lines = make(client, all_needed=all_needed)
+    silo.join()
+    assert silo.exchange(TRAINED).result == result and loaded["w"][0] == 9
+    assert client.calls.count("update") == 1
+    assert any("not known whether" in line for line in lines) != all_needed
+
+
+def test_an_upload_that_was_cut_off_and_came_too_late_is_missed():
+    client = Script(
+        latest=[model(1)],
+        start=[said(Outcome.ACCEPTED, 1)],
+        update=[said(Outcome.UNREACHABLE)],
+        has_joined=[said(Outcome.OVER)],
+        get=[model(2, [9, 9, 9])],
+    )
+    silo, _, _ = make(client, all_needed=True)
+    silo.join()
+    assert silo.exchange(TRAINED).result == "missed"
+
+
 def test_the_last_round_finishes_the_job():
-    silo, _, _, _ = joined(update=[said(Outcome.ACCEPTED)], get=[model(4, [9, 9, 9])])
+    client = Script(
+        latest=[model(3)],
+        start=[said(Outcome.ACCEPTED, 3)],
+        update=[said(Outcome.ACCEPTED)],
+        get=[model(4, [9, 9, 9])],
+    )
+    silo, loaded, _ = make(client)
+    silo.join()
     silo.exchange(TRAINED)
-    assert silo.finished
+    assert silo.finished and loaded["w"][0] == 9 and client.calls.count("latest") == 1
+
+
+@pytest.mark.parametrize("iteration", [3, 4])
+@pytest.mark.parametrize(("ended", "result"), [([9, 9, 9], "missed"), (START, "lost")])
+def test_a_silo_that_is_iterations_late_goes_on_from_the_latest_model(iteration, ended, result):
+    client = Script(
+        latest=[model(1), model(iteration, [7, 7, 7])],
+        start=[said(Outcome.ACCEPTED, 1), said(Outcome.ACCEPTED, iteration)],
+        update=[said(Outcome.OVER)],
+        get=[model(iteration, ended)],
+    )
+    silo, loaded, lines = make(client)
+    silo.join()
+    assert silo.exchange(TRAINED).result == result and loaded["w"][0] == 7
+    silo.join()
+    assert silo.iteration == iteration and silo.finished == (iteration == 4)
+    assert loaded["w"][0] == 7 and client.calls.count("latest") == 2
+    which = "the last model of the job" if iteration == 4 else "the weights that iteration 3"
+    assert any(f"received {which}" in line for line in lines)
+
+
+def test_a_silo_without_a_place_that_misses_iterations_takes_the_latest_model():
+    client = Script(
+        latest=[model(1), model(3, [7, 7, 7])],
+        start=[said(Outcome.FULL, 1), said(Outcome.ACCEPTED, 3)],
+        has_joined=[said(Outcome.NOT_JOINED)],
+        get=[model(3, [5, 5, 5])],
+    )
+    silo, loaded, _ = make(client)
+    silo.join()
+    assert silo.joined and silo.iteration == 3 and loaded["w"][0] == 7
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FULL, Outcome.OVER, Outcome.FINISHED])

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from mindspore import load_checkpoint, nn
+from mindspore import Parameter, Tensor, load_checkpoint, nn
 
 from src.errors import UserError
+from src.federated.after_round import FollowIterations
 from src.federated.checkpoint_keeper import CheckpointKeeper
 from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.rounds import SyncError
@@ -142,3 +143,28 @@ def test_a_write_that_fails_leaves_the_earlier_file_whole(tmp_path, monkeypatch)
     assert next(tmp_path.rglob("*-0epoch.ckpt")).read_bytes() == before
     assert len(names(tmp_path)) == 1
     assert np.isfinite(load_checkpoint(str(next(tmp_path.rglob("*.ckpt"))))["bias"].asnumpy()).all()
+
+
+def test_the_schedule_follows_the_iterations_that_a_silo_sits_out():
+    weight = Parameter(Tensor(np.ones(1, np.float32)), "w")
+    optimizer = nn.SGD([weight], learning_rate=0.1)
+    manager = SimpleNamespace(iteration=2, frequency=5, finished=False)
+    counter, stranger = SimpleNamespace(steps_done=10), object()
+    place = FollowIterations(manager, optimizer, [counter, stranger], unit=3)
+    seen = []
+    for iteration, finished in [(2, False), (3, False), (6, False), (6, False), (9, True)]:
+        manager.iteration, manager.finished = iteration, finished
+        place.on_train_step_begin(None)
+        seen.append((int(optimizer.global_step.asnumpy()[0]), counter.steps_done))
+    two_missed = 2 * 5 * 3
+    assert seen == [(0, 10)] * 2 + [(two_missed, 10 + two_missed)] * 3
+
+
+def test_the_jobs_last_model_is_written_once(tmp_path):
+    one = keeper(tmp_path)
+    one.require_room(iterations=3, workers=1)
+    one.save_last(3)
+    (written,) = tmp_path.rglob("*-2epoch.ckpt")
+    before = written.stat().st_mtime_ns
+    one.save_last(3)
+    assert written.stat().st_mtime_ns == before
