@@ -6,7 +6,8 @@ ends the workers, servers and scheduler that the launchers recorded in .federati
 the job's keys from its Redis, and stops the Redis on --redis_port when it then holds nothing and
 serves nobody else. --all does so for every job of this user on this machine; under an account that
 several people use these are the others' jobs too. Called again, it says that there is nothing to
-stop. Logs and checkpoints stay.
+stop. Logs and checkpoints stay. What another machine or container started in a shared folder is
+named and left alone: call finish there too.
 """
 
 from pathlib import Path

@@ -52,6 +52,18 @@ def why_no_namespaces() -> str:
     return ""
 
 
+# What stands before a command that is to see no process outside, as in a container.
+CONTAINER = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+
+
+def why_no_container() -> str:
+    """Why this machine cannot have PID namespaces, or "" where it can."""
+    if shutil.which("unshare") is None:
+        return "PID namespaces need the command unshare (Debian's package util-linux)"
+    tried = subprocess.run([*CONTAINER, "true"], capture_output=True, text=True, check=False)
+    return f"no rights for PID namespaces: {tried.stderr.strip()}" if tried.returncode else ""
+
+
 def why_no_translation() -> str:
     """Why this machine cannot translate addresses, or "" where it can."""
     found = shutil.which("nft")

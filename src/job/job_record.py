@@ -2,14 +2,19 @@
 
 `.federation/job.json` in the folder that a launcher was called from holds the job's name, its
 Redis and one entry a process. A per-user index of such folders lets `finish --all` find every job.
+
+A folder may be shared by machines and containers, or be a copy of another one: see `read_record`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
+import pwd
+import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,12 +24,23 @@ import psutil
 
 from src.errors import UserError
 from src.files import whole_file
+from src.job.process_identity import (
+    Place,
+    folder_id,
+    held_lock,
+    is_locked,
+    start_ticks,
+    this_place,
+)
 from src.security.tls import TlsFiles, from_record
 
 FOLDER = ".federation"
 # A silo of one process, and one of several.
 RANKS = "worker_distributed"
 WORKER_ROLES = ("worker", RANKS)
+# Where the process of an entry is, seen from who reads the record: its pid counts; it may run on
+# another machine or in another container; it cannot run any more; the entry is of another folder.
+HERE, ELSEWHERE, GONE, COPIED = "here", "elsewhere", "gone", "copied"
 
 
 @dataclass
@@ -35,10 +51,16 @@ class ProcessRecord:
         role: scheduler, server, worker, worker_distributed or redis.
         number: server or worker number; 0 otherwise.
         pid: of the process to stop (for the roles: of their supervisor).
-        created: its start time in seconds since the epoch, which tells it from a later process
-            with the same pid.
+        created: its start time in seconds since the epoch, as the clock was then.
         folder: where its log lies.
         address: "ip:port" it listens on, or "" for a worker.
+        start_ticks: its start in clock ticks since the boot, which tells it from a later process
+            with the same pid.
+        host, boot_id, pid_namespace: where the pid counts, see `Place`. "" in a record of version
+            0.1, where `created` alone tells the process.
+        job_folder, folder_id: the folder that it was started from, and `folder_id` of its
+            .federation.
+        place: HERE, ELSEWHERE, GONE or COPIED; of who has read the record, not in the file.
     """
 
     role: str
@@ -47,6 +69,13 @@ class ProcessRecord:
     created: float
     folder: str
     address: str = ""
+    start_ticks: int = 0
+    host: str = ""
+    boot_id: str = ""
+    pid_namespace: str = ""
+    job_folder: str = ""
+    folder_id: str = ""
+    place: str = field(default=HERE, compare=False)
 
     @property
     def label(self) -> str:
@@ -54,13 +83,24 @@ class ProcessRecord:
         return role_folder(self.role, self.number)
 
     def process(self) -> psutil.Process | None:
-        """The running process, or None when it has ended (or another one has its pid)."""
+        """Return the running process, or None: it has ended, or its pid means nothing here."""
+        if self.place != HERE:
+            return None
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < 1.0
+            if self.boot_id:
+                same = start_ticks(self.pid) == self.start_ticks
+            else:
+                same = abs(process.create_time() - self.created) < 1.0
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except (psutil.Error, OSError):  # OSError: the kernel's own, of one that is just ending
             return None
+
+    def where(self) -> str:
+        """Return in words where it was started."""
+        if self.host != socket.gethostname():
+            return f"on {self.host}"
+        return f"in another container of {self.host}, or before {self.host} was started again"
 
 
 @dataclass
@@ -83,8 +123,22 @@ class JobRecord:
         return from_record(self.tls)
 
     def running(self, role: str | None = None) -> list[ProcessRecord]:
-        """The recorded processes that are alive, of one role or of all."""
+        """Return the recorded processes that are alive here, of one role or of all."""
         return [p for p in self.processes if role in (None, p.role) and p.process()]
+
+    def elsewhere(self, role: str | None = None) -> list[ProcessRecord]:
+        """Return those of another machine or container that may be alive there."""
+        return [p for p in self.processes if role in (None, p.role) and p.place == ELSEWHERE]
+
+    def living(self) -> list[ProcessRecord]:
+        """Return those that are alive here or may be alive elsewhere."""
+        return [p for p in self.processes if p.place == ELSEWHERE or p.process()]
+
+    @property
+    def copied(self) -> ProcessRecord | None:
+        """An entry of the folder that this record was copied from, where it is only a copy."""
+        every = bool(self.processes) and all(p.place == COPIED for p in self.processes)
+        return self.processes[0] if every else None
 
 
 def role_folder(role: str, number: int) -> str:
@@ -93,7 +147,11 @@ def role_folder(role: str, number: int) -> str:
 
 
 def read_record(folder: Path) -> JobRecord | None:
-    """The record of `folder`, or None when nothing was started from it.
+    """Return the record of `folder`, or None when nothing was started from it.
+
+    Each entry gets its place. What runs on another machine or in another container that shares the
+    folder cannot be seen or stopped from here; its lock and its exit file tell what they can. The
+    entries of a copied folder are those of the folder that was copied.
 
     Raises:
         UserError: the file is broken.
@@ -102,13 +160,72 @@ def read_record(folder: Path) -> JobRecord | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         processes = [ProcessRecord(**entry) for entry in values.pop("processes")]
-        return JobRecord(**values, processes=processes)
+        record = JobRecord(**values, processes=processes)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: no record of a job ({error}); where nothing of the job runs, remove it"
         ) from error
+    here = this_place()
+    for entry in record.processes:
+        entry.place = _place(entry, folder, here)
+    return record
+
+
+def _place(entry: ProcessRecord, folder: Path, here: Place) -> str:
+    if not entry.boot_id:
+        return HERE
+    if _is_copied(entry, folder, here):
+        return COPIED
+    same_boot = entry.boot_id == here.boot_id
+    if same_boot and entry.pid_namespace == here.pid_namespace:
+        return HERE
+    if (folder / FOLDER / "status" / f"{entry.label}.exit.json").exists():
+        return GONE
+    locked = is_locked(_lock_file(folder, entry.label))
+    # Locks of a shared folder do not always reach from one machine to the other.
+    unlocked = locked is False and same_boot
+    rebooted = not same_boot and entry.host == here.host and not locked
+    return GONE if unlocked or rebooted else ELSEWHERE
+
+
+def _is_copied(entry: ProcessRecord, folder: Path, here: Place) -> bool:
+    found = folder_id(folder / FOLDER)
+    if entry.boot_id == here.boot_id:
+        return found != entry.folder_id and str(folder.resolve()) != entry.job_folder
+    # Each machine has a number of its own for the device of a shared folder.
+    return found.rpartition(":")[2] != entry.folder_id.rpartition(":")[2]
+
+
+def process_entry(
+    base: Path, role: str, number: int, pid: int, folder: Path, address: str
+) -> ProcessRecord:
+    """Return the entry of a process that runs here, for the record of `base`."""
+    place = this_place()
+    return ProcessRecord(
+        role=role,
+        number=number,
+        pid=pid,
+        created=psutil.Process(pid).create_time(),
+        folder=str(folder),
+        address=address,
+        start_ticks=start_ticks(pid) or 0,
+        host=place.host,
+        boot_id=place.boot_id,
+        pid_namespace=place.pid_namespace,
+        job_folder=str(base.resolve()),
+        folder_id=folder_id(base / FOLDER),
+    )
+
+
+def life_lock(base: Path, label: str) -> contextlib.AbstractContextManager[tuple[int, ...]]:
+    """Lock what tells that a role lives, for its supervisor to inherit; see `held_lock`."""
+    return held_lock(_lock_file(base, label))
+
+
+def _lock_file(base: Path, label: str) -> Path:
+    return base / FOLDER / "locks" / label
 
 
 @contextlib.contextmanager
@@ -120,7 +237,10 @@ def update_record(folder: Path) -> Iterator[JobRecord]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = read_record(folder) or JobRecord()
         yield record
-        write_json(state / "job.json", asdict(record), durable=True)
+        values = asdict(record)
+        for entry in values["processes"]:
+            del entry["place"]
+        write_json(state / "job.json", values, durable=True)
     _index(folder)
 
 
@@ -129,7 +249,8 @@ def remove_record(folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         (folder / FOLDER / "job.json").unlink()
     with contextlib.suppress(OSError):
-        _index_entry(folder).unlink()
+        for entry in _index_entries(folder):
+            entry.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any, durable: bool = False) -> None:
@@ -145,27 +266,49 @@ def write_json(path: Path, value: Any, durable: bool = False) -> None:
 
 
 def indexed_folders() -> list[Path]:
-    """Every folder of this user from which a job was started and not finished."""
-    index = _index_folder()
-    if not index.is_dir():
+    """Return every folder of this user from which a job was started and not finished."""
+    index, found = _index_folder(), []
+    if index is None:
         return []
-    folders = (Path(entry.read_text(encoding="utf-8")) for entry in sorted(index.iterdir()))
-    return [folder for folder in folders if (folder / FOLDER / "job.json").is_file()]
+    with contextlib.suppress(OSError):
+        for entry in sorted(index.iterdir()):
+            folder = Path(entry.read_text(encoding="utf-8"))
+            if (folder / FOLDER / "job.json").is_file():
+                found.append(folder)
+    return list(dict.fromkeys(found))
 
 
-def _index_folder() -> Path:
-    state_home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state_home) / "cross_silo_faster_rcnn"
+def _index_folder() -> Path | None:
+    """None for a user without a home, as a container's with a number and no name."""
+    if state_home := os.environ.get("XDG_STATE_HOME"):
+        return Path(state_home) / "cross_silo_faster_rcnn"
+    home = os.environ.get("HOME")
+    if not home:
+        with contextlib.suppress(KeyError):
+            home = pwd.getpwuid(os.getuid()).pw_dir
+    return Path(home) / ".local" / "state" / "cross_silo_faster_rcnn" if home else None
 
 
-def _index_entry(folder: Path) -> Path:
-    return _index_folder() / str(folder.resolve()).replace("/", "%")[-200:]
+def _index_entries(folder: Path) -> list[Path]:
+    """Its entry, with the machine's name as homes may be shared, and that of version 0.1."""
+    index, name = _index_folder(), str(folder.resolve()).replace("/", "%")
+    if index is None:
+        return []
+    return [index / f"{socket.gethostname()}{name[-150:]}", index / name[-200:]]
 
 
 def _index(folder: Path) -> None:
     """Best effort: without a writable home only `finish --all` loses this folder."""
+    entries = _index_entries(folder)
     try:
-        _index_folder().mkdir(parents=True, exist_ok=True)
-        _index_entry(folder).write_text(str(folder.resolve()), encoding="utf-8")
+        if not entries:
+            raise OSError("this user has no home; set HOME or XDG_STATE_HOME")
+        entries[0].parent.mkdir(parents=True, exist_ok=True)
+        entries[0].write_text(str(folder.resolve()), encoding="utf-8")
     except OSError as error:
-        print(f"note: finish --all will not find this job: {error}")
+        _note_once(f"note: finish --all will not find this job: {error}")
+
+
+@functools.cache
+def _note_once(line: str) -> None:
+    print(line)

@@ -18,7 +18,7 @@ def note_start(folder: Path) -> None:
     """A new job begins in `folder` now; what `.federation` says of ended roles is forgotten."""
     state = folder / FOLDER
     with update_record(folder) as record:
-        record.processes = record.running()
+        record.processes = record.living()
         running = {process.label for process in record.processes}
         for path in [*state.glob("specs/*.json"), *state.glob("status/*.json")]:
             if path.name.split(".")[0] not in running:

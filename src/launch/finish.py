@@ -11,14 +11,16 @@ import redis
 
 from src.job.addresses import parse_address
 from src.job.job_record import (
+    HERE,
     WORKER_ROLES,
     JobRecord,
     indexed_folders,
     read_record,
     remove_record,
+    update_record,
 )
 from src.launch.live_servers import live_servers
-from src.launch.processes import stop
+from src.launch.processes import how_to_end, stop
 from src.launch.redis_store import JobStore
 
 # The workers' signals go out first: then no silo sees its server disappear.
@@ -41,16 +43,40 @@ def finish(folder: Path, redis_port: int) -> int:
                 "under an account that several people use, those of the others too)"
             )
         return 0
+    if record.copied:
+        print(
+            f"nothing to stop: the record of {folder} was copied from {record.copied.job_folder} "
+            f"on {record.copied.host}; the job is that folder's"
+        )
+        return 0
     nodes = _nodes(record)
     if not _stop(record, ORDER):
-        print("no process of this job is running any more")
-    if any(process.role in ("server", "scheduler") for process in record.processes):
+        print("no process of this job is running here any more")
+    if record.elsewhere("server"):
+        print(f"servers of {record.fl_name} may run elsewhere: its Redis is untouched")
+    elif any(p.role in ("server", "scheduler") and p.place == HERE for p in record.processes):
         _clear_redis(record, redis_port, nodes)
     elif record.redis:
         print(f"the job {record.fl_name} itself was not started from here: its Redis is untouched")
     _stop(record, ["redis"])
-    remove_record(folder)
+    _forget_ended(folder)
     return 0
+
+
+def _forget_ended(folder: Path) -> None:
+    """Remove the record; what lives, or may live elsewhere, is named and stays in it."""
+    record = read_record(folder) or JobRecord()
+    left = record.living()
+    if not left:
+        remove_record(folder)
+        return
+    with update_record(folder) as record:
+        record.processes = left = record.living()
+    for entry in left:
+        place = (
+            f"goes on (pid {entry.pid})" if entry.place == HERE else f"was started {entry.where()}"
+        )
+        print(f"WARNING: {entry.label} {place} and was not stopped: {how_to_end(folder)}")
 
 
 def _stop(record: JobRecord, roles: Iterable[str]) -> bool:

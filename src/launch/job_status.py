@@ -13,9 +13,18 @@ import redis
 
 from src.errors import UserError
 from src.job.addresses import parse_address
-from src.job.job_record import WORKER_ROLES, JobRecord, ProcessRecord, read_record
+from src.job.job_record import (
+    COPIED,
+    ELSEWHERE,
+    GONE,
+    WORKER_ROLES,
+    JobRecord,
+    ProcessRecord,
+    read_record,
+)
 from src.job.status_file import read_status, status_path
 from src.launch.job_state import (
+    AWAY,
     FAILED,
     FINISHED_JOB,
     NOTHING,
@@ -35,6 +44,7 @@ ROLES = ("scheduler", "server", *WORKER_ROLES)
 STATES = {RUNNING: "running", DISABLED: "disabled", FINISHED: "finished", STOPPED: "stopped"}
 IN_ITERATION = ("train", "push", "wait", "pull")
 ANSWER_S = 1.0
+TAIL_BYTES = 4096
 
 
 class Collector:
@@ -56,9 +66,20 @@ class Collector:
         record = read_record(self.folder)
         if record is None or not any(entry.role in ROLES for entry in record.processes):
             return status
+        if record.copied:
+            status.notes.append(
+                f"the record of this folder was copied from {record.copied.job_folder} on "
+                f"{record.copied.host}; the job is that folder's"
+            )
+            return status
         status.fl_name = record.fl_name
         exits = exit_states(self.folder)
-        status.processes = [_process(entry, exits) for entry in record.processes]
+        entries = [entry for entry in record.processes if entry.place != COPIED]
+        status.processes = [_process(entry, exits, self.folder) for entry in entries]
+        status.notes += [
+            f"{entry.label} was started {entry.where()}; from here nobody can see whether it runs"
+            for entry in record.elsewhere()
+        ]
         status.silos = self._silos(record)
         status.word = _word(status)
         self._ask_redis(status, record)
@@ -149,13 +170,16 @@ def _number(entry: ProcessRecord) -> int:
     return entry.number
 
 
-def _process(entry: ProcessRecord, exits: dict[str, dict]) -> ProcessState:
+def _process(entry: ProcessRecord, exits: dict[str, dict], folder: Path) -> ProcessState:
     log = f"{entry.label}/{entry.role.split('_')[0]}.log"
     shown = ProcessState(
         entry.label, entry.role, RUNNING_JOB, entry.created, entry.pid, entry.address, log
     )
     if entry.role == "redis":
         shown.log = "redis.log"
+    if entry.place == ELSEWHERE:
+        shown.state = AWAY
+        return shown
     if entry.process() is not None:
         return shown
     end = exits.get(entry.label, {})
@@ -164,8 +188,32 @@ def _process(entry: ProcessRecord, exits: dict[str, dict]) -> ProcessState:
         shown.state = "ended"
     else:
         shown.state = FAILED
-        shown.reason = shown.reason or "was killed together with its supervisor"
+        shown.reason = _why_failed(entry, shown, folder / log)
     return shown
+
+
+def _why_failed(entry: ProcessRecord, shown: ProcessState, log: Path) -> str:
+    """Return the reason of the supervisor, with what helps to find the cause."""
+    if not shown.reason and entry.place == GONE:
+        return f"ended with its machine or container ({entry.host})"
+    if not shown.reason:
+        return "was killed together with its supervisor"
+    if shown.reason == "ended":
+        return ": ".join([f"exit code {shown.code}", *_last_words(log)])
+    if shown.reason == "killed by SIGKILL":
+        return f"{shown.reason}; the kernel does so when memory runs out: dmesg -T | grep -i oom"
+    return shown.reason
+
+
+def _last_words(log: Path) -> list[str]:
+    """Return a role's last line, before the supervisor's own; [] where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line.strip() for line in text.splitlines() if line.strip()][-2:-1]
 
 
 def _silo(folder: Path, label: str, command: list[str]) -> SiloState:
@@ -184,9 +232,11 @@ def _word(status: JobStatus) -> str:
     roles = [p for p in status.processes if p.role in ROLES]
     workers = [p for p in roles if p.role in WORKER_ROLES]
     # Servers would wait for ever for a silo that has failed.
-    if FAILED in (p.state for p in workers) and RUNNING_JOB not in (p.state for p in workers):
+    if FAILED in (p.state for p in workers) and not any(
+        p.state in (RUNNING_JOB, AWAY) for p in workers
+    ):
         return FAILED
-    if any(p.state == RUNNING_JOB for p in roles):
+    if any(p.state in (RUNNING_JOB, AWAY) for p in roles):
         return RUNNING_JOB
     return FAILED if any(p.state == FAILED for p in roles) else FINISHED_JOB
 

@@ -11,7 +11,7 @@ from src.errors import UserError
 from src.job.addresses import listens, parse_address
 from src.job.checks import require
 from src.job.job_config import JobConfig
-from src.job.job_record import FOLDER, role_folder, update_record
+from src.job.job_record import COPIED, FOLDER, role_folder, update_record
 from src.job.job_start import note_start
 from src.job.log_files import rotation
 from src.job.recovery_files import require_iterations_left
@@ -212,7 +212,9 @@ def _job_end(job: JobConfig, http_port: int, fetch_timeout_s: float) -> dict[str
 def note_job(base: Path, job: JobConfig) -> None:
     """Enter the job in the folder's record; another job that still runs there is an error."""
     with update_record(base) as record:
-        running = record.running()
+        # A copied folder's job is that of the folder that was copied.
+        record.processes = [entry for entry in record.processes if entry.place != COPIED]
+        running = record.living()
         if running and record.fl_name not in ("", job.name):
             raise UserError(
                 f"job {record.fl_name} runs in {base} ({running[0].label}); finish it first, or "

@@ -19,6 +19,8 @@ from src.job.job_record import (
     FOLDER,
     JobRecord,
     ProcessRecord,
+    life_lock,
+    process_entry,
     read_record,
     role_folder,
     update_record,
@@ -85,16 +87,30 @@ class Started:
 
 
 def require_not_running(base: Path, labels: Iterable[str]) -> None:
-    """Raise a UserError when one of `labels` of this folder's job is alive."""
+    """Raise a UserError when one of `labels` of this folder's job is alive, or may be elsewhere."""
     record = read_record(base)
     running = {p.label: p for p in record.running()} if record else {}
+    elsewhere = {p.label: p for p in record.elsewhere()} if record else {}
     for label in labels:
+        if label in elsewhere:
+            raise UserError(
+                f"{label} of this folder was started {elsewhere[label].where()} and may run there "
+                f"still: {how_to_end(base)}, or start in another folder"
+            )
         if label in running:
             raise UserError(
                 f"{label} of this folder is running already (pid {running[label].pid}, "
                 f"{base / label}); stop it with finish_cross_silo_fasterrcnn.py, or start in "
                 "another folder"
             )
+
+
+def how_to_end(base: Path) -> str:
+    """Return what to do about processes of another machine or container."""
+    return (
+        "end it there with finish_cross_silo_fasterrcnn.py; where it runs no more, remove "
+        f"{base / FOLDER / 'job.json'}"
+    )
 
 
 def start(base: Path, role: Role) -> Started:
@@ -109,7 +125,8 @@ def start(base: Path, role: Role) -> Started:
             require_not_running(base, [role.label])
             started = _start_supervisor(base, role)
             pid, folder = started.supervisor.pid, role.folder(base)
-            _enter(record, role.role, role.number, pid, folder, role.address)
+            entry = process_entry(base, role.role, role.number, pid, folder, role.address)
+            _enter(record, entry)
     except BaseException:
         # What is not in the record nobody would find again.
         if started is not None:
@@ -136,7 +153,7 @@ def _start_supervisor(base: Path, role: Role) -> Started:
     )
     spec_file = state / "specs" / f"{role.label}.json"
     write_json(spec_file, asdict(spec))
-    with role.log(base).open("a") as log:
+    with role.log(base).open("a") as log, life_lock(base, role.label) as handles:
         supervisor = subprocess.Popen(
             [sys.executable, str(SUPERVISOR), str(spec_file)],
             cwd=base,
@@ -145,6 +162,7 @@ def _start_supervisor(base: Path, role: Role) -> Started:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            pass_fds=handles,
         )
     return Started(role, supervisor, role.log(base), exit_file)
 
@@ -159,12 +177,10 @@ def record_process(
 ) -> None:
     """Add a process to the record of `base`, in place of an ended one of the same role."""
     with update_record(base) as record:
-        _enter(record, role, number, pid, folder, address)
+        _enter(record, process_entry(base, role, number, pid, folder, address))
 
 
-def _enter(record: JobRecord, role: str, number: int, pid: int, folder: Path, address: str) -> None:
-    created = psutil.Process(pid).create_time()
-    entry = ProcessRecord(role, number, pid, created, str(folder), address)
+def _enter(record: JobRecord, entry: ProcessRecord) -> None:
     record.processes = [p for p in record.processes if p.label != entry.label] + [entry]
 
 

@@ -47,7 +47,9 @@ def servers_to_start(base: Path, count: int, resume: bool) -> list[int]:
     running = {process.label for process in record.running("server")} if record else set()
     if not resume or running.issuperset(labels):
         require_not_running(base, labels)
-    return [number for number, label in enumerate(labels) if label not in running]
+    numbers = [number for number, label in enumerate(labels) if label not in running]
+    require_not_running(base, [labels[number] for number in numbers])
+    return numbers
 
 
 def prepare_job(job: JobConfig, store: JobStore, checkpoint_dir: Path, resume: bool) -> None:

@@ -24,7 +24,8 @@ def lines_of(status: JobStatus) -> list[str]:
     if status.word == NOTHING:
         return [
             f"nothing: no job was started from {status.folder}, or "
-            "finish_cross_silo_fasterrcnn.py has ended it"
+            "finish_cross_silo_fasterrcnn.py has ended it",
+            *(f"  note: {line}" for line in status.notes),
         ]
     labels = [one.label for one in status.processes] + [one.label for one in status.silos]
     wide = max([11, *(len(label) + 1 for label in labels)])

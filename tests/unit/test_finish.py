@@ -1,11 +1,27 @@
-"""What finishing says where there is nothing to finish."""
+"""What finishing stops, and what it leaves: of another folder, machine or container."""
 
-from src.job.job_record import update_record
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from commands import FINISH, run, succeed
+from namespaces import CONTAINER, why_no_container
+
+from src.job.job_record import FOLDER, read_record, update_record
+from src.job.process_identity import this_place
 from src.launch.finish import finish
+from src.launch.job_status import Collector
+from src.launch.processes import Role, require_not_running, start
+from src.model_utils.config import PROJECT_DIR
+
+NO_CONTAINER = why_no_container()
+pytestmark = pytest.mark.usefixtures("own_index")
 
 
-def test_jobs_elsewhere_are_named_as_possibly_those_of_others(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+def test_jobs_elsewhere_are_named_as_possibly_those_of_others(tmp_path, capsys):
     here, other = tmp_path / "here", tmp_path / "other"
     here.mkdir()
     assert finish(here, 2345) == 0
@@ -17,3 +33,84 @@ def test_jobs_elsewhere_are_named_as_possibly_those_of_others(tmp_path, monkeypa
     assert first.startswith(f"nothing to stop: no job was started from {here}")
     assert second.startswith(f"jobs of this user: {other} (--all finishes all of them")
     assert "several people use, those of the others too" in second
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A folder with a supervised worker_0 that sleeps."""
+    folder = tmp_path / "job"
+    with update_record(folder) as record:
+        record.fl_name, record.redis = "FasterRCNN", "127.0.0.1:1"
+    role = Role("worker", 0, [sys.executable, "-c", "import time; time.sleep(60)"])
+    started = start(folder, role)
+    yield folder
+    if started.supervisor.poll() is None:
+        started.supervisor.terminate()
+        started.supervisor.wait(20)
+
+
+def running(folder):
+    return [entry.label for entry in read_record(folder).running()]
+
+
+def test_a_copied_folder_stops_nothing_of_the_first_one(job, capsys):
+    copy = job.parent / "copy"
+    shutil.copytree(job, copy)
+    for _ in range(2):
+        assert finish(copy, 2345) == 0
+        said = capsys.readouterr().out
+        assert said.startswith(f"nothing to stop: the record of {copy} was copied from {job} on ")
+    assert running(job) == ["worker_0"]
+    assert finish(job, 2345) == 0
+    assert "stopped worker_0" in capsys.readouterr().out
+
+
+def test_what_another_machine_started_stays_in_the_record(job, capsys):
+    path = job / FOLDER / "job.json"
+    record = json.loads(path.read_text())
+    theirs = dict(record["processes"][0], role="server", host="other", boot_id="b")
+    record["processes"].append(theirs)
+    path.write_text(json.dumps(record))
+    assert finish(job, 2345) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "stopped worker_0"
+    assert "servers of FasterRCNN may run elsewhere: its Redis is untouched" in said
+    assert said[-1].startswith("WARNING: server_0 was started on other and was not stopped: end it")
+    assert [entry.label for entry in read_record(job).elsewhere()] == ["server_0"]
+    assert [entry.label for entry in read_record(job).processes] == ["server_0"]
+
+
+@pytest.mark.skipif(bool(NO_CONTAINER), reason=NO_CONTAINER)
+def test_another_container_that_shares_the_folder_sees_that_and_stops_nothing(job):
+    status = run(job, "tools/status.py", "--json", through=CONTAINER)
+    assert status.returncode == 0, status.stderr
+    values = json.loads(status.stdout)
+    assert values["processes"][0]["state"] == "elsewhere"
+    assert "worker_0 was started in another container of" in values["notes"][0]
+    said = succeed(job, FINISH, through=CONTAINER)
+    assert "no process of this job is running here any more" in said
+    assert "WARNING: worker_0 was started in another container of" in said
+    assert running(job) == ["worker_0"]
+    assert "stopped worker_0" in succeed(job, FINISH)
+    assert "nothing to stop" in succeed(job, FINISH, through=CONTAINER)
+
+
+@pytest.mark.skipif(bool(NO_CONTAINER), reason=NO_CONTAINER)
+def test_a_container_that_was_killed_leaves_nothing_that_is_waited_for(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from src.launch.processes import Role, start; "
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(60)']; "
+        "start(Path.cwd(), Role('worker', 0, sleep))"
+    )
+    command = [*CONTAINER, sys.executable, "-c", program]
+    with update_record(tmp_path) as record:
+        record.fl_name, record.redis = "FasterRCNN", "127.0.0.1:1"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT_DIR)}
+    subprocess.run(command, cwd=tmp_path, env=environment, timeout=60, check=True)
+    (entry,) = read_record(tmp_path).processes
+    assert entry.pid_namespace != this_place().pid_namespace
+    assert read_record(tmp_path).living() == []
+    require_not_running(tmp_path, ["worker_0"])
+    status = Collector(tmp_path).collect()
+    assert status.word == "failed"
+    assert status.processes[0].reason.startswith("ended with its machine or container (")

@@ -13,7 +13,7 @@ def test_a_new_job_has_its_time_and_forgets_the_roles_that_have_ended(tmp_path):
     record_process(tmp_path, "scheduler", 0, os.getpid(), tmp_path, "")
     record_process(tmp_path, "worker", 1, os.getpid(), tmp_path, "")
     with update_record(tmp_path) as record:
-        record.processes[1].created -= 100
+        record.processes[1].start_ticks -= 100
     state = tmp_path / ".federation"
     names = ["specs/scheduler.json", "status/scheduler.json", "specs/worker_1.json",
              "status/worker_1.json", "status/worker_1.exit.json"]  # fmt: skip
