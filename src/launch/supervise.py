@@ -104,6 +104,8 @@ class Supervisor:
         self._free_room()
         code, reason = self._outcome(child.returncode)
         self.say(f"{reason}; exit code {code}")
+        if self._folder_removed():
+            return code
         # On a full disk the code is still this process's own.
         with contextlib.suppress(OSError):
             write_json(Path(self._spec.exit_file), {"code": code, "reason": reason})
@@ -167,7 +169,10 @@ class Supervisor:
     def _wait(self, child: subprocess.Popen) -> None:
         """Until the child has ended, by itself or because the job has or a signal came."""
         while child.poll() is None and not self._asked_to_stop:
-            self._asked_to_stop = self._asked_to_stop or self._job_ended(child.pid)
+            reason = self._folder_removed() or self._job_ended(child.pid)
+            # A signal may have come while Redis was asked: "" must not take its place.
+            if reason:
+                self._asked_to_stop = reason
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=POLL_S)
         if child.poll() is not None:
@@ -179,6 +184,18 @@ class Supervisor:
             self.say(f"did not end within {self._grace_s:.0f} s of SIGTERM, killing it")
             child.kill()
             child.wait()
+
+    @staticmethod
+    def _folder_removed() -> str:
+        """Return the reason to end where the folder that the job was started from is no more.
+
+        Its record is gone with it: no command would find the role. A renamed folder is there.
+        """
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            return "the job's folder was removed"
+        return ""
 
     def _job_ended(self, pid: int) -> str:
         if self._end is None:
