@@ -40,8 +40,8 @@ def scene(seed):
     )
 
 
-def assigned(truths, truth_valid, boxes, box_valid):
-    cell = BoxAssigner(0.3, 0.7, 0.3)
+def assigned(truths, truth_valid, boxes, box_valid, thresholds=(0.3, 0.7, 0.3)):
+    cell = BoxAssigner(*thresholds)
     arrays = (np.float32(truths), np.array(truth_valid), np.float32(boxes), np.array(box_valid))
     return cell(*map(Tensor, arrays)).asnumpy().tolist()
 
@@ -70,6 +70,23 @@ def test_between_the_thresholds_a_box_is_ignored(path):
 def test_best_box_below_the_upper_threshold_is_claimed(path):
     truth, half, none = [0, 0, 9, 9], [0, 0, 9, 4], [50, 50, 59, 59]
     assert assigned([truth], [True], [half, half, none], [True, False, True]) == [1, -1, 0]
+
+
+@pytest.mark.parametrize(("thresholds", "expected"), [
+    ((0.3, 0.5, 0.3), [1, 1]),  # from pos_iou on foreground
+    ((0.5, 0.7, 0.3), [1, -1]),  # only below neg_iou background
+    ((0.5, 0.5, 0.5), [1, 1]),  # as in the second stage
+])  # fmt: skip
+def test_a_box_that_overlaps_exactly_as_a_threshold_says(path, thresholds, expected):
+    truth, exact, half = [0, 0, 9, 9], [0, 0, 9, 9], [0, 0, 9, 4]
+    found = assigned([truth], [True], [exact, half], [True, True], thresholds)
+    assert found == expected
+
+
+@pytest.mark.parametrize(("least", "expected"), [(0.5, [1, 0]), (0.51, [-1, 0])])
+def test_a_ground_truth_claims_its_best_box_from_the_least_overlap_on(path, least, expected):
+    truth, half, none = [0, 0, 9, 9], [0, 0, 9, 4], [50, 50, 59, 59]
+    assert assigned([truth], [True], [half, none], [True, True], (0.3, 0.7, least)) == expected
 
 
 def test_without_ground_truths_all_valid_boxes_are_background(path):

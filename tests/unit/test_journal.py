@@ -58,13 +58,14 @@ def test_every_nth_iteration_is_kept_and_the_best_one_apart(tmp_path, capsys):
     assert "APl: - AR1: 0.500" in said[0] and said[0].endswith("(4 images, 2.0 images/s)")
 
 
-@pytest.mark.parametrize(("ap", "kept"), [(0.3, 0), (0.5, 1)])
+@pytest.mark.parametrize(("ap", "kept"), [(0.3, 0), (0.4, 0), (0.5, 1)])
 def test_a_restarted_worker_keeps_a_better_earlier_best(tmp_path, ap, kept):
     journal(tmp_path, [0.4])[0].after(1)
     one, saved, _ = journal(tmp_path, [ap])
     one.after(2)
     assert len(saved) == kept and len(lines(tmp_path)) == 2
-    assert json.loads((tmp_path / "best.json").read_text())["AP"] == max(ap, 0.4)
+    best = json.loads((tmp_path / "best.json").read_text())
+    assert (best["AP"], best["iteration"]) == (max(ap, 0.4), 1 + kept)
 
 
 def test_a_best_json_that_is_broken_counts_as_none(tmp_path):

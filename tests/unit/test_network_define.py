@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
+from src.federated.terms import Terms
 from src.model_utils.config import load_config
 from src.network_define import LossCallBack, LossNet, TrainOneStepCell, WithLossCell, train_cell
 
@@ -71,6 +72,29 @@ def test_train_cell_follows_the_configuration():
     moves, _ = updates(lambda net: train_cell(net, config, rates), steps=3)
     momentum = np.array([[1.0], [1.5], [1.75]])
     np.testing.assert_allclose(moves, -momentum * [[0.1], [0.2], [0.2]] * FACTORS, rtol=1e-5)
+
+
+class NoteRate(nn.Cell):
+    """A term that takes the rate that it is called with off the weight, in units of its own."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def construct(self, rate):
+        return ops.assign_sub(self.weight, ops.ones_like(self.weight) * rate * 1000)
+
+
+def test_the_weight_term_gets_the_rate_of_its_step():
+    rates = np.array([0.1, 0.2, 0.4], np.float32)
+
+    def cell(net):
+        terms = Terms(weight=NoteRate(net.weight))
+        return train_cell(net, load_config(momentum=0.0, weight_decay=0.0), rates, terms)
+
+    moves, _ = updates(cell, steps=4)
+    due = np.array([[0.1], [0.2], [0.4], [0.4]])
+    np.testing.assert_allclose(moves, -due * (FACTORS + 1000), rtol=1e-5)
 
 
 def run_epoch(callback, losses):

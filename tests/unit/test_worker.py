@@ -8,11 +8,15 @@ import pytest
 from mindspore import Parameter, Tensor, load_checkpoint, nn
 
 from src.errors import UserError
+from src.federated import worker
 from src.federated.after_round import FollowIterations
 from src.federated.checkpoint_keeper import CheckpointKeeper
 from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.rounds import SyncError
-from src.federated.worker import epoch_words, steps_per_iteration
+from src.federated.worker import epoch_words, make_manager, place_in_run, steps_per_iteration
+from src.job.job_config import load_job
+from src.job.status_file import StatusFile
+from src.model_utils.config import PROJECT_DIR, load_config
 
 
 @pytest.mark.parametrize(
@@ -37,6 +41,53 @@ def test_steps_between_two_synchronisations(sync_frequency, epochs, sinks, steps
 def test_the_log_tells_the_images_that_an_epoch_leaves_out(converted, images, words):
     task = SimpleNamespace(converted=converted, images=images, steps_per_epoch=7)
     assert epoch_words(task) == words
+
+
+def manager_arguments(monkeypatch, tmp_path, **values):
+    """What `make_manager` makes a manager of: the arguments that it is called with."""
+    monkeypatch.setattr(worker, "SiloManager", lambda *words, **named: (words, named))
+    flags = {
+        "user_id": 1, "http_server_address": "127.0.0.1:7000", "server_num": 3, "silo_name": "bank",
+        "join_timeout": 60.0, "request_timeout": 20.0, "wait_timeout": 0.0, "output_dir": tmp_path,
+    }  # fmt: skip
+    config = load_config()
+    for name, value in {**flags, **values}.items():
+        setattr(config, name, value)
+    job = load_job(PROJECT_DIR / "default_yaml_config.yaml", {})
+    task = SimpleNamespace(network=nn.Dense(2, 3), images=14, steps_per_epoch=7, aspects={})
+    return job, *make_manager(job, config, task, 7, StatusFile(None))
+
+
+def test_the_servers_decide_on_an_iteration_before_a_silo_gives_up(monkeypatch, tmp_path):
+    job, _, named = manager_arguments(monkeypatch, tmp_path)
+    window_s = job["round.global_iteration_time_window"] / 1000
+    assert named["deadlines"].wait == window_s + 600
+    assert (named["deadlines"].join, named["deadlines"].request) == (60, 20)
+    _, _, named = manager_arguments(monkeypatch, tmp_path, wait_timeout=5.0)
+    assert named["deadlines"].wait == 5
+
+
+def test_workers_begin_with_servers_of_their_own(monkeypatch, tmp_path):
+    for number, ports in ((0, [0, 1, 2]), (1, [1, 2, 0]), (5, [2, 0, 1])):
+        _, words, named = manager_arguments(monkeypatch, tmp_path, user_id=number)
+        assert words[3] == [f"127.0.0.1:700{port}" for port in ports]
+        assert named["silo_id"] == f"bank_{number} (14)"
+
+
+@pytest.mark.parametrize(
+    ("resume", "sinks", "device", "resumed", "place"),
+    [
+        (False, False, "CPU", None, (14, 0)),
+        (True, False, "CPU", None, (14, 14)),
+        (True, True, "CPU", None, (14, 14)),
+        (True, True, "GPU", None, (14, 0)),
+        (True, False, "CPU", 20, (20, 20)),
+    ],
+)
+def test_a_late_silo_has_the_rate_of_its_iteration(resume, sinks, device, resumed, place):
+    config = SimpleNamespace(resume=resume, dataset_sink_mode=sinks, device_target=device)
+    state = resumed and SimpleNamespace(steps_at=lambda iteration, steps: resumed)
+    assert place_in_run(config, SimpleNamespace(iteration=3), 7, state) == place
 
 
 def keeper(folder, kept=0, on=True, mark=None):

@@ -1,0 +1,128 @@
+"""When servers and scheduler may end, by what Redis and the servers' connections say."""
+
+from types import SimpleNamespace
+
+import pytest
+import redis
+
+from src.launch import job_end
+from src.launch.job_end import QUIET_S, JobEnd, job_end_from
+from src.launch.redis_store import FINISHED, RUNNING
+
+FETCH_S = 40.0
+LEFT = "job finished, every silo has left"
+
+
+class Job:
+    """A job in Redis and the silos that are connected, as a test moves them; time as well."""
+
+    def __init__(self):
+        self.now = 1000.0
+        self.state = FINISHED
+        self.silos: list[str] = []
+        self.servers: dict[str, int] = {}
+
+    def status(self):
+        if self.state is None:
+            raise redis.ConnectionError("away")
+        return {"runningState": self.state, "iterationNum": "6"}
+
+    def heartbeats(self):
+        return self.servers
+
+    def uploaded(self, iteration):
+        return [f"clinic_0 ({iteration})"]
+
+
+@pytest.fixture
+def job(monkeypatch):
+    job = Job()
+    monkeypatch.setattr(job_end, "time", SimpleNamespace(monotonic=lambda: job.now))
+    monkeypatch.setattr(job_end, "silo_at", lambda peer: peer)
+    monkeypatch.setattr(JobEnd, "_peers", lambda self, pid: job.silos)
+    return job
+
+
+def after(job, end, seconds):
+    job.now += seconds
+    return end.poll(1)
+
+
+def test_a_server_ends_when_no_silo_has_been_connected_for_a_while(job):
+    end = JobEnd(job, 7000, FETCH_S)
+    assert after(job, end, 0) == ""
+    assert after(job, end, QUIET_S - 0.1) == ""
+    assert after(job, end, 0.1) == LEFT
+
+
+def test_a_silo_that_comes_back_begins_the_quiet_time_anew(job):
+    end = JobEnd(job, 7000, FETCH_S)
+    assert after(job, end, 0) == ""
+    job.silos = ["clinic:1"]
+    assert after(job, end, QUIET_S - 0.5) == ""
+    job.silos = []
+    assert after(job, end, 0.1) == ""
+    assert after(job, end, QUIET_S - 0.1) == ""
+    assert after(job, end, 0.1) == LEFT
+
+
+def test_a_job_that_goes_on_again_is_not_finished(job):
+    end = JobEnd(job, 7000, FETCH_S)
+    assert after(job, end, 0) == ""
+    job.state = RUNNING
+    assert after(job, end, 100 * FETCH_S) == ""
+    job.state = FINISHED
+    assert after(job, end, 1) == ""
+    assert after(job, end, QUIET_S - 0.1) == ""
+    assert after(job, end, 0.1) == LEFT
+
+
+def test_a_redis_that_is_away_ends_nothing(job):
+    end = JobEnd(job, 7000, FETCH_S)
+    job.state = None
+    assert after(job, end, 100 * FETCH_S) == ""
+
+
+def test_a_silo_that_stays_connected_is_named_after_the_time_to_fetch(job):
+    end = JobEnd(job, 7000, FETCH_S)
+    job.silos = ["clinic:1"]
+    assert after(job, end, 0) == ""
+    assert after(job, end, FETCH_S - 0.1) == ""
+    assert end.take_notes() == []
+    assert after(job, end, 0.1) == "job finished"
+    (note,) = end.take_notes()
+    assert "within 40 s: clinic:1 (silos of iteration 5: clinic_0 (5))" in note
+    assert end.take_notes() == []
+
+
+def test_the_scheduler_ends_when_the_servers_have(job):
+    end = JobEnd(job, 0, FETCH_S)
+    job.servers = {"beat": 900}
+    assert after(job, end, 0) == ""
+    assert after(job, end, QUIET_S) == ""
+    job.servers = {}
+    assert after(job, end, 0.1) == "job finished"
+
+
+def test_the_scheduler_gives_the_servers_a_moment_to_show_signs_of_life(job):
+    end = JobEnd(job, 0, FETCH_S)
+    assert after(job, end, 0) == ""
+    assert after(job, end, QUIET_S - 0.1) == ""
+    assert after(job, end, 0.1) == "job finished"
+
+
+def test_the_scheduler_does_not_wait_for_a_server_that_hangs(job):
+    end = JobEnd(job, 0, FETCH_S)
+    job.servers = {"beat": 900}
+    assert after(job, end, 0) == ""
+    assert after(job, end, FETCH_S + 60) == ""
+    assert after(job, end, 0.1) == "job finished"
+
+
+def test_it_is_made_of_what_a_launcher_writes(redis, redis_port):
+    values = {"redis": ["127.0.0.1", redis_port], "fl_name": "job", "http_port": 0, "tls": {}}
+    end = job_end_from({**values, "fetch_timeout_s": 1.0})
+    assert end.poll(1) == ""
+    redis.set("ms_fl:job:InstanceName:String", "i")
+    redis.hset("ms_fl:job:i:status:Hash", "runningState", FINISHED)
+    assert end.poll(1) == ""
