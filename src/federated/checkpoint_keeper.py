@@ -96,6 +96,9 @@ class CheckpointKeeper:
 
     def _write(self, target: Path) -> None:
         try:
+            # Somebody may have removed it; where the worker's own folder is gone, so is the job.
+            if self._folder.parents[1].is_dir():
+                self._folder.mkdir(parents=True, exist_ok=True)
             with whole_file(target, durable=True, partial=self._partial) as partial:
                 save_network(self._network, partial, self._mark)
         except OSError as error:

@@ -113,7 +113,10 @@ def _clear_redis(record: JobRecord, redis_port: int, stopped: set[str]) -> None:
     store = JobStore(address, record.fl_name, tls=record.tls_files)
     try:
         if not store.answers():
-            print(f"Redis at {record.redis} does not answer: no keys to remove")
+            print(
+                f"Redis at {record.redis} does not answer: no key of {record.fl_name} was removed; "
+                "those that it still has when it answers again the next start of servers removes"
+            )
             return
         others = live_servers(store, stopped)
         if others:

@@ -112,6 +112,15 @@ class Collector:
             # After a new instance a server has one in each of the two for ten seconds.
             beats = len({key.split(":heartbeat:")[1] for key in store.heartbeats()})
             status.redis = f"{record.redis} answers, signs of life of {beats} server(s)"
+            if not beats and any(
+                p.role == "server" and p.state == RUNNING_JOB for p in status.processes
+            ):
+                status.notes.append("servers run here, and Redis has no sign of life of them")
+            if store.is_full():
+                status.notes.append(
+                    f"Redis at {record.redis} is at its maxmemory and refuses the servers' writes: "
+                    "raise it with redis-cli config set maxmemory"
+                )
             status.cluster = STATES.get(values.get("runningState", ""), "")
             self._iteration(status.iteration, store, values, settings)
             if values.get("lastIterationSuccess") == "0":
@@ -147,6 +156,9 @@ class Collector:
             answer = Management(address, ANSWER_S, record.tls_files).state()
         except UserError as error:
             status.scheduler = str(error)
+            if address in started:
+                waits = " and waits for Redis" if "does not answer" in status.redis else ""
+                status.scheduler = f"{status.scheduler.split(': start it')[0]}; it runs{waits}"
             return
         servers = len(answer.get("nodes", []))
         cluster = answer.get("cluster_state", "stopped")

@@ -21,6 +21,8 @@ from src.security.tls import TlsFiles, explain, speaks_tls
 
 REDIS_CONFIG = PROJECT_DIR / "configs" / "redis.conf"
 
+NO_WRITES = (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError)
+
 RUNNING, DISABLED, FINISHED, STOPPED = "0", "1", "2", "3"
 WINDOWS = (
     "start_fl_job_time_window",
@@ -92,11 +94,22 @@ class JobStore:
         self._encrypted = tls is not None
 
     def require(self) -> None:
-        """Raise a UserError when no Redis answers: the engine would retry for 15 minutes."""
+        """Raise a UserError when no Redis answers, or one that takes no writes.
+
+        The engine would try the one again for 15 minutes, and end at the other with a traceback.
+        """
         host, port = self.address
+        trial = f"ms_fl:{self.fl_name}:trial"
         try:
             self._redis.ping()
+            self._redis.set(trial, 1, ex=5)
+            self._redis.delete(trial)
         except redis.RedisError as error:
+            if isinstance(error, NO_WRITES):
+                raise UserError(
+                    f"Redis at {host}:{port} (distributed_cache.address) answers and takes no "
+                    f"writes: {explain(error).rstrip('.')}; {self._mend(error)}"
+                ) from None
             raise UserError(
                 f"Redis does not answer at {host}:{port} (distributed_cache.address): "
                 f"{self._reason(error)}"
@@ -113,6 +126,10 @@ class JobStore:
         host, port = self.address
         if str(error).startswith("MISCONF"):
             return "free some space on its disk"
+        if isinstance(error, redis.exceptions.OutOfMemoryError):
+            return f"raise its limit: redis-cli -p {port} config set maxmemory 0 takes it off"
+        if isinstance(error, redis.exceptions.ReadOnlyError):
+            return "it is a replica: give the address of its primary"
         if "protected mode" in str(error):
             return "start it with --protected-mode no, behind a firewall: docs/several_machines.md"
         if self._encrypted:
@@ -182,6 +199,12 @@ class JobStore:
 
     def _settings_key(self) -> str:
         return f"ms_fl:{self.fl_name}:{self.instance()}:hyperParams:String"
+
+    def is_full(self) -> bool:
+        """Return whether this Redis refuses writes, being at its limit of memory."""
+        memory = self._redis.info("memory")
+        limit = memory.get("maxmemory", 0)
+        return bool(limit) and memory["used_memory"] >= limit
 
     def purge(self) -> int:
         """Delete this job's keys and return how many there were."""

@@ -13,11 +13,13 @@ import pytest
 from commands import run
 from ports import free_port_range
 
+from src.errors import UserError
 from src.job.job_record import FOLDER, update_record, write_json
 from src.job.status_file import StatusFile, status_path
 from src.launch.job_state import as_values
 from src.launch.job_status import Collector, plain_names
 from src.launch.processes import record_process
+from src.launch.redis_store import JobStore
 from src.launch.status_view import Screen, duration, lines_of, watch
 from src.model_utils.config import PROJECT_DIR
 
@@ -165,6 +167,48 @@ def test_redis_and_scheduler_that_accept_and_never_answer_are_a_line_each(job):
     assert status.redis.startswith(f"{address} does not answer (Timeout")
     assert status.scheduler.startswith(f"the scheduler at {address} does not answer (timed out)")
     assert "no iteration is known yet" in lines_of(status)
+
+
+def test_a_scheduler_that_runs_and_does_not_answer_is_not_to_be_started(job, redis):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        job.start("scheduler")
+        with update_record(job.folder) as record:
+            record.redis = record.processes[0].address = address
+        status = job.collect()
+    assert status.scheduler == (
+        f"the scheduler at {address} does not answer (timed out); it runs and waits for Redis"
+    )
+
+
+def test_a_redis_that_is_full_and_servers_without_a_sign_of_life_are_notes(job, redis):
+    job.start("server")
+    fill(redis, 2, [])
+    redis.delete(*redis.keys("*heartbeat*"))
+    assert job.collect().notes == ["servers run here, and Redis has no sign of life of them"]
+    redis.config_set("maxmemory", 1)
+    try:
+        (_, note) = job.collect().notes
+        assert "is at its maxmemory and refuses the servers' writes" in note
+        with pytest.raises(UserError, match="answers and takes no writes: .* maxmemory 0"):
+            JobStore(("127.0.0.1", redis.connection_pool.connection_kwargs["port"]), JOB).require()
+    finally:
+        redis.config_set("maxmemory", 0)
+    JobStore(("127.0.0.1", redis.connection_pool.connection_kwargs["port"]), JOB).require()
+    assert not redis.keys("*trial*")
+
+
+def test_why_a_process_failed_is_told_with_what_helps(job, redis):
+    for number, reason in ((0, "ended"), (1, "killed by SIGKILL")):
+        job.start("worker", number)
+        folder = job.folder / f"worker_{number}"
+        (folder / "worker.log").write_text("Traceback\nKeyError: 'x'\n\n[..] ended; exit code 1\n")
+        job.end(f"worker_{number}", 1 + 136 * number, reason)
+    text = "\n".join(lines_of(job.collect()))
+    assert "worker_0 failed: exit code 1: KeyError: 'x' (see" in text
+    assert "worker_1 failed: killed by SIGKILL; the kernel does so when memory runs out" in text
 
 
 def write_rounds(job, *seconds, ago=0.0):

@@ -1,5 +1,6 @@
 """The worker's own parts: the length of an iteration, and the checkpoints it keeps."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -163,6 +164,18 @@ def test_what_is_not_a_checkpoint_of_an_iteration_stays(tmp_path):
     for iteration in (1, 2):
         one.save(iteration)
     assert names(tmp_path) == sorted([*others, "mindrecord_0-fast-rcnn-1epoch.ckpt"])
+
+
+def test_a_folder_that_somebody_removed_is_made_again_while_the_job_is_there(tmp_path):
+    one = keeper(tmp_path)
+    one.save(1)
+    shutil.rmtree(tmp_path / "ckpt")
+    one.save(2)
+    assert names(tmp_path) == ["mindrecord_0-fast-rcnn-1epoch.ckpt"]
+    shutil.rmtree(tmp_path)
+    with pytest.raises(SyncError, match="could not be written"):
+        one.save(3)
+    assert not tmp_path.exists()
 
 
 def test_none_is_written_when_switched_off(tmp_path):
