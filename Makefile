@@ -1,6 +1,7 @@
 # make demo    two silos train one detector through a real scheduler, servers and Redis
 # make test    the gate's tests; make test-slow those that take longer; make check ruff, types
 # make coverage   how much of src the gate's tests run, into docs/coverage.md
+# make mutants   which small changes of core modules their tests notice; MODULES=rounds for some (hours)
 # make bench   how fast training, detection and data path are, into docs/performance.md (minutes)
 # make bench-sync   what a synchronisation costs, beside the engine's own client (minutes, 12 GB)
 # make install only the installation into .venv
@@ -13,8 +14,10 @@ STAMP := $(VENV)/.installed
 WHEELHOUSE :=
 UPGRADE :=
 LOCK_TOOL := $(VENV)/lock_tool
+MUTANTS_TOOL := $(VENV)/mutants_tool
+MODULES :=
 
-.PHONY: demo test test-slow coverage bench bench-sync check install wheelhouse lock clean
+.PHONY: demo test test-slow coverage mutants bench bench-sync check install wheelhouse lock clean
 
 demo: $(STAMP)
 	$(PYTHON) tools/run_demo.py
@@ -30,6 +33,11 @@ coverage: $(STAMP)
 	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow" --cov=$(CURDIR)/src \
 		--cov-report=json:coverage.json tests
 	$(PYTHON) tools/write_coverage.py coverage.json --write=docs/coverage.md
+
+mutants: $(STAMP)
+	$(PYTHON) -m venv $(MUTANTS_TOOL)
+	$(MUTANTS_TOOL)/bin/pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0
+	bash tools/mutants.sh $(VENV) $(MUTANTS_TOOL) $(MODULES)
 
 bench: $(STAMP)
 	$(PYTHON) tools/benchmark.py all --write=docs/performance.md

@@ -1,12 +1,16 @@
 """When servers and scheduler may end, by what Redis and the servers' connections say."""
 
+import os
+import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import redis
 
 from src.launch import job_end
-from src.launch.job_end import QUIET_S, JobEnd, job_end_from
+from src.launch.job_end import QUIET_S, JobEnd, job_end_from, silo_at
 from src.launch.redis_store import FINISHED, RUNNING
 
 FETCH_S = 40.0
@@ -117,6 +121,60 @@ def test_the_scheduler_does_not_wait_for_a_server_that_hangs(job):
     assert after(job, end, 0) == ""
     assert after(job, end, FETCH_S + 60) == ""
     assert after(job, end, 0.1) == "job finished"
+
+
+CLIENT = """
+import socket, sys, time
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))):
+    print("up", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("flags", "name"), [
+    (["--silo_name=clinic", "--user_id=3"], "clinic_3 at "),
+    (["--silo_name=clinic"], "clinic_0 at "),
+    ([], ""),
+])  # fmt: skip
+def test_a_silo_that_is_connected_is_seen_and_named_by_its_command_line(flags, name):
+    """This process is the server; its connections to other ports do not count."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        port = server.getsockname()[1]
+        end = JobEnd(Job(), port, 0.0)
+        stranger = socket.create_connection(other.getsockname())
+        assert end._peers(os.getpid()) == []
+        command = [sys.executable, "-c", CLIENT, str(port), *flags]
+        client = subprocess.Popen(command, stdout=subprocess.PIPE)
+        try:
+            assert client.stdout.readline() == b"up\n"
+            accepted, (ip, number) = server.accept()
+            peer = f"{ip}:{number}"
+            assert end._peers(os.getpid()) == [peer]
+            assert silo_at(peer) == f"{name}{peer}"
+            end.poll(os.getpid())
+            (note,) = end.take_notes()
+            assert f"{name}{peer} (silos of iteration 5" in note
+        finally:
+            client.kill()
+            client.wait()
+        accepted.recv(1)
+        # Closed by the silo and not yet by the server.
+        assert end._peers(os.getpid()) == []
+        accepted.close()
+        stranger.close()
+
+
+def test_a_peer_that_nothing_here_is_connected_as_stays_an_address():
+    assert silo_at("192.0.2.1:5") == "192.0.2.1:5"
+
+
+def test_a_process_that_has_ended_has_no_peers():
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert JobEnd(Job(), 7000, FETCH_S)._peers(ended.pid) == []
 
 
 def test_it_is_made_of_what_a_launcher_writes(redis, redis_port):
