@@ -100,7 +100,9 @@ class ProcessRecord:
         """Return in words where it was started."""
         if self.host != socket.gethostname():
             return f"on {self.host}"
-        return f"in another container of {self.host}, or before {self.host} was started again"
+        if self.boot_id == this_place().boot_id:
+            return f"in another container of {self.host}"
+        return f"on another machine of the name {self.host}"
 
 
 @dataclass

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from src.errors import UserError
-from src.federated.fingerprint import differing, digest, fingerprint
+from src.federated.fingerprint import ASPECTS as FINGERPRINT_ASPECTS
+from src.federated.fingerprint import common_factor, differing, digest, fingerprint, unlike_aspects
 from src.federated.rounds import (
     GaveUpError,
     NotFiniteError,
@@ -32,11 +33,54 @@ def test_a_fingerprint_is_whole_numbers_that_follow_their_aspects():
     np.testing.assert_array_equal(numbers != changed, [False, False, False, True])
 
 
+def test_fingerprints_stay_the_same_from_version_to_version():
+    """Other numbers would part silos of different versions, and every checkpoint from its job."""
+    assert fingerprint(ASPECTS).tolist() == [65135, 63221, 53689, 60944]
+    arrays = {"b": np.ones(2, np.float32), "a": np.arange(6, dtype=np.float32)}
+    assert digest(arrays) == "30da2fc89463cbc69a7277215dd8a13d"
+
+
+def test_a_mark_of_a_job_names_what_a_detector_is_told_differently():
+    known = {name: 1 for name in FINGERPRINT_ASPECTS}
+    mark = fingerprint(known)
+    first, *_, last = FINGERPRINT_ASPECTS
+    assert unlike_aspects(known, mark) == []
+    assert unlike_aspects({**known, first: 2, last: 2}, mark) == [first, last]
+    assert unlike_aspects({first: 2}, mark) == [first]
+    assert unlike_aspects(known, mark[:-1]) == []
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.99, 1.01, 2, 13])
+def test_a_fingerprint_that_came_back_multiplied_gives_the_factor(factor):
+    mine = fingerprint(ASPECTS)
+    assert common_factor(mine, mine * np.float64(factor)) == pytest.approx(factor)
+    rounded = np.float32(mine * np.float32(factor))
+    assert common_factor(mine, rounded) == pytest.approx(factor, rel=1e-5)
+
+
+@pytest.mark.parametrize("change", [
+    lambda mine: mine,
+    lambda mine: mine * 1.0005,
+    lambda mine: mine * 0.9995,
+    lambda mine: mine * -2,
+    lambda mine: mine * 0,
+    lambda mine: mine * [2, 2, 2, 2.001],
+    lambda mine: mine * [2, 2, 2, 1.999],
+    lambda mine: mine * np.nan,
+    lambda mine: np.append(mine, 1) * 2,
+    lambda mine: fingerprint({**ASPECTS, "backbone": "other"}),
+])  # fmt: skip
+def test_another_fingerprint_has_no_factor(change):
+    mine = fingerprint(ASPECTS)
+    assert common_factor(mine, change(np.float64(mine))) == 1.0
+
+
 def test_differing_names_the_aspects():
     mine = fingerprint(ASPECTS)
     theirs = fingerprint({**ASPECTS, "backbone": "other", "image size": (1, 1)})
     assert differing(list(ASPECTS), mine, mine) == []
     assert differing(list(ASPECTS), mine, theirs) == ["backbone", "image size"]
+    assert differing(list(ASPECTS), mine, mine + [0.4, -0.4, 0.4, 0.6]) == ["image size"]
     for other in (fingerprint({"backbone": "resnet"}), mine * np.nan, mine + [1, 0, 0, 0]):
         assert differing(list(ASPECTS), mine, other) == ["version of this software"]
 
