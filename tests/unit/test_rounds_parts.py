@@ -2,14 +2,17 @@
 
 import json
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from src.errors import UserError
+from src.federated import rounds
 from src.federated.fingerprint import ASPECTS as FINGERPRINT_ASPECTS
 from src.federated.fingerprint import common_factor, differing, digest, fingerprint, unlike_aspects
 from src.federated.rounds import (
+    Deadlines,
     GaveUpError,
     NotFiniteError,
     Patience,
@@ -145,6 +148,91 @@ def test_patience_reports_and_ends():
     patience.renew()
     patience.pause("the servers", 0.01)
     assert len(lines) == 1
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that begins early and that only sleeping moves, with how long each sleep was."""
+    clock = SimpleNamespace(now=0.5, slept=[])
+
+    def sleep(seconds):
+        clock.slept.append(round(seconds, 6))
+        clock.now += seconds
+
+    time = SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep)
+    monkeypatch.setattr(rounds, "time", time)
+    return clock
+
+
+def test_a_long_wait_is_told_of_ever_more_rarely_and_ends_in_time(clock):
+    lines: list[str] = []
+    patience = Patience(200.25, lines.append)
+    with pytest.raises(GaveUpError, match="gave up after 200 s of waiting for the others"):
+        while True:
+            patience.pause("the others", 0.5)
+    told = [5, 10, 20, 40, 80, 140, 200]
+    due = [f"waiting for the others, {t} s, gives up in {200.25 - t:.0f} s" for t in told]
+    assert lines == due
+    # The last sleep is the rest.
+    assert clock.slept == [0.5] * 400 + [0.25]
+    assert clock.now == 0.5 + 200.25
+
+
+def test_a_wait_that_should_not_be_is_told_of_at_once_and_then_as_others(clock):
+    lines: list[str] = []
+    patience = Patience(100.0, lines.append)
+    for _ in range(24):
+        patience.pause("the servers", 0.5, report_at_once=True)
+    waited = [int(line.split(", ")[1][:-2]) for line in lines]
+    assert waited == [0, 10]
+
+
+def test_a_round_says_seconds_sizes_and_memory(clock, monkeypatch, tmp_path):
+    usage = SimpleNamespace(ru_maxrss=2_500_000)
+    monkeypatch.setattr(rounds.resource, "getrusage", lambda who: usage)
+    record = Round(3)
+    clock.now = 90.0
+    record.close(8.0)
+    zeros = ("bytes_up", "bytes_down", "upload_s", "wait_s", "download_s", "client_s")
+    assert [getattr(record, name) for name in zeros] == [0] * len(zeros)
+    assert (record.round_s, record.peak_rss_mb) == (82.0, 2560.0)
+    record.bytes_up, record.upload_s, record.wait_s = 166_149_999, 0.12345, 0.5
+    assert record.line() == (
+        "iteration 3 aggregated: received 0.0 MB in 0.0 s; round 82.0 s, of it waiting 0.5 s; "
+        "sent 166.1 MB in 0.1 s; peak memory 2.56 GB"
+    )
+    record.append_to(tmp_path / "rounds.jsonl")
+    values = json.loads((tmp_path / "rounds.jsonl").read_text())
+    assert values["upload_s"] == 0.123 and values["bytes_up"] == 166_149_999
+    assert "epsilon" not in values
+
+
+def test_deadlines_are_those_of_the_documentation():
+    assert Deadlines() == Deadlines(join=600, request=300, wait=4200)
+
+
+def test_the_largest_size_that_the_engine_takes_is_taken():
+    assert declared_size(65535) == 65535
+    with pytest.raises(UserError, match="are 65536, and the engine takes 65535"):
+        declared_size(65536)
+
+
+def test_values_up_to_what_float32_holds_so_often_are_sent():
+    limit = np.float32(np.finfo(np.float32).max / 4)
+    check_finite({"a": np.float32([limit, -limit])}, 1, 4)
+    bad = np.float32([limit * 1.01, np.nan, 0, limit, -limit])
+    with pytest.raises(NotFiniteError, match="a: 2 of 5 values"):
+        check_finite({"a": bad}, 1, 4)
+
+
+def test_the_first_weight_that_differs_is_named():
+    mine = {"a": 2, "b": 2, "c": 2}
+    assert difference(mine, {"x": 1}) == "3 weights are not in it, first a"
+    theirs = {**mine, "x": 1, "y": 1}
+    assert difference(mine, theirs) == "2 of its weights are unknown here, first x"
+    assert difference(mine, {**mine, "b": 3}) == "b has 3 values there and 2 here"
+    assert len(sample({}, [])) == 0
+    assert len(sample({"a": np.zeros((64, 64), np.float32)}, ["a"])) == 64
 
 
 def test_a_round_as_a_line_and_as_json(tmp_path):
