@@ -21,6 +21,16 @@ src/launch/job_end.py             tests/unit/test_job_end.py
 src/lr_schedule.py                tests/unit/test_lr_schedule.py
 "
 
+# Whether the module $1 is meant by the words behind it.
+wanted() {
+    local module=$1 word
+    shift
+    for word in "$@"; do
+        [[ $module == *"$word"* ]] && return 0
+    done
+    [ $# -eq 0 ]
+}
+
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$copy"
@@ -28,8 +38,8 @@ cd "$copy"
 # Two changes of a file within a second would share their compiled file.
 export PYTHONDONTWRITEBYTECODE=1
 
-while read -r module tests; do
-    if [ -z "$module" ] || ! grep -qF "${@/#/-e}" "${@:+--}" <<<"$module"; then continue; fi
+while read -r -u 3 module tests; do
+    [ -n "$module" ] && wanted "$module" "$@" || continue
     # Annotations (str | None) are not evaluated.
     cat >mutants.toml <<TOML
 [cosmic-ray]
@@ -50,4 +60,4 @@ TOML
     "$tool/cr-report" --surviving-only --show-diff mutants.sqlite >report.txt
     echo "== $module: $(tail -n 3 report.txt | paste -sd ' ')"
     grep -E '^[-+@]' report.txt | grep -vE '^(---|\+\+\+)' || true
-done <<<"$modules"
+done 3<<<"$modules"
