@@ -4,11 +4,13 @@
   mindspore.load_param_into_net(net, mindspore.load_checkpoint("detector.ckpt"))
 
 as MindSpore Hub does with the checkpoint that it fetched; `ckpt_file="detector.ckpt"` loads one of
-this machine at once.
+this machine at once. A `ckpt_file` in a configuration file that is not there, as upstream's
+/cache/train/..., is left out with a warning.
 """
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,10 @@ from src.errors import UserError
 from src.evaluation.checkpoints import load_detector
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.model_utils.config import Config, check_values, default_values, load_config, setting
+
+
+class UnknownNetworkError(UserError, NotImplementedError):
+    """A name that `create_network` does not know; upstream raised a NotImplementedError."""
 
 
 def create_network(
@@ -31,18 +37,28 @@ def create_network(
             checkpoint of a whole detector to load.
 
     Raises:
-        UserError: another name, an unknown key, a configuration that does not fit together, or a
-            file that is no checkpoint of this detector.
+        UserError: another name (it is a NotImplementedError too), an unknown key, a configuration
+            that does not fit together, or a file that is no checkpoint of this detector.
     """
     if name != "faster_rcnn":
-        raise UserError(f"create_network: no network {name!r} here, expected 'faster_rcnn'")
+        raise UnknownNetworkError(
+            f"create_network: no network {name!r} here, expected 'faster_rcnn'"
+        )
     if isinstance(config, Config):
         checked = check_values(kwargs, default_values(), "create_network")
         settled = Config({**vars(config), **checked})
     else:
         settled = load_config(config, **kwargs)
     network = Faster_Rcnn_Resnet(settled)
-    checkpoint = setting(settled, "ckpt_file")
-    if checkpoint:
-        load_detector(network, settled, Path(checkpoint))
+    given = setting(settled, "ckpt_file")
+    checkpoint = Path(given).expanduser()
+    if given and "ckpt_file" not in kwargs and not checkpoint.exists():
+        # Upstream's own file names one of its machines, and upstream does not load it here.
+        warnings.warn(
+            f"create_network: ckpt_file {checkpoint} of the configuration is not there; the "
+            "network has fresh weights (give ckpt_file=... to load a checkpoint)",
+            stacklevel=2,
+        )
+    elif given:
+        load_detector(network, settled, checkpoint)
     return network

@@ -18,7 +18,7 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 if not __package__:
     # As a script: Python looks in src/ itself, where modules are not to be found by short names.
@@ -35,25 +35,25 @@ from src.weights.conversion import DETECTOR_EPS, Converted, convert
 from src.weights.kinds import V1, V1_5
 from src.weights.source import RECORD_NAME
 
-if TYPE_CHECKING:
-    from mindspore import Parameter
 
-
-def load_weights(model_path: str | Path, use_fp16_weight: bool) -> dict[str, Parameter]:
-    """A checkpoint of another origin as parameters by the detector's names.
+def load_weights(model_path: str | Path, use_fp16_weight: bool) -> list[dict[str, Any]]:
+    """Return weights of another origin in the form that `mindspore.save_checkpoint` takes.
 
     Args:
         model_path: of what the module's docstring lists.
         use_fp16_weight: give float16 in place of float32.
 
+    Returns:
+        A row for each tensor: "name", the detector's, and "data", a Tensor.
+
     Raises:
         UserError: the file is none of these.
     """
-    from mindspore import Parameter, Tensor
+    from mindspore import Tensor
 
     values = convert(Path(model_path), parameter_shapes(load_config())).values
     dtype = "float16" if use_fp16_weight else "float32"
-    return {n: Parameter(Tensor(value.astype(dtype)), name=n) for n, value in values.items()}
+    return [{"name": n, "data": Tensor(value.astype(dtype))} for n, value in values.items()]
 
 
 def write(converted: Converted, out: Path) -> None:

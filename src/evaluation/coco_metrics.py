@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from pycocotools.cocoeval import COCOeval
 FIGURES = (
     "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl",
 )  # fmt: skip
-MAX_DETECTIONS = 100  # per image; the last of COCO's limits
+LIMITS = (1, 10, 100)  # COCO's: so many detections per image
+MAX_DETECTIONS = LIMITS[-1]
 
 
 def box_figures(
@@ -25,6 +27,8 @@ def box_figures(
     detections: list[dict[str, Any]],
     images: list[int],
     classes: dict[int, str],
+    limits: Sequence[int] = LIMITS,
+    by_class: bool = True,
 ) -> tuple[dict[str, float | None], dict[str, float]]:
     """The figures of detections against the annotated boxes.
 
@@ -34,21 +38,77 @@ def box_figures(
         detections: of COCO's result format: image_id, category_id, bbox, score.
         images: the ids of all images looked at, also of those without a box.
         classes: category id -> name; detections of other categories do not count.
+        limits: three numbers of detections per image, those of AR1, AR10 and AR100.
+        by_class: False compares boxes without looking at their classes, as proposals are.
 
     Returns:
         The twelve figures of `FIGURES`, None where there is nothing to measure (no object of that
-        size); and the AP of each class that has an object, by name.
+        size; of AP, no 100 among `limits`); and the AP of each class that has an object, by name.
     """
     # pycocotools prints its progress; here it would stand among the lines of a log.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
             _coco(truths, images, classes), _coco(_with_area(detections), images, classes), "bbox"
         )
+        evaluation.params.maxDets = list(limits)
+        evaluation.params.useCats = int(by_class)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     figures = dict(zip(FIGURES, map(_figure, evaluation.stats)))
-    return figures, _per_class(evaluation, classes)
+    return figures, _per_class(evaluation, classes) if by_class else {}
+
+
+def class_counts(
+    truths: list[dict[str, Any]],
+    detections: list[dict[str, Any]],
+    images: Sequence[int],
+    classes: dict[int, str],
+) -> list[list[Any]]:
+    """What of each class was found, where a box counts that overlaps an object by half.
+
+    Args: as of `box_figures`.
+
+    Returns:
+        For each class its name, matched detections, objects, detections, precision, recall, the
+        highest F1 that a limit on the score gives, and that score. Detections of crowds do not
+        count; a figure that would divide by nothing is 0.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(
+            _coco(truths, list(images), classes),
+            _coco(_with_area(detections), list(images), classes),
+            "bbox",
+        )
+        settings = evaluation.params
+        settings.iouThrs, settings.maxDets = np.array([0.5]), [MAX_DETECTIONS]
+        settings.areaRng, settings.areaRngLbl = settings.areaRng[:1], settings.areaRngLbl[:1]
+        evaluation.evaluate()
+    rows = []
+    for id_, name in classes.items():
+        found = [e for e in evaluation.evalImgs if e is not None and e["category_id"] == id_]
+        objects = sum(int((np.asarray(e["gtIgnore"]) == 0).sum()) for e in found)
+        counted = [~np.asarray(e["dtIgnore"][0], bool) for e in found]
+        scores = np.concatenate([[], *(np.array(e["dtScores"])[c] for e, c in zip(found, counted))])
+        hits = np.concatenate([[], *(e["dtMatches"][0][c] > 0 for e, c in zip(found, counted))])
+        order = np.argsort(-scores, kind="stable")
+        matched, taken = np.cumsum(hits[order]), np.arange(1, len(order) + 1)
+        f1 = 2 * matched / (taken + objects)
+        best = int(np.argmax(f1)) if len(f1) else None
+        total = int(hits.sum())
+        rows.append(
+            [
+                name,
+                total,
+                objects,
+                len(order),
+                total / max(len(order), 1),
+                total / max(objects, 1),
+                0.0 if best is None else float(f1[best]),
+                0.0 if best is None else float(scores[order][best]),
+            ]
+        )
+    return rows
 
 
 def _coco(entries: list[dict[str, Any]], images: list[int], classes: dict[int, str]) -> COCO:
