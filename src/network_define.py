@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from src.model_utils.config import Config, setting
 class LossCallBack(Callback):
     """Log the loss, as one line on standard output and in `loss_{rank_id}.log`.
 
-    The line is `[time][name]epoch: E step: S total_loss: L`, the file's has the learning rate
-    too. Epochs count on when the same callback serves several calls of `Model.train`.
+    The line is `[time][name]epoch: E step: S total_loss: L`; the file has upstream's form,
+    `N s | epoch: E step: S total_loss: L  lr: R`, with the whole seconds since the callback was
+    made and the learning rate. Epochs count on when the same callback serves several calls of
+    `Model.train`.
 
     Args:
         per_print_times: log every so many steps; the number of steps in an epoch logs its last,
@@ -65,6 +68,7 @@ class LossCallBack(Callback):
         self._rotation = (log_max_bytes, log_files_kept)
         self._file = Lossy(self.path.name, partial(print, flush=True))
         self.steps_skipped = steps_skipped
+        self._begin = time.monotonic()
 
     def step_end(self, run_context: RunContext) -> None:
         """Log the step that has just ended."""
@@ -74,9 +78,10 @@ class LossCallBack(Callback):
         self.steps_done += steps_of_call(params)
         where = f"epoch: {self.epochs_done + 1} step: {step}"
         if self.per_print_times and step % self.per_print_times == 0:
-            line = f"{stamp(self.name)}{where} total_loss: {loss:.7f}"
-            print(line, flush=True)
-            self._file.do(partial(self._write, f"{line}{self._rate()}\n"))
+            print(f"{stamp(self.name)}{where} total_loss: {loss:.7f}", flush=True)
+            seconds = int(time.monotonic() - self._begin)
+            line = f"{seconds} s | {where} total_loss: {loss:.5f}{self._rate()}\n"
+            self._file.do(partial(self._write, line))
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"{self.name}: the loss is {loss} at {where}; lower base_lr or set grad_clip: True"
@@ -97,7 +102,7 @@ class LossCallBack(Callback):
     def _rate(self) -> str:
         if self.lr is None:
             return ""
-        return f" lr: {float(self.lr[min(self.steps_done, len(self.lr)) - 1]):.8f}"
+        return f"  lr: {float(self.lr[min(self.steps_done, len(self.lr)) - 1]):.6f}"
 
 
 def steps_of_call(params: Any) -> int:

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from src.job.log_files import read_log
 from src.job.status_file import status_path
 from src.reporting.job_processes import ended_before, folders_of_job
 
+# A line of worker.log; or of loss_0.log, where it is upstream's, or that of an earlier version.
 LOSS_LINE = re.compile(
-    r"^\[(?P<time>[\d-]{10} [\d:]{8})\]\[[^\]]*\]epoch: (?P<epoch>\d+) step: (?P<step>\d+) "
-    r"total_loss: (?P<loss>\S+)(?: lr: (?P<rate>\S+))?\s*$"
+    r"^(?:\[(?P<time>[\d-]{10} [\d:]{8})\]\[[^\]]*\]|(?P<seconds>\d+) s \| )"
+    r"epoch: (?P<epoch>\d+) step: (?P<step>\d+) total_loss: (?P<loss>\S+)"
+    r"(?:\s+lr: (?P<rate>\S+))?\s*$"
 )
-# The same lines in both; the first has the learning rate too.
 LOSS_FILES = ("loss_0.log", "worker.log")
 # Folder of a silo that consists of several ranks; rank 0's losses stand for it.
 DISTRIBUTED = "worker_distributed"
@@ -219,15 +220,15 @@ def _labels_of_job(folder: Path, started: datetime | None, notes: list[str]) -> 
 
 def _read_silo(folder: Path, started: datetime | None, notes: list[str]) -> Silo:
     folders = folders_of_job(folder, started)
-    matches = [match for path in folders for match in _loss_lines(path, notes)]
+    steps = [step for path in folders for step in _logged_steps(path, notes)]
     silo = Silo(
         label=folder.name,
         folders=folders,
-        epochs=np.array([int(m["epoch"]) for m in matches], np.int64),
-        steps=np.array([int(m["step"]) for m in matches], np.int64),
-        losses=np.array([_number(m["loss"]) for m in matches], np.float64),
-        rates=np.array([_number(m["rate"]) for m in matches], np.float64),
-        times=np.array([m["time"].replace(" ", "T") for m in matches], "datetime64[s]"),
+        epochs=np.array([step.epoch for step in steps], np.int64),
+        steps=np.array([step.number for step in steps], np.int64),
+        losses=np.array([step.loss for step in steps], np.float64),
+        rates=np.array([step.rate for step in steps], np.float64),
+        times=np.array([step.time for step in steps], "datetime64[s]"),
     )
     keys = ("iteration", "upload_s", "wait_s", "download_s", "round_s")
     for path in folders:
@@ -243,15 +244,57 @@ def _by_iteration(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [latest[iteration] for iteration in sorted(latest)]
 
 
-def _loss_lines(folder: Path, notes: list[str]) -> list[re.Match]:
-    """The loss lines of one process, in the order of the log."""
-    for name in LOSS_FILES:
-        lines = read_log(folder / name).splitlines()
-        matches = [match for match in map(LOSS_LINE.match, lines) if match]
-        if matches:
-            return matches
-    notes.append(f"{folder}: no loss line in {' or '.join(LOSS_FILES)}")
-    return []
+@dataclass
+class _Step:
+    """What is logged of a training step; the rate is NaN where the log has none."""
+
+    epoch: int
+    number: int
+    loss: float
+    rate: float
+    time: datetime
+
+
+def _logged_steps(folder: Path, notes: list[str]) -> list[_Step]:
+    """The training steps of one process, in order.
+
+    worker.log has when a step ended and more digits of its loss, loss_0.log the learning rate; of a
+    step that only one of them still has, what that one says counts.
+    """
+    file, log = (_loss_lines(folder / name) for name in LOSS_FILES)
+    begin = _begin(folder / LOSS_FILES[0], file, log)
+    steps = []
+    for place in sorted({**file, **log}):
+        line = log.get(place) or file[place]
+        rate = _number(file[place]["rate"]) if place in file else math.nan
+        steps.append(_Step(*place, _number(line["loss"]), rate, _time(line, begin)))
+    if not steps:
+        notes.append(f"{folder}: no loss line in {' or '.join(LOSS_FILES)}")
+    return steps
+
+
+def _loss_lines(path: Path) -> dict[tuple[int, int], re.Match]:
+    """The loss lines of a log by epoch and step."""
+    matches = filter(None, map(LOSS_LINE.match, read_log(path).splitlines()))
+    return {(int(match["epoch"]), int(match["step"])): match for match in matches}
+
+
+def _begin(
+    path: Path, file: dict[tuple[int, int], re.Match], log: dict[tuple[int, int], re.Match]
+) -> datetime:
+    """When the seconds of loss_0.log began: by a step that worker.log has too, or by its age."""
+    for place, line in file.items():
+        if line["seconds"] and place in log:
+            return _time(log[place]) - timedelta(seconds=int(line["seconds"]))
+    last = max((int(line["seconds"] or 0) for line in file.values()), default=0)
+    written = int(path.stat().st_mtime) if path.is_file() else 0
+    return datetime.fromtimestamp(written) - timedelta(seconds=last)
+
+
+def _time(line: re.Match, begin: datetime = datetime.min) -> datetime:
+    if line["time"]:
+        return datetime.fromisoformat(line["time"])
+    return begin + timedelta(seconds=int(line["seconds"]))
 
 
 def _number(text: str | None) -> float:

@@ -45,13 +45,14 @@ def write_worker(
     folder.mkdir(parents=True)
     label = label or folder.name.split(".")[0]
     entered = f"joined iteration {first_iteration} of 9 as silo 0 with 12 images"
-    log, steps = [own_line(seconds, label, entered)], []
+    begin, log, steps = seconds, [own_line(seconds, label, entered)], []
     for epoch, values in enumerate(losses, first_iteration):
         for step, loss in enumerate(values, 1):
             seconds += 1
-            line = f"[{stamp(seconds)}][{label}]epoch: {epoch} step: {step} total_loss: {loss:.7f}"
-            log.append(line)
-            steps.append(f"{line} lr: {0.001 * epoch:.8f}")
+            where, rate = f"epoch: {epoch} step: {step}", 0.001 * epoch
+            log.append(f"[{stamp(seconds)}][{label}]{where} total_loss: {loss:.7f}")
+            since = int(seconds - begin)
+            steps.append(f"{since} s | {where} total_loss: {loss:.5f}  lr: {rate:.6f}")
     (folder / "worker.log").write_text("\n".join([*log, *more]) + "\n")
     (folder / "loss_0.log").write_text("".join(f"{line}\n" for line in steps))
     return folder

@@ -169,7 +169,7 @@ def test_the_output_of_a_rank_rotates(tmp_path):
 def test_the_loss_log_rotates(tmp_path, capsys):
     from test_network_define import run_epoch
 
-    limits = {"log_max_bytes": 400, "log_files_kept": 100}
+    limits = {"log_max_bytes": 200, "log_files_kept": 100}
     losses = [float(n) for n in range(1, 51)]
     run_epoch(LossCallBack(folder=tmp_path, lr=[0.5], **limits), losses)
     lines = read_log(tmp_path / "loss_0.log").splitlines()

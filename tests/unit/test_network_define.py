@@ -118,10 +118,29 @@ def test_loss_lines_count_epochs_on(tmp_path, capsys):
     assert [re.search(r"\]epoch: (\d step: \d)", line).group(1) for line in lines] == [
         "1 step: 1", "1 step: 2", "2 step: 1", "2 step: 2",
     ]  # fmt: skip
-    logged = (tmp_path / "loss_0.log").read_text().splitlines()
-    rates = [line.split(" lr: ")[1] for line in logged]
-    assert rates == ["0.10000000", "0.20000000", "0.30000000", "0.30000000"]
-    assert [line.split(" lr:")[0] for line in logged] == lines
+
+
+def test_the_loss_file_has_upstreams_form(tmp_path):
+    callback = LossCallBack(rank_id=0, lr=[0.1, 0.0025, 0.3], folder=tmp_path)
+    run_epoch(callback, [5.2493254, 4.0])
+    run_epoch(callback, [3.0, 2.0])
+    lines = (tmp_path / "loss_0.log").read_text().splitlines()
+    assert [re.fullmatch(r"\d+ s \| (.*)", line)[1] for line in lines] == [
+        "epoch: 1 step: 1 total_loss: 5.24933  lr: 0.100000",
+        "epoch: 1 step: 2 total_loss: 4.00000  lr: 0.002500",
+        "epoch: 2 step: 1 total_loss: 3.00000  lr: 0.300000",
+        "epoch: 2 step: 2 total_loss: 2.00000  lr: 0.300000",
+    ]
+
+
+def test_the_loss_file_counts_whole_seconds_from_the_start(tmp_path, monkeypatch):
+    now = 100.5
+    monkeypatch.setattr("src.network_define.time.monotonic", lambda: now)
+    callback = LossCallBack(folder=tmp_path)
+    now += 61.7
+    run_epoch(callback, [2.0])
+    text = (tmp_path / "loss_0.log").read_text()
+    assert text == "61 s | epoch: 1 step: 1 total_loss: 2.00000\n"
 
 
 def test_only_the_last_step_of_an_epoch(tmp_path, capsys):

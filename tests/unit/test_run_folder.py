@@ -1,8 +1,11 @@
 """What is read from a run folder: losses, restarts, rounds, and what is refused."""
 
+import os
+from datetime import timedelta
+
 import numpy as np
 import pytest
-from run_folders import own_line, stamp, write_metrics, write_rounds, write_worker
+from run_folders import BEGIN, own_line, stamp, write_metrics, write_rounds, write_worker
 
 from src.errors import UserError
 from src.job.job_record import write_json
@@ -40,6 +43,47 @@ def test_without_loss_file_the_lines_of_the_worker_log_count(tmp_path):
     (silo,) = read_run(tmp_path).silos
     assert silo.losses.tolist() == [5, 3]
     assert np.isnan(silo.rates).all()
+
+
+def test_a_step_has_the_digits_and_the_time_of_the_worker_log(tmp_path):
+    write_worker(tmp_path / "worker_0", [[5.1234567], [4.0]], seconds=3)
+    (silo,) = read_run(tmp_path).silos
+    assert silo.losses.tolist() == [5.1234567, 4.0]
+    assert [f"{time:%Y-%m-%d %H:%M:%S}" for time in silo.times.tolist()] == [stamp(4), stamp(5)]
+
+
+def test_steps_that_the_worker_log_lost_are_those_of_the_loss_file(tmp_path):
+    folder = write_worker(tmp_path / "worker_0", [[5.1234567, 4.0, 3.0]], seconds=3)
+    lines = (folder / "worker.log").read_text().splitlines()
+    (folder / "worker.log").write_text("\n".join(lines[2:]) + "\n")
+    (silo,) = read_run(tmp_path).silos
+    assert silo.losses.tolist() == [5.12346, 4, 3]
+    times = [f"{time:%Y-%m-%d %H:%M:%S}" for time in silo.times.tolist()]
+    assert times == [stamp(4), stamp(5), stamp(6)]
+
+
+def test_a_loss_file_alone_is_as_old_as_it_is(tmp_path):
+    folder = write_worker(tmp_path / "worker_0", [[5.0, 3.0]])
+    (folder / "worker.log").unlink()
+    last = (BEGIN + timedelta(hours=1)).timestamp()
+    os.utime(folder / "loss_0.log", (last, last))
+    (silo,) = read_run(tmp_path).silos
+    assert silo.losses.tolist() == [5, 3]
+    times = [f"{time:%Y-%m-%d %H:%M:%S}" for time in silo.times.tolist()]
+    assert times == [stamp(3599), stamp(3600)]
+
+
+def test_a_loss_file_of_an_earlier_version_is_read(tmp_path):
+    folder = write_worker(tmp_path / "worker_0", [[5.0, 3.0]])
+    lines = [
+        f"[{stamp(n)}][worker_0]epoch: 1 step: {n} total_loss: {7 - n:.7f} lr: 0.00012500"
+        for n in (1, 2)
+    ]
+    (folder / "loss_0.log").write_text("\n".join(lines) + "\n")
+    (folder / "worker.log").unlink()
+    (silo,) = read_run(tmp_path).silos
+    assert silo.losses.tolist() == [6, 5] and silo.rates.tolist() == [0.000125] * 2
+    assert f"{silo.times.tolist()[0]:%Y-%m-%d %H:%M:%S}" == stamp(1)
 
 
 def test_a_loss_that_is_not_finite_is_read_as_such(tmp_path):
