@@ -5,7 +5,8 @@
   python tools/plot_loss.py demo_run --tensorboard=tb      and then: tensorboard --logdir=tb
 
 The folder is the one that the run_* scripts were called from; a run that still trains can be drawn
-too. Success: the path of each picture, PNG and SVG: worker_0_step_loss (a bar for each step) and
+too. Success: the path of each picture, PNG and SVG: worker_0_step_loss (each step; of more than
+10,000 the mean, lowest and highest of several, and the figure says of how many) and
 worker_0_epoch_loss (each epoch's mean) for every silo, and epoch_loss with all silos together. With
 --tensorboard also event files, a folder for each silo, with losses, learning rates, seconds of the
 rounds, memory, and AP where the run was evaluated.
@@ -35,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder of the pictures (default: plots in it)")
     parser.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's event files")
     parser.add_argument(
-        "--per_epoch_steps", action="store_true", help="name epochs, not steps, below the bars"
+        "--per_epoch_steps", action="store_true", help="name epochs, not steps, below the losses"
     )
     return parser
 

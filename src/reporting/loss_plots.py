@@ -1,4 +1,4 @@
-"""The losses of a run as figures: a bar for each step, a curve of each epoch's mean."""
+"""The losses of a run as figures: each step's as bars or a line, a curve of each epoch's mean."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src.reporting.plot_style import (
+    MOST_BARS,
     colour,
     from_first,
     from_zero,
@@ -20,6 +21,8 @@ from src.reporting.plot_style import (
 )
 from src.reporting.run_folder import Silo
 
+MOST_APART = 200  # more bars than that touch each other
+MOST_STEPS = 10_000  # one by one; about nine to a pixel
 MOST_MARKERS = 60
 MOST_NAMED = 16  # more silos than that are told apart by no legend
 
@@ -39,41 +42,49 @@ def draw_losses(silos: Sequence[Silo], out: Path, by_epoch: bool = False) -> lis
 
 
 def step_figure(silo: Silo, number: int = 0, by_epoch: bool = False) -> Figure:
-    """Bars of the loss of each logged step; of the mean of several where there are too many.
+    """The loss of each logged step: bars, a thin line where they would be too thin to see.
+
+    Beyond `MOST_STEPS` it is the mean of several steps, within their lowest and highest.
 
     Args:
         number: chooses the colour.
         by_epoch: name the epochs along the axis.
     """
-    with np.errstate(all="ignore"):
-        finite = np.where(np.isfinite(silo.losses), silo.losses, np.nan)
-    groups, size = grouped(finite)
-    filled = ~np.isnan(groups).all(axis=1)
-    means, highest = np.zeros(len(groups)), np.zeros(len(groups))
-    means[filled] = np.nanmean(groups[filled], axis=1)
-    highest[filled] = np.nanmax(groups[filled], axis=1)
-    edges = 0.5 + size * np.arange(len(groups) + 1)
-    epochs = np.unique(silo.epochs).size
-    counts = f"{_counted(silo.losses.size, 'step')}, {_counted(epochs, 'epoch')}"
+    count, epochs = silo.losses.size, np.unique(silo.epochs).size
+    counts = f"{_counted(count, 'step')}, {_counted(epochs, 'epoch')}"
     title = f"{silo.label}: loss of each step ({counts})"
     figure, axes = new_axes(title, "training step", "total loss")
-    if size > 1:
-        label = f"largest of {size} steps"
-        axes.stairs(highest, edges, fill=True, color=colour(number), alpha=0.35, label=label)
-        label = f"mean of {size} steps"
-        axes.stairs(means, edges, fill=True, color=colour(number), label=label)
-    elif len(means) > 200:
-        axes.stairs(means, edges, fill=True, color=colour(number))
+    finite = np.where(np.isfinite(silo.losses), silo.losses, np.nan)
+    if count > MOST_STEPS:
+        _draw_pooled(axes, finite, colour(number))
+        axes.set_title(f"{silo.label}: loss ({counts})")
+    elif count > MOST_BARS:
+        axes.plot(np.arange(1, count + 1), finite, color=colour(number), linewidth=0.6)
+    elif count > MOST_APART:
+        edges = 0.5 + np.arange(count + 1)
+        axes.stairs(np.nan_to_num(finite), edges, fill=True, color=colour(number))
     else:
-        axes.bar(np.arange(1, len(means) + 1), means, width=0.8, color=colour(number))
-    _mark_not_finite(axes, np.flatnonzero(~np.isfinite(silo.losses)) + 1)
+        axes.bar(np.arange(1, count + 1), np.nan_to_num(finite), width=0.8, color=colour(number))
+    _mark_not_finite(axes, np.flatnonzero(np.isnan(finite)) + 1)
     if by_epoch:
         _name_epochs(axes, silo)
-    axes.set_xlim(0.5, edges[-1])
+    axes.set_xlim(0.5, count + 0.5)
     from_zero(axes)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(edgecolor="none")
     return figure
+
+
+def _draw_pooled(axes: Axes, losses: np.ndarray, shade: str) -> None:
+    """The mean of each few steps as a line, over a band from the lowest to the highest of them."""
+    groups, size = grouped(losses)
+    filled = np.flatnonzero(~np.isnan(groups).all(axis=1))
+    groups, middles = groups[filled], 0.5 + size * (filled + 0.5)
+    label = f"lowest to highest of {size} steps"
+    low, high = np.nanmin(groups, axis=1), np.nanmax(groups, axis=1)
+    axes.fill_between(middles, low, high, color=shade, alpha=0.3, linewidth=0, label=label)
+    label = f"mean of {size} steps"
+    axes.plot(middles, np.nanmean(groups, axis=1), color=shade, linewidth=1.2, label=label)
 
 
 def epoch_figure(silos: Sequence[Silo], number: int = 0) -> Figure:

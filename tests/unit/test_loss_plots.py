@@ -62,16 +62,38 @@ def test_the_same_log_gives_the_same_bytes(silos):
         assert rendered(step_figure(silos[0]), kind) == rendered(step_figure(silos[0]), kind)
 
 
-def test_a_long_run_is_drawn_in_groups_that_lose_no_step(tmp_path):
-    losses = np.linspace(9, 1, 8850).round(6)
-    silo = many_steps(tmp_path, losses)
+@pytest.mark.parametrize("count", [200, 540])
+def test_hundreds_of_steps_are_a_bar_each(tmp_path, count):
+    silo = many_steps(tmp_path, np.linspace(9, 1, count).round(6))
     (axes,) = step_figure(silo).axes
-    highest, means = (patch.get_data() for patch in axes.patches)
-    size = int(means.edges[1] - means.edges[0])
-    assert size > 1 and len(means.values) * size >= 8850 > (len(means.values) - 1) * size
-    assert np.isclose(means.values[0], losses[:size].mean())
-    assert np.isclose(highest.values[-1], losses[-1 - (8850 - 1) % size :].max())
-    assert f"mean of {size} steps" in [text.get_text() for text in axes.get_legend().texts]
+    bars = [p.get_height() for p in axes.patches] if count == 200 else axes.patches[0].get_data()[0]
+    np.testing.assert_array_equal(bars, silo.losses)
+
+
+@pytest.mark.parametrize("count", [541, 8850])
+def test_thousands_of_steps_are_a_line_through_each(tmp_path, count):
+    silo = many_steps(tmp_path, np.linspace(9, 1, count).round(6))
+    (axes,) = step_figure(silo).axes
+    (line,) = axes.lines
+    assert line.get_xdata().tolist() == list(range(1, count + 1))
+    np.testing.assert_array_equal(line.get_ydata(), silo.losses)
+    assert "loss of each step" in axes.get_title() and axes.get_legend() is None
+
+
+def test_more_steps_are_drawn_in_groups_that_the_figure_names(tmp_path):
+    losses = np.linspace(9, 1, 10_001).round(6)
+    losses[3], losses[19:38] = 20, np.nan
+    (axes,) = step_figure(many_steps(tmp_path, losses)).axes
+    size = 19
+    means, _ = axes.lines  # the other one marks the steps without a number
+    assert len(means.get_xdata()) == -(-10_001 // size) - 1
+    assert means.get_xdata()[:2].tolist() == [10, 48]
+    assert np.isclose(means.get_ydata()[0], losses[:size].mean())
+    band = axes.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == 20 and band[:, 1].min() == 1
+    named = [text.get_text() for text in axes.get_legend().texts]
+    assert named == ["lowest to highest of 19 steps", "mean of 19 steps", "loss NaN or infinite"]
+    assert "each step" not in axes.get_title()
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 6, 7, 12])
