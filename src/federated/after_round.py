@@ -1,9 +1,10 @@
-"""Callbacks of a worker that come after the manager: what follows an iteration or a join."""
+"""A worker's callbacks around the manager: what follows an iteration or a join, epochs' times."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Callable
 
 from mindspore import Tensor, nn
 from mindspore import dtype as mstype
@@ -85,3 +86,70 @@ class FollowIterations(Callback):
         self._optimizer.global_step.set_data(Tensor([done], mstype.int32))
         for counter in self._counters:
             counter.steps_done += steps
+
+
+class EpochTimes(Callback):
+    """Says after each epoch how many steps it had and how long they took, without the rounds.
+
+    It stands behind all other callbacks and its `before` in front of them: what passes between the
+    two is the others' (synchronising, saving, evaluating), the rest is training and its data.
+
+    Args:
+        log: writes a line.
+        epochs_done: what earlier runs of this silo have trained.
+    """
+
+    def __init__(self, log: Callable[[str], None], epochs_done: int = 0):
+        super().__init__()
+        self.before = _Reached()
+        self._log = log
+        self._epoch = epochs_done
+        self._steps_before = 0
+        self._begin = self._step_begin = 0.0
+        self._others = 0.0  # seconds of this epoch
+        self._first: float | None = None  # seconds of this process's first step
+
+    def on_train_epoch_begin(self, run_context: RunContext) -> None:
+        """Before the epoch's first batch is asked for."""
+        self._begin, self._others = time.monotonic(), 0.0
+
+    def on_train_step_begin(self, run_context: RunContext) -> None:
+        """After the other callbacks, which may have joined an iteration."""
+        self._step_begin = time.monotonic()
+        self._others += self._step_begin - self.before.time
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        """After the other callbacks, which may have waited for other silos."""
+        self._others += time.monotonic() - self.before.time
+        if self._first is None:
+            self._first = self.before.time - self._step_begin
+
+    def on_train_epoch_end(self, run_context: RunContext) -> None:
+        """Say it, unless --resume has left the whole epoch out."""
+        steps = run_context.original_args().cur_step_num - self._steps_before
+        first = self._steps_before == 0
+        self._epoch += 1
+        self._steps_before += steps
+        if not steps:
+            return
+        seconds = time.monotonic() - self._begin - self._others
+        counted = f"{steps} step{'s' if steps > 1 else ''}"
+        each = f"{seconds / steps:.3g} s per step"
+        line = f"epoch {self._epoch}: {counted} in {seconds:.1f} s, {each}"
+        if first:
+            line += f"; the first, with compilation, {self._first:.1f} s"
+        self._log(line)
+
+
+class _Reached(Callback):
+    """Keeps when the callbacks were reached last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = 0.0
+
+    def on_train_step_begin(self, run_context: RunContext) -> None:
+        """Before the other callbacks."""
+        self.time = time.monotonic()
+
+    on_train_step_end = on_train_step_begin

@@ -10,7 +10,7 @@ import mindspore as ms
 from mindspore import nn
 
 from src.evaluation.journal import Journal
-from src.federated.after_round import FollowIterations, KeepAfterRound
+from src.federated.after_round import EpochTimes, FollowIterations, KeepAfterRound
 from src.federated.aggregation import FEDNOVA, aggregation_of
 from src.federated.checkpoint_keeper import CheckpointKeeper
 from src.federated.encryption import silo_tls
@@ -26,7 +26,7 @@ from src.federated.rounds import Deadlines, SyncError, declared_size, identity
 from src.federated.task import Task
 from src.federated.travelling import local_names
 from src.job.addresses import server_addresses
-from src.job.console import log_to_console, say
+from src.job.console import log_to_console, say, say_settings
 from src.job.job_config import JobConfig
 from src.job.shard_folder import shard_of
 from src.job.status_file import StatusFile
@@ -78,6 +78,8 @@ def _run_silo(
     """Load the data, join, train until the job is finished."""
     label = label_of(config)
     log_to_console(label)
+    if is_leader(config):
+        say_settings(label, config)
     status.update(phase="loading the data")
     shard = shard_of(config)
     resumed = resumed_state(job, config, shard, ranks, partial(say, label))
@@ -230,6 +232,9 @@ def train(
         journal = make_journal(config, task, keeper, status) if config.run_eval else None
         state = make_state_keeper(job, config, manager, step)
         callbacks.append(KeepAfterRound(manager, keeper, journal, state))
+    epochs_done = (steps_done - skipped) // task.steps_per_epoch
+    times = EpochTimes(partial(say, label_of(config)), epochs_done)
+    callbacks = [times.before, *callbacks, times]
     model = ms.Model(step)
     left = steps * (job.iterations - manager.iteration + 1)
     epochs = -(-(skipped + left) // task.steps_per_epoch)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 import time
+from typing import Any
+
+from src.model_utils.config import Config, default_values
+
+MOST_ENTRIES = 20  # of a list that is said whole
 
 
 class _ConsoleHandler(logging.Handler):
@@ -30,6 +36,33 @@ def log_to_console(label: str) -> None:
 def say(label: str, text: str) -> None:
     """Print "[2026-11-22 08:00:00][worker_0] text"."""
     print(f"{stamp(label)} {text}", flush=True)
+
+
+def say_settings(label: str, config: Any) -> None:
+    """Print the keys of the configuration, first those that differ from the defaults.
+
+    Args:
+        config: keys of default_config.yaml; what else it holds is not printed.
+    """
+    defaults = default_values()
+    values = {key: _plain(getattr(config, key)) for key in defaults if hasattr(config, key)}
+    changed = [key for key, value in values.items() if value != defaults[key]]
+    same = ", ".join(f"{key}: {_shown(values[key])}" for key in values if key not in changed)
+    lines = [f"{key}: {_shown(values[key])} (default {_shown(defaults[key])})" for key in changed]
+    lines += ["at their defaults:"]
+    lines += textwrap.wrap(same, 98, break_long_words=False, break_on_hyphens=False)
+    say(label, "\n  ".join([f"configuration, {len(changed)} keys not at their defaults:", *lines]))
+
+
+def _plain(value: Any) -> Any:
+    return vars(value) if isinstance(value, Config) else value
+
+
+def _shown(value: Any) -> str:
+    """A value in one line; of a long list its beginning and length."""
+    if isinstance(value, list) and len(value) > MOST_ENTRIES:
+        return f"{str(value[:4])[:-1]}, ...] ({len(value)} entries)"
+    return "''" if value == "" else str(value)
 
 
 def stamp(label: str) -> str:

@@ -63,21 +63,46 @@ def test_engine_lines_that_the_tutorial_shows_are_in_the_logs(job):
     assert len(server.splitlines()) < 60
 
 
-@pytest.mark.parametrize("pattern", [r"\epoch:", r"\]epoch:"])
-def test_the_tutorials_grep_finds_every_step(job, pattern):
-    found = subprocess.run(
+STEPS = [(epoch, step) for epoch in range(1, ITERATIONS + 1) for step in (1, 2, 3)]
+
+
+def grep_in_worker_0(job, pattern):
+    return subprocess.run(
         f"grep -rn '{pattern}' *",
         shell=True,
         cwd=job.folder / "worker_0",
         capture_output=True,
         text=True,
         check=True,
-    ).stdout
-    lines = [line for line in found.splitlines() if line.startswith("worker.log")]
-    matches = [re.search(r"\]epoch: (\d+) step: (\d+) total_loss: \d+\.\d+$", x) for x in lines]
-    assert all(matches)
-    steps = [(int(m[1]), int(m[2])) for m in matches]
-    assert steps == [(e, s) for e in range(1, ITERATIONS + 1) for s in (1, 2, 3)]
+    ).stdout.splitlines()
+
+
+def steps_of(lines, form):
+    matches = [re.search(form, line) for line in lines]
+    assert all(matches), lines
+    return [(int(match[1]), int(match[2])) for match in matches]
+
+
+def test_the_tutorials_grep_finds_every_step_once(job):
+    lines = grep_in_worker_0(job, r"\]epoch:")
+    form = r"^worker\.log:\d+:.*\]epoch: (\d+) step: (\d+) total_loss: \d+\.\d+$"
+    assert steps_of(lines, form) == STEPS
+
+
+def test_the_tutorials_first_grep_finds_the_loss_file_too(job):
+    lines = grep_in_worker_0(job, r"\epoch:")
+    in_log = [line for line in lines if line.startswith("worker.log")]
+    assert steps_of(in_log, r"\]epoch: (\d+) step: (\d+) total_loss: \d+\.\d+$") == STEPS
+    in_file = [line for line in lines if not line.startswith("worker.log")]
+    form = r"^loss_0\.log:\d+:\d+ s \| epoch: (\d+) step: (\d+) "
+    assert steps_of(in_file, form + r"total_loss: \d+\.\d{5}  lr: \d\.\d{6}$") == STEPS
+
+
+def test_the_worker_log_tells_the_configuration_and_the_seconds_of_each_epoch(job):
+    log = job.log("worker_0")
+    assert log.count("] configuration, ") == 1 and "\n  img_width: 64 (default 1280)\n" in log
+    epochs = re.findall(r"\] epoch (\d+): 3 steps in \d+\.\d s, \S+ s per step", log)
+    assert epochs == ["1", "2", "3"]
 
 
 def test_the_silos_end_each_iteration_with_the_same_weights(job):

@@ -10,11 +10,12 @@ from mindspore import Parameter, Tensor, load_checkpoint, nn
 
 from src.errors import UserError
 from src.federated import worker
-from src.federated.after_round import FollowIterations
+from src.federated.after_round import EpochTimes, FollowIterations
 from src.federated.checkpoint_keeper import CheckpointKeeper
 from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.rounds import SyncError
 from src.federated.worker import epoch_words, make_manager, place_in_run, steps_per_iteration
+from src.job.console import say_settings
 from src.job.job_config import load_job
 from src.job.status_file import StatusFile
 from src.model_utils.config import PROJECT_DIR, load_config
@@ -89,6 +90,64 @@ def test_a_late_silo_has_the_rate_of_its_iteration(resume, sinks, device, resume
     config = SimpleNamespace(resume=resume, dataset_sink_mode=sinks, device_target=device)
     state = resumed and SimpleNamespace(steps_at=lambda iteration, steps: resumed)
     assert place_in_run(config, SimpleNamespace(iteration=3), 7, state) == place
+
+
+def test_the_log_begins_with_the_configuration_and_nothing_else_that_a_worker_knows(capsys):
+    config = load_config(base_lr=0.02, pre_trained="a b.ckpt", batch_size=2)
+    config.redis_password = "secret"
+    say_settings("worker_0", config)
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.endswith("[worker_0] configuration, 3 keys not at their defaults:")
+    assert lines[:4] == [
+        "  pre_trained: a b.ckpt (default '')",
+        "  batch_size: 2 (default 4)",
+        "  base_lr: 0.02 (default 0.001)",
+        "  at their defaults:",
+    ]
+    rest = " ".join(line.strip() for line in lines[4:])
+    assert "momentum: 0.91, weight_decay: 1e-05, loss_scale: 256" in rest
+    assert "['background', 'person', 'bicycle', 'car', ...] (81 entries)" in rest
+    assert "roi_layer: {'type': 'RoIAlign', 'out_size': 7, 'sample_num': 2}" in rest
+    assert "base_lr" not in rest and "secret" not in rest
+    assert all(line.startswith("  ") and len(line) <= 100 for line in lines)
+
+
+def train_timed(monkeypatch, epochs, epochs_done=0):
+    """What EpochTimes says; a step takes 2 s, the first 10, data 1, other callbacks 5 and 50."""
+    said, now = [], [1000.0]
+    monkeypatch.setattr("src.federated.after_round.time.monotonic", lambda: now[0])
+    times = EpochTimes(said.append, epochs_done)
+    params = SimpleNamespace(cur_step_num=0)
+    context = SimpleNamespace(original_args=lambda: params)
+    for steps in epochs:
+        times.on_train_epoch_begin(context)
+        for _ in range(steps):
+            params.cur_step_num += 1
+            now[0] += 1
+            times.before.on_train_step_begin(context)
+            now[0] += 5
+            times.on_train_step_begin(context)
+            now[0] += 10 if params.cur_step_num == 1 else 2
+            times.before.on_train_step_end(context)
+            now[0] += 50
+            times.on_train_step_end(context)
+        times.on_train_epoch_end(context)
+        now[0] += 7
+    return said
+
+
+def test_each_epoch_says_its_seconds_without_those_of_the_rounds(monkeypatch):
+    assert train_timed(monkeypatch, [4, 3]) == [
+        "epoch 1: 4 steps in 20.0 s, 5 s per step; the first, with compilation, 10.0 s",
+        "epoch 2: 3 steps in 9.0 s, 3 s per step",
+    ]
+
+
+def test_epochs_that_resume_leaves_out_are_counted_and_not_said(monkeypatch):
+    assert train_timed(monkeypatch, [0, 2, 1], epochs_done=4) == [
+        "epoch 6: 2 steps in 14.0 s, 7 s per step; the first, with compilation, 10.0 s",
+        "epoch 7: 1 step in 3.0 s, 3 s per step",
+    ]
 
 
 def keeper(folder, kept=0, on=True, mark=None):
