@@ -107,7 +107,7 @@ class EpochTimes(Callback):
         self._steps_before = 0
         self._begin = self._step_begin = 0.0
         self._others = 0.0  # seconds of this epoch
-        self._first: float | None = None  # seconds of this process's first step
+        self._first = 0.0  # seconds of this process's first step
 
     def on_train_epoch_begin(self, run_context: RunContext) -> None:
         """Before the epoch's first batch is asked for."""
@@ -121,23 +121,27 @@ class EpochTimes(Callback):
     def on_train_step_end(self, run_context: RunContext) -> None:
         """After the other callbacks, which may have waited for other silos."""
         self._others += time.monotonic() - self.before.time
-        if self._first is None:
+        if not self._first:
             self._first = self.before.time - self._step_begin
 
     def on_train_epoch_end(self, run_context: RunContext) -> None:
         """Say it, unless --resume has left the whole epoch out."""
         steps = run_context.original_args().cur_step_num - self._steps_before
-        first = self._steps_before == 0
         self._epoch += 1
         self._steps_before += steps
         if not steps:
             return
         seconds = time.monotonic() - self._begin - self._others
-        counted = f"{steps} step{'s' if steps > 1 else ''}"
-        each = f"{seconds / steps:.3g} s per step"
-        line = f"epoch {self._epoch}: {counted} in {seconds:.1f} s, {each}"
-        if first:
-            line += f"; the first, with compilation, {self._first:.1f} s"
+        line = f"epoch {self._epoch}: {steps} step{'s' if steps > 1 else ''} in {seconds:.1f} s"
+        if steps < self._steps_before:
+            line += f", {seconds / steps:.3g} s per step"
+        elif steps > 1:
+            each = (seconds - self._first) / (steps - 1)
+            line += (
+                f", {each:.3g} s per step after the first ({self._first:.1f} s with compilation)"
+            )
+        else:
+            line += " with compilation"
         self._log(line)
 
 

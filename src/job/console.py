@@ -47,10 +47,13 @@ def say_settings(label: str, config: Any) -> None:
     defaults = default_values()
     values = {key: _plain(getattr(config, key)) for key in defaults if hasattr(config, key)}
     changed = [key for key, value in values.items() if value != defaults[key]]
-    same = ", ".join(f"{key}: {_shown(values[key])}" for key in values if key not in changed)
+    same = [f"{key}: {_shown(values[key])}" for key in values if key not in changed]
     lines = [f"{key}: {_shown(values[key])} (default {_shown(defaults[key])})" for key in changed]
     lines += ["at their defaults:"]
-    lines += textwrap.wrap(same, 98, break_long_words=False, break_on_hyphens=False)
+    # A key and its value stay in one line, for grep.
+    whole = ", ".join(entry.replace(" ", "\0") for entry in same)
+    wrapped = textwrap.wrap(whole, 98, break_long_words=False, break_on_hyphens=False)
+    lines += [line.replace("\0", " ") for line in wrapped]
     say(label, "\n  ".join([f"configuration, {len(changed)} keys not at their defaults:", *lines]))
 
 

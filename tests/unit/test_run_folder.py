@@ -62,6 +62,19 @@ def test_steps_that_the_worker_log_lost_are_those_of_the_loss_file(tmp_path):
     assert times == [stamp(4), stamp(5), stamp(6)]
 
 
+def test_a_step_that_a_resumed_worker_repeated_counts_once_as_it_was_the_second_time(tmp_path):
+    folder = write_worker(tmp_path / "worker_0", [[5.0, 4.0]])
+    again = ("epoch: 1 step: 2 total_loss: 3.5", "epoch: 2 step: 1 total_loss: 3.0")
+    with (folder / "worker.log").open("a") as log, (folder / "loss_0.log").open("a") as losses:
+        for number, line in enumerate(again):
+            log.write(f"[{stamp(60 + number)}][worker_0]{line}000000\n")
+            losses.write(f"{number} s | {line}0000  lr: 0.003000\n")
+    (silo,) = read_run(tmp_path).silos
+    assert silo.losses.tolist() == [5, 3.5, 3]
+    assert silo.rates.tolist() == [0.001, 0.003, 0.003]
+    assert f"{silo.times.tolist()[1]:%Y-%m-%d %H:%M:%S}" == stamp(60)
+
+
 def test_a_loss_file_alone_is_as_old_as_it_is(tmp_path):
     folder = write_worker(tmp_path / "worker_0", [[5.0, 3.0]])
     (folder / "worker.log").unlink()
