@@ -7,6 +7,7 @@
 Success: a table of the shards, and <out>/split_100/train_0.json to train_99.json. Every image is in
 one shard with all its annotations. No image is copied: each shard records the image folder,
 relative to itself, and generate_mindrecord.py finds the images there from any current folder.
+Annotations of images that the json does not list are dropped; a note says how many.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from src.errors import UserError, require_packages, run_command
 
 require_packages()
 
-from src.data.coco_json import image_folder, image_folders, read_coco
+from src.data.coco_json import image_folder, image_folders
 from src.data.splitting import (
+    deal,
     dominant_categories,
-    shard_jsons,
+    read_source,
+    refuse_existing,
+    shards_without_objects,
     split_by_category,
     split_evenly,
     table,
@@ -54,18 +58,26 @@ def main() -> None:
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: expected 0 or more")
     json_path = args.json.expanduser().absolute()
-    coco = read_coco(json_path, with_masks=True)
-    folders = image_folders(load_config(image_dir=args.image_dir), json_path, coco.get("info"))
-    image_dir = image_folder(coco, folders, json_path)
     folder = args.out.expanduser().absolute() / f"split_{args.num_shards}"
+    if not args.overwrite:
+        refuse_existing(folder)
+    source = read_source(json_path)
+    images = source.rest["images"]
+    folders = image_folders(
+        load_config(image_dir=args.image_dir), json_path, source.rest.get("info")
+    )
+    image_dir = image_folder(source.rest, folders, json_path)
     if args.alpha is None:
-        parts = split_evenly(len(coco["images"]), args.num_shards, args.seed)
+        parts = split_evenly(len(images), args.num_shards, args.seed)
     else:
-        parts = split_by_category(dominant_categories(coco), args.num_shards, args.alpha, args.seed)
+        categories = dominant_categories(source)
+        parts = split_by_category(categories, args.num_shards, args.alpha, args.seed)
+    shards = deal(source, parts)
     relative = os.path.relpath(image_dir.resolve(), folder.resolve())
-    shards = shard_jsons(coco, parts, Path(relative).as_posix())
-    write_shards(shards, folder, args.overwrite)
-    print("\n".join(table(shards)))
+    write_shards(source, shards, Path(relative).as_posix(), folder)
+    print("\n".join(table(source, shards)))
+    for note in [*source.notes, *shards_without_objects(source, shards)]:
+        print(f"note: {note}")
     print(f"written to {folder}; images in {image_dir}")
     for stale in sorted(folder.glob("mindrecord_*/*.mindrecord"))[:1]:
         print(f"{stale} is of an earlier split: run generate_mindrecord.py with --overwrite")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from src.data.coco_boxes import rows_by_image, size_of, unknown_categories
+from src.data.coco_boxes import rows_by_image, size_of, some, unknown_categories
 from src.errors import UserError
 from src.model_utils.config import setting
 
@@ -102,27 +102,37 @@ def check_coco(coco: Any, path: Path) -> None:
             f"{path}: not COCO: a {type(coco).__name__} where an object with the lists "
             f"{', '.join(LISTS)} is expected"
         )
-    for name, keys in LISTS.items():
+    for name in LISTS:
         if not isinstance(coco.get(name), list):
             found = "no" if name not in coco else f"a {type(coco[name]).__name__} in place of the"
             raise UserError(f"{path}: not COCO: {found} list '{name}'")
         for number, entry in enumerate(coco[name]):
-            lacks = keys if not isinstance(entry, dict) else [k for k in keys if k not in entry]
-            if lacks:
-                raise UserError(f"{path}: not COCO: {name}[{number}] has no '{lacks[0]}'")
-            scalar = (*keys, "category_id") if "category_id" in entry else keys
-            odd = [key for key in scalar if not isinstance(entry[key], (int, float, str))]
-            if odd:
-                raise UserError(
-                    f"{path}: not COCO: {odd[0]!r} of {name}[{number}] is {entry[odd[0]]!r:.60}, "
-                    "expected a number or text"
-                )
+            check_entry(name, number, entry, path)
     if not coco["images"]:
         raise UserError(f"{path}: its list 'images' is empty; expected at least one image")
     for name in ("images", "categories"):
         for id_, times in Counter(entry["id"] for entry in coco[name]).most_common(1):
             if times > 1:
                 raise UserError(f"{path}: not COCO: id {id_} occurs {times} times in '{name}'")
+
+
+def check_entry(name: str, number: int, entry: Any, path: Path) -> None:
+    """Check entry `number` of the list `name`: its keys are there and numbers or text.
+
+    Raises:
+        UserError: names what is missing or of another type.
+    """
+    keys = LISTS[name]
+    lacks = keys if not isinstance(entry, dict) else [k for k in keys if k not in entry]
+    if lacks:
+        raise UserError(f"{path}: not COCO: {name}[{number}] has no '{lacks[0]}'")
+    scalar = (*keys, "category_id") if "category_id" in entry else keys
+    odd = [key for key in scalar if not isinstance(entry[key], (int, float, str))]
+    if odd:
+        raise UserError(
+            f"{path}: not COCO: {odd[0]!r} of {name}[{number}] is {entry[odd[0]]!r:.60}, "
+            "expected a number or text"
+        )
 
 
 def find_json(config: Any, is_training: bool = True) -> Path:
@@ -208,6 +218,28 @@ def is_image_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def name_parts(file_name: object) -> tuple[str, ...]:
+    """Folders and name of a `file_name`; backslashes are taken as slashes."""
+    parts = str(file_name).replace("\\", "/").split("/")
+    return tuple(part for part in parts if part not in ("", "."))
+
+
+def shared_files(images: list[dict[str, Any]]) -> str:
+    """Say which files the entries of `images` list under several ids; "" where none is."""
+    ids: dict[tuple[str, ...], list[str]] = {}
+    for entry in images:
+        ids.setdefault(name_parts(entry["file_name"]), []).append(str(entry["id"]))
+    shared = {parts: found for parts, found in ids.items() if len(found) > 1}
+    if not shared:
+        return ""
+    parts, found = next(iter(shared.items()))
+    files = "1 file is" if len(shared) == 1 else f"{len(shared)} files are"
+    return (
+        f"{files} listed under several ids, first {'/'.join(parts)} (ids {some(found)}): each id "
+        "counts as an image of its own"
+    )
 
 
 def load_labels(config: Any, is_training: bool = True) -> Labels:

@@ -1,4 +1,8 @@
-"""A COCO json in disjoint shards, one for each silo: at random, or skewed by category."""
+"""A COCO json in disjoint shards, one for each silo: at random, or skewed by category.
+
+COCO's annotations are half a gigabyte of json and three of Python objects. So they are read one by
+one, and kept as text until they are written.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,187 @@ import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from src.data.coco_boxes import some
+from src.data.coco_json import check_coco, check_entry, read_coco, shared_files
+from src.data.json_stream import read_json
 from src.errors import UserError
-from src.files import reason, write_whole
+from src.files import reason, whole_file
 from src.progress import progress
 
 NO_CATEGORY = -1  # stands for the images without a box when shards are skewed
+OBJECT, CROWD, SHAPELESS, STRAY = range(4)  # what an annotation is
+UNUSABLE = {
+    CROWD: "are crowds (iscrowd 1)",
+    SHAPELESS: "have neither bbox nor segmentation",
+    STRAY: "have an image_id that is not in 'images'",
+}
+
+
+class Annotations:
+    """Annotations as json text, with what the split needs to know of each.
+
+    Args:
+        path: their file, for messages.
+
+    Attributes:
+        texts: the json of each, ASCII.
+        image_ids: of each.
+        category_ids: of each; None where it has none.
+        kinds: OBJECT, CROWD or SHAPELESS of each; STRAY where its image is not in the file.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.texts: list[bytes] = []
+        self.image_ids: list[Any] = []
+        self.category_ids: list[Any] = []
+        self.kinds = bytearray()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def add(self, entry: Any) -> None:
+        """Check and keep the next annotation.
+
+        Raises:
+            UserError: it is not COCO's.
+        """
+        check_entry("annotations", len(self.texts), entry, self._path)
+        self.texts.append(json.dumps(entry).encode())
+        self.image_ids.append(entry["image_id"])
+        self.category_ids.append(entry.get("category_id"))
+        shape = entry.get("bbox") or entry.get("segmentation")
+        crowd = CROWD if entry.get("iscrowd") in (1, True) else OBJECT
+        self.kinds.append(crowd if shape else SHAPELESS)
+
+    def set_id(self, number: int, key: str, id_: Any) -> None:
+        """Change the `image_id` or `category_id` of an annotation."""
+        (self.image_ids if key == "image_id" else self.category_ids)[number] = id_
+        self.texts[number] = json.dumps({**json.loads(self.texts[number]), key: id_}).encode()
+
+
+@dataclass
+class CocoSource:
+    """A COCO json to split.
+
+    Attributes:
+        rest: its content without the annotations; an empty list stands in their place.
+        annotations: those.
+        notes: what was changed or will be dropped, a line each.
+    """
+
+    rest: dict[str, Any]
+    annotations: Annotations
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Shard:
+    """The entries of a shard's images, and the numbers of their annotations in the whole json."""
+
+    images: list[dict[str, Any]]
+    annotations: list[int] = field(default_factory=list)
+
+
+def read_source(path: Path) -> CocoSource:
+    """Read and check a COCO json; match ids that differ only in their type.
+
+    Raises:
+        UserError: no file, no json, not COCO, or no annotation that a silo could train on.
+    """
+    try:
+        content = read_json(path, {"annotations": lambda: Annotations(path)})
+    except (OSError, UnicodeDecodeError):
+        content = _read_whole(path)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a json file: {error}") from error
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    streamed = isinstance(annotations, Annotations)
+    # Without annotations it is not COCO, which the check says.
+    check_coco({**content, "annotations": []} if streamed else content, path)
+    source = CocoSource({**content, "annotations": []}, content["annotations"])
+    for key, name in (("image_id", "images"), ("category_id", "categories")):
+        source.notes += _match_types(source, key, name)
+    source.notes += _find_strays(source)
+    if OBJECT not in source.annotations.kinds:
+        raise UserError(f"{path}: {_why_nothing(source)}, so there is nothing to train on")
+    shared = shared_files(source.rest["images"])
+    source.notes += [shared] if shared else []
+    return source
+
+
+def _read_whole(path: Path) -> dict[str, Any]:
+    """Read what cannot be streamed: a file in another encoding, or none at all, which is said."""
+    content = read_coco(path, with_masks=True)
+    annotations = Annotations(path)
+    for entry in content["annotations"]:
+        annotations.add(entry)
+    return {**content, "annotations": annotations}
+
+
+def _match_types(source: CocoSource, key: str, name: str) -> list[str]:
+    """Give annotations the ids of the list `name` where theirs differ only in type; say so."""
+    annotations = source.annotations
+    values = annotations.image_ids if key == "image_id" else annotations.category_ids
+    ids = {entry["id"] for entry in source.rest[name]}
+    strange = [number for number, id_ in enumerate(values) if id_ is not None and id_ not in ids]
+    if not strange:
+        return []
+    by_text: dict[str, list[Any]] = {}
+    for id_ in ids:
+        by_text.setdefault(_without_type(id_), []).append(id_)
+    matches = {number: by_text.get(_without_type(values[number]), []) for number in strange}
+    matches = {number: found for number, found in matches.items() if len(found) == 1}
+    if not matches:
+        return []
+    first = values[next(iter(matches))]
+    for number, (id_,) in matches.items():
+        annotations.set_id(number, key, id_)
+    return [
+        f"{len(matches)} annotations have a {key} of another type than the ids in '{name}': "
+        f"matched, first {first!r:.60} with {values[next(iter(matches))]!r:.60}"
+    ]
+
+
+def _without_type(id_: Any) -> str:
+    """Text that is the same for 7, 7.0, "7" and "007"."""
+    text = str(id_).strip()
+    whole = text[:-2] if text.endswith(".0") else text
+    return str(int(whole)) if whole.isdecimal() else text
+
+
+def _find_strays(source: CocoSource) -> list[str]:
+    """Mark the annotations of images that are not there; say how many they are."""
+    annotations = source.annotations
+    ids = {entry["id"] for entry in source.rest["images"]}
+    strays = [number for number, id_ in enumerate(annotations.image_ids) if id_ not in ids]
+    for number in strays:
+        annotations.kinds[number] = STRAY
+    if not strays:
+        return []
+    first = annotations.image_ids[strays[0]]
+    return [f"{len(strays)} annotations {UNUSABLE[STRAY]}, first {first!r:.60}: dropped"]
+
+
+def _why_nothing(source: CocoSource) -> str:
+    """Why none of the annotations is an object."""
+    annotations = source.annotations
+    if not annotations:
+        return "its list 'annotations' is empty"
+    counts = Counter(annotations.kinds)
+    causes = [f"{count} {UNUSABLE[kind]}" for kind, count in counts.items()]
+    if STRAY in counts:
+        image_id = annotations.image_ids[annotations.kinds.index(STRAY)]
+        there = source.rest["images"][0]["id"]
+        causes.append(f"the first image_id is {image_id!r:.60}, the first id {there!r:.60}")
+    return f"of its {len(annotations)} annotations {', '.join(causes)}"
 
 
 def split_evenly(count: int, shards: int, seed: int) -> list[np.ndarray]:
@@ -77,14 +252,14 @@ def _check_count(count: int, shards: int) -> None:
         )
 
 
-def dominant_categories(coco: dict[str, Any]) -> np.ndarray:
+def dominant_categories(source: CocoSource) -> np.ndarray:
     """(images,) int64: the category index with the most boxes in each image, the first on a tie."""
-    index = {entry["id"]: number for number, entry in enumerate(coco["categories"])}
-    counts: dict[Any, Counter] = {entry["id"]: Counter() for entry in coco["images"]}
-    for annotation in coco["annotations"]:
-        category = index.get(annotation.get("category_id"))
-        if annotation["image_id"] in counts and category is not None:
-            counts[annotation["image_id"]][category] += 1
+    index = {entry["id"]: number for number, entry in enumerate(source.rest["categories"])}
+    counts: dict[Any, Counter] = {entry["id"]: Counter() for entry in source.rest["images"]}
+    annotations = source.annotations
+    for image_id, category_id in zip(annotations.image_ids, annotations.category_ids):
+        if image_id in counts and category_id in index:
+            counts[image_id][index[category_id]] += 1
     return np.array(
         [
             min(c, key=lambda category: (-c[category], category)) if c else NO_CATEGORY
@@ -93,76 +268,109 @@ def dominant_categories(coco: dict[str, Any]) -> np.ndarray:
     )
 
 
-def shard_jsons(
-    coco: dict[str, Any], parts: list[np.ndarray], image_dir: str
-) -> list[dict[str, Any]]:
-    """The json of each shard: its images and their annotations, in the order of the original.
+def deal(source: CocoSource, parts: Sequence[np.ndarray]) -> list[Shard]:
+    """The shards whose image indexes are `parts`, everything in the order of the original."""
+    images = source.rest["images"]
+    shards = [Shard([images[index] for index in part]) for part in parts]
+    shard_of = {entry["id"]: shard for shard in shards for entry in shard.images}
+    for number, image_id in enumerate(source.annotations.image_ids):
+        if image_id in shard_of:
+            shard_of[image_id].annotations.append(number)
+    return shards
+
+
+def shard_text(source: CocoSource, shard: Shard, image_dir: str) -> Iterator[bytes]:
+    """The json of a shard in pieces: its images and annotations, and all else of the original.
 
     Args:
-        coco: the whole json; everything but images and annotations is kept in each shard.
-        parts: the image indexes of each shard.
-        image_dir: where the images lie, relative to the shards' folder; recorded in `info`.
+        source: the whole json.
+        shard: which part of it.
+        image_dir: where the images lie, relative to the shard's folder; recorded in `info`.
     """
-    info = coco["info"] if isinstance(coco.get("info"), dict) else {}
-    common = {**coco, "info": {**info, "image_dir": image_dir}}
-    shard_of = {
-        coco["images"][index]["id"]: number for number, part in enumerate(parts) for index in part
-    }
-    annotations: list[list[dict]] = [[] for _ in parts]
-    for annotation in coco["annotations"]:
-        number = shard_of.get(annotation["image_id"])
-        if number is not None:
-            annotations[number].append(annotation)
-    return [
-        {**common, "images": [coco["images"][i] for i in part], "annotations": annotations[number]}
-        for number, part in enumerate(parts)
-    ]
+    info = source.rest["info"] if isinstance(source.rest.get("info"), dict) else {}
+    changed = {"info": {**info, "image_dir": image_dir}, "images": shard.images}
+    for place, (key, value) in enumerate({**source.rest, **changed}.items()):
+        yield f"{', ' if place else '{'}{json.dumps(key)}: ".encode()
+        if key == "annotations":
+            for count, number in enumerate(shard.annotations):
+                yield b", " if count else b"["
+                yield source.annotations.texts[number]
+            yield b"]" if shard.annotations else b"[]"
+        else:
+            yield json.dumps(value).encode()
+    yield b"}"
 
 
-def write_shards(shards: list[dict[str, Any]], folder: Path, overwrite: bool = False) -> list[Path]:
+def refuse_existing(folder: Path) -> None:
+    """Raise a UserError where `folder` has shards already."""
+    there = sorted(folder.glob("train_*.json"))
+    if there:
+        raise UserError(f"{there[0]}: already there; choose another --out or give --overwrite")
+
+
+def write_shards(
+    source: CocoSource, shards: Sequence[Shard], image_dir: str, folder: Path
+) -> list[Path]:
     """Write train_0.json, train_1.json, ... into `folder`, in full before the first gets its name.
 
     Raises:
-        UserError: shards are there already and are not to be overwritten, or the disk refuses.
+        UserError: the disk refuses.
     """
-    there = sorted(folder.glob("train_*.json"))
-    if there and not overwrite:
-        raise UserError(f"{there[0]}: already there; choose another --out or give --overwrite")
-    return write_jsons({f"train_{number}.json": one for number, one in enumerate(shards)}, folder)
+    texts = {f"train_{n}.json": shard_text(source, one, image_dir) for n, one in enumerate(shards)}
+    return _write_texts(texts, folder)
 
 
-def write_jsons(contents: dict[str, dict[str, Any]], folder: Path) -> list[Path]:
+def write_jsons(contents: Mapping[str, dict[str, Any]], folder: Path) -> list[Path]:
     """Write files of these names into `folder`, all in full before the first gets its name.
 
     Raises:
         UserError: the disk refuses.
     """
+    return _write_texts({name: _as_text(content) for name, content in contents.items()}, folder)
+
+
+def _as_text(content: dict[str, Any]) -> Iterator[bytes]:
+    yield json.dumps(content).encode()
+
+
+def _write_texts(texts: Mapping[str, Iterable[bytes]], folder: Path) -> list[Path]:
     temporary = folder / f".writing.{os.getpid()}"
     try:
         temporary.mkdir(parents=True)
-        for name, content in progress(list(contents.items()), "writing", "file"):
-            write_whole(temporary / name, json.dumps(content))
-        return [(temporary / name).replace(folder / name) for name in contents]
+        for name, pieces in progress(list(texts.items()), "writing", "file"):
+            with whole_file(temporary / name) as partial, partial.open("wb") as file:
+                file.writelines(pieces)
+        return [(temporary / name).replace(folder / name) for name in texts]
     except OSError as error:
         raise UserError(f"{folder}: jsons cannot be written: {reason(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def table(shards: list[dict[str, Any]], limit: int = 20) -> list[str]:
+def table(source: CocoSource, shards: Sequence[Shard], limit: int = 20) -> list[str]:
     """A line for each shard, the first `limit`: images, boxes, and its commonest categories."""
     lines = ["shard  images   boxes  commonest categories"]
+    names = {entry["id"]: entry["name"] for entry in source.rest["categories"]}
+    category_ids = source.annotations.category_ids
     for number, shard in enumerate(shards[:limit]):
-        names = {entry["id"]: entry["name"] for entry in shard["categories"]}
-        counts = Counter(names.get(a.get("category_id"), "?") for a in shard["annotations"])
+        counts = Counter(names.get(category_ids[place], "?") for place in shard.annotations)
         common = ", ".join(f"{name} {count}" for name, count in counts.most_common(4))
-        lines.append(
-            f"{number:5d} {len(shard['images']):7d} {len(shard['annotations']):7d}  {common}"
-        )
-    sizes = [len(shard["images"]) for shard in shards]
+        lines.append(f"{number:5d} {len(shard.images):7d} {len(shard.annotations):7d}  {common}")
+    sizes = [len(shard.images) for shard in shards]
     if len(shards) > limit:
         lines.append(f"  ... {len(shards) - limit} more")
     lines.append(
         f"{len(shards)} shards of {min(sizes)} to {max(sizes)} images, {sum(sizes)} in all"
     )
     return lines
+
+
+def shards_without_objects(source: CocoSource, shards: Sequence[Shard]) -> list[str]:
+    """A line that says which shards a silo cannot train on; none where there is no such shard."""
+    kinds = source.annotations.kinds
+    empty = [
+        f"train_{number}.json"
+        for number, shard in enumerate(shards)
+        if all(kinds[place] != OBJECT for place in shard.annotations)
+    ]
+    return [f"{len(empty)} shards have no box to train on: {some(empty)}"] if empty else []
