@@ -120,7 +120,10 @@ def read_source(path: Path) -> CocoSource:
         source.notes += _match_types(source, key, name)
     source.notes += _find_strays(source)
     if OBJECT not in source.annotations.kinds:
-        raise UserError(f"{path}: {_why_nothing(source)}, so there is nothing to train on")
+        raise UserError(
+            f"{path}: {_why_nothing(source)}, so there is nothing to train on; give a json that "
+            "has boxes of its images"
+        )
     shared = shared_files(source.rest["images"])
     source.notes += [shared] if shared else []
     return source
@@ -154,7 +157,7 @@ def _match_types(source: CocoSource, key: str, name: str) -> list[str]:
     for number, (id_,) in matches.items():
         annotations.set_id(number, key, id_)
     return [
-        f"{len(matches)} annotations have a {key} of another type than the ids in '{name}': "
+        f"{key} of {len(matches)} annotations is of another type than the ids in '{name}': "
         f"matched, first {first!r:.60} with {values[next(iter(matches))]!r:.60}"
     ]
 
