@@ -17,7 +17,14 @@ from typing import Any, Callable
 import mindspore.dataset as ds
 import numpy as np
 
-from src.data.coco_json import find_json, image_files, image_folder, image_folders, read_coco
+from src.data.coco_json import (
+    find_json,
+    image_files,
+    image_folder,
+    image_folders,
+    read_coco,
+    shared_files,
+)
 from src.data.mindrecord_file import BASE_NAME, check_mindrecord
 from src.errors import UserError
 from src.model_utils.config import setting
@@ -34,6 +41,7 @@ class ValidationSet:
         truths: annotated boxes as `coco_metrics.box_figures` takes them.
         encoded: gives the images one after the other: a name for messages, and the JPEG or PNG.
         notes: what was left out of `truths`, counted.
+        remark: what else is odd; "" where nothing is.
     """
 
     source: Path
@@ -42,6 +50,7 @@ class ValidationSet:
     truths: list[dict[str, Any]]
     encoded: Callable[[], Iterator[tuple[str, bytes]]]
     notes: Counter = field(default_factory=Counter)
+    remark: str = ""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -49,7 +58,8 @@ class ValidationSet:
     def __str__(self) -> str:
         left_out = "".join(f"; {count} boxes {what}" for what, count in self.notes.items())
         boxes, classes = len(self.truths), len(self.categories)
-        return f"{self.source}: {len(self)} images, {boxes} boxes of {classes} classes{left_out}"
+        counts = f"{len(self)} images, {boxes} boxes of {classes} classes"
+        return f"{self.source}: {counts}{left_out}" + (self.remark and f"; {self.remark}")
 
     def as_results(self, detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """`detections` in COCO's result format with the file's own ids."""
@@ -118,6 +128,7 @@ def _from_json(config: Any, given: str) -> ValidationSet:
         truths=_json_truths(coco["annotations"], images, places, names, notes),
         encoded=lambda: ((str(file), file.read_bytes()) for file in files),
         notes=notes,
+        remark=shared_files(images),
     )
 
 

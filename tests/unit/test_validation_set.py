@@ -48,6 +48,18 @@ def test_what_cannot_be_used_is_left_out_and_said(tmp_path):
     assert "1 boxes without a usable bbox" in said
 
 
+def test_files_under_several_ids_are_said(tmp_path):
+    coco = coco_of(4)
+    assert "several ids" not in str(validation(tmp_path, coco))
+    for entry in coco["images"][1:]:
+        entry["file_name"] = "1.jpg"
+    said = str(validation(tmp_path, coco, eval_limit=3))
+    assert said.endswith(
+        "; 1 file is listed under several ids, first 1.jpg (ids 2, 3): each id counts as an image "
+        "of its own"
+    )
+
+
 def test_a_mindrecord_is_numbered_and_keeps_crowds(tmp_path):
     coco = coco_of(3)
     coco["annotations"][1]["iscrowd"] = 1
