@@ -41,7 +41,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--images", type=Path, nargs="+", required=True, help="JPEG and PNG files, and folders"
     )
     parser.add_argument(
-        "--json", type=Path, help="COCO json whose ids of images and classes the results get"
+        "--json",
+        type=Path,
+        help="COCO json whose ids of images and classes the results get; an image is the one whose "
+        "file_name shares the longest end with its path",
     )
     parser.add_argument("--out", type=Path, default=Path("detected"), help="folder (%(default)s)")
     parser.add_argument("--score", type=float, default=0.5, help="least score drawn (%(default)s)")

@@ -36,7 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("detections"), help="%(default)s")
     parser.add_argument("--score", type=float, default=0.5, help="least score drawn (%(default)s)")
     parser.add_argument("--images", type=int, default=8, help="how many (%(default)s)")
-    parser.add_argument("--image_ids", type=int, nargs="+", default=[], help="these, not --images")
+    parser.add_argument(
+        "--image_ids", nargs="+", default=[], help="these in place of --images; ids may be text"
+    )
     parser.add_argument("--overlay", action="store_true", help="both kinds on one image")
     return parser
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image
 
-from src.data.coco_json import read_coco
+from src.data.coco_boxes import some
+from src.data.coco_json import name_parts, read_coco
 from src.errors import UserError
 from src.evaluation.checkpoints import load_detector
 from src.evaluation.command import write
@@ -18,13 +23,21 @@ from src.evaluation.image_files import ImageReader, find_images
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet, FasterRcnn_Infer
 from src.model_utils.config import Config
 from src.model_utils.device_adapter import use_device
-from src.reporting.detection_pictures import contact_sheet, file_of, picture_of, save_picture
+from src.reporting.detection_pictures import (
+    SHEET,
+    PictureNames,
+    contact_sheet,
+    picture_of,
+    save_picture,
+)
 from src.reporting.detection_results import Box, LabelledPicture
 from src.reporting.output import writable_folder, writing
 from src.util import coco_results
 
-RESULTS, IMAGES, SHEET = "detections.json", "images.json", "contact_sheet.png"
+RESULTS, IMAGES = "detections.json", "images.json"
 ON_SHEET = 20
+
+Entry = tuple[tuple[str, ...], Any]  # folders and name of an image in a json, and its id
 
 
 def detect_files(config: Config) -> int:
@@ -47,12 +60,13 @@ def detect_files(config: Config) -> int:
     results: list[dict[str, Any]] = []
     found = detect(FasterRcnn_Infer(config, network), config, named)
     sheet: list[Any] = []
+    names = PictureNames()
     for number, (boxes, labels) in enumerate(found):
         path, _ = reader.sound[number]
         entries = as_results(ids[path], boxes, labels, categories)
         results += entries
         if not config.no_pictures:
-            picture = drawn(path, ids[path], entries, categories, config.score, out)
+            picture = drawn(path, ids[path], entries, categories, config.score, out, names)
             sheet += [picture] if len(sheet) < ON_SHEET else []
     with writing(out, "--out"):
         if sheet:
@@ -86,19 +100,80 @@ def json_categories(config: Config) -> dict[int, tuple[Any, str]]:
 
 
 def json_ids(json_path: Path, paths: list[Path]) -> dict[Path, Any]:
-    """Id of each image in a COCO json, by its file name.
+    """Id of each image in a COCO json: of the entry that shares the longest end of its path.
 
     Raises:
-        UserError: the json does not have an image.
+        UserError: the json does not have an image, or has several that it may be, or has one for
+            several of `paths`.
     """
-    known = {Path(str(e["file_name"])).name: e["id"] for e in read_coco(json_path)["images"]}
-    unknown = [path for path in paths if path.name not in known]
-    if unknown:
-        raise UserError(
-            f"--json {json_path}: has no image named {unknown[0].name} ({len(unknown)} of "
-            f"{len(paths)} are missing); leave --json out, and images are numbered"
+    named: dict[str, list[Entry]] = {}
+    for entry in read_coco(json_path)["images"]:
+        parts = name_parts(entry["file_name"])
+        named.setdefault(parts[-1] if parts else "", []).append((parts, entry["id"]))
+    _require_listed(named, json_path, paths)
+    owners: dict[Any, Path] = {}
+    elsewhere = []
+    for path in paths:
+        (parts, id_), *others = best = _closest(path, named[path.name])
+        if others:
+            entries = [f"{'/'.join(parts)} (id {id_})" for parts, id_ in best]
+            raise UserError(
+                f"--json {json_path}: {path} may be {some(entries)}; give it under a folder that "
+                "tells them apart, or leave --json out, and images are numbered"
+            )
+        if id_ in owners:
+            raise UserError(
+                f"--json {json_path}: {owners[id_]} and {path} may both be {'/'.join(parts)} "
+                f"(id {id_}); give one of them, or leave --json out, and images are numbered"
+            )
+        owners[id_] = path
+        if not _ends_with(path, parts):
+            elsewhere.append(f"{path} as {'/'.join(parts)}")
+    if elsewhere:
+        print(
+            f"note: {len(elsewhere)} images are in other folders than the json says, taken by the "
+            f"end of their path: {some(elsewhere, 1)}",
+            file=sys.stderr,
+            flush=True,
         )
-    return {path: known[path.name] for path in paths}
+    return {path: id_ for id_, path in owners.items()}
+
+
+def _require_listed(named: Mapping[str, object], json_path: Path, paths: list[Path]) -> None:
+    """Raise a UserError where the json has no image of the name of one of `paths`."""
+    unknown = [path for path in paths if path.name not in named]
+    if not unknown:
+        return
+    wanted = _as_spelt(unknown[0].name)
+    alike = next((name for name in named if _as_spelt(name) == wanted), None)
+    hint = f", only {alike!r}: rename one of the two," if alike else ""
+    raise UserError(
+        f"--json {json_path}: has no image named {unknown[0].name}{hint} ({len(unknown)} of "
+        f"{len(paths)} are missing); leave --json out, and images are numbered"
+    )
+
+
+def _as_spelt(name: str) -> str:
+    """A name without what programs change in it: case, %20, the form of its accents."""
+    return unicodedata.normalize("NFC", unquote(name)).casefold()
+
+
+def _closest(path: Path, entries: list[Entry]) -> list[Entry]:
+    """Those of `entries` that share the longest end with `path`; rather a whole file_name."""
+    if len(entries) == 1:
+        return entries
+    ends = [(_common_end(path, parts), _ends_with(path, parts)) for parts, _ in entries]
+    return [entry for entry, end in zip(entries, ends) if end == max(ends)]
+
+
+def _ends_with(path: Path, parts: tuple[str, ...]) -> bool:
+    return _common_end(path, parts) == len(parts)
+
+
+def _common_end(path: Path, parts: tuple[str, ...]) -> int:
+    """How many names the ends of `path` and `parts` share; a link is also what it leads to."""
+    places = (Path(os.path.normpath(path.absolute())), path.resolve())
+    return max(len(os.path.commonprefix([place.parts[::-1], parts[::-1]])) for place in places)
 
 
 def as_results(
@@ -136,6 +211,7 @@ def drawn(
     categories: dict[int, tuple[Any, str]],
     score: float,
     out: Path,
+    names: PictureNames,
 ) -> Image.Image:
     """Write the picture of one image with the detections that reach `score`."""
     colours = {id_: (number, name) for number, (id_, name) in enumerate(categories.values())}
@@ -147,7 +223,7 @@ def drawn(
     picture = LabelledPicture(image_id, path, truth=None, detections=boxes)
     image = picture_of(picture, score)
     with writing(out, "--out"):
-        save_picture(image, file_of(picture, out))
+        save_picture(image, out / names.name_of(picture))
     return image
 
 

@@ -28,7 +28,10 @@ def find_images(given: Sequence[Path], flag: str) -> list[Path]:
             found.append(path)
         else:
             raise UserError(f"{flag} {path}: no such file or folder")
-    return list(dict.fromkeys(found))
+    once: dict[Path, Path] = {}
+    for path in found:
+        once.setdefault(path.parent.resolve() / path.name, path)
+    return list(once.values())
 
 
 class ImageReader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import logging
 import re
 import textwrap
@@ -26,6 +27,8 @@ from src.reporting.plot_style import any_language, colour
 
 PANEL_INCHES = 5.0  # the longer side of an image on the figure
 DPI = 120
+SHEET = "contact_sheet.png"
+PART_BYTES = 90  # of a name, which may have 255
 SHEET_WIDTH = 1800  # pixels
 SHEET_COLUMNS = 2
 MOST_BOXES = 40  # of one kind on an image; more hide each other
@@ -35,7 +38,7 @@ TITLE_INCHES = 0.45
 def draw_pictures(
     pictures: Sequence[LabelledPicture], out: Path, score: float, overlay: bool = False
 ) -> list[Path]:
-    """Write a PNG for each picture, named by its image file, and contact_sheet.png with all.
+    """Write a PNG for each picture, named by its image file and id, and contact_sheet.png.
 
     Args:
         pictures: at least one.
@@ -45,13 +48,14 @@ def draw_pictures(
     Raises:
         UserError: an image does not decode.
     """
+    names = PictureNames()
     paths, drawn = [], []
     for picture in pictures:
         image = picture_of(picture, score, overlay)
-        paths.append(file_of(picture, out))
+        paths.append(out / names.name_of(picture))
         save_picture(image, paths[-1])
         drawn.append(image)
-    paths.append(out / "contact_sheet.png")
+    paths.append(out / SHEET)
     save_picture(contact_sheet(drawn), paths[-1])
     return paths
 
@@ -63,10 +67,23 @@ def save_picture(image: Image.Image, path: Path) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def file_of(picture: LabelledPicture, out: Path) -> Path:
-    """Where in `out` the picture goes: named by its image file and the image's id."""
-    stem = re.sub(r"[^\w.-]+", "_", Path(picture.path.name).stem)
-    return out / f"{stem}_{_file_part(picture.image_id)}.png"
+class PictureNames:
+    """Names for the pictures of one folder; no two are the same, whatever the ids are."""
+
+    def __init__(self) -> None:
+        self._taken = {SHEET.casefold()}
+
+    def name_of(self, picture: LabelledPicture) -> str:
+        """A name of the image file's name and the image's id, with a number where it is taken."""
+        stem = _file_part(picture.path.stem, r"[^\w.-]+")
+        id_ = _file_part(str(picture.image_id), r"[^\w-]+")
+        name = f"{stem}_{id_}"
+        numbers = itertools.count(2)
+        free = f"{name}.png"
+        while free.casefold() in self._taken:
+            free = f"{name}_{next(numbers)}.png"
+        self._taken.add(free.casefold())
+        return free
 
 
 def picture_of(picture: LabelledPicture, score: float, overlay: bool = False) -> Image.Image:
@@ -116,8 +133,9 @@ def _figure_of(picture: LabelledPicture, image: Image.Image, score: float, overl
     return figure
 
 
-def _file_part(image_id: object) -> str:
-    return re.sub(r"[^\w-]+", "_", str(image_id))
+def _file_part(text: str, odd: str) -> str:
+    """`text` without what matches `odd`, short enough for a file system."""
+    return re.sub(odd, "_", text).encode()[:PART_BYTES].decode(errors="ignore")
 
 
 def _titles(picture: LabelledPicture, score: float, overlay: bool) -> list[str]:

@@ -53,7 +53,7 @@ def read_pictures(
     image_dir: str,
     score: float,
     count: int,
-    image_ids: Sequence[int] = (),
+    image_ids: Sequence[object] = (),
 ) -> list[LabelledPicture]:
     """The images to draw.
 
@@ -63,8 +63,8 @@ def read_pictures(
             height), score.
         image_dir: the images; "" looks for them around the json.
         score: detections below it are left out.
-        count: how many images, evenly spread over those that the results reach to; where
-            `image_ids` is given, it alone decides.
+        count: how many images, evenly spread over those that the results reach to.
+        image_ids: these images in place of `count`: their ids, as numbers or as text.
 
     Raises:
         UserError: a file is missing or no such json, the two do not belong together, an image that
@@ -140,21 +140,24 @@ def _require_known(
 
 
 def _chosen(
-    coco: dict[str, Any], json_path: Path, count: int, image_ids: Sequence[int], evaluated: set
+    coco: dict[str, Any], json_path: Path, count: int, image_ids: Sequence[object], evaluated: set
 ) -> list[Any]:
     """Ids of the images to draw, in the order asked for or that of the json.
 
     Images behind the last one with a detection may not have been evaluated: they are not chosen.
     """
     ids = [entry["id"] for entry in coco["images"]]
-    unknown = [id_ for id_ in image_ids if id_ not in set(ids)]
-    if unknown:
-        raise UserError(
-            f"--image_ids: {json_path} has no image with id {unknown[0]}; its {len(ids)} ids begin "
-            f"with {', '.join(map(str, ids[:5]))}"
-        )
     if image_ids:
-        return list(dict.fromkeys(image_ids))
+        by_text: dict[str, list[Any]] = {}
+        for id_ in ids:
+            by_text.setdefault(str(id_), []).append(id_)
+        unknown = [id_ for id_ in image_ids if str(id_) not in by_text]
+        if unknown:
+            raise UserError(
+                f"--image_ids: {json_path} has no image with id {unknown[0]}; its {len(ids)} ids "
+                f"begin with {', '.join(map(str, ids[:5]))}"
+            )
+        return list(dict.fromkeys(id_ for one in image_ids for id_ in by_text[str(one)]))
     ids = ids[: max((n for n, id_ in enumerate(ids, 1) if id_ in evaluated), default=len(ids))]
     count = min(count, len(ids))
     return [ids[i * len(ids) // count] for i in range(count)]

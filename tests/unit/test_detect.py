@@ -8,6 +8,9 @@ from coco_files import coco_of, jpeg, write_coco
 from commands import TINY, refused, run, succeed
 from evaluation_sets import tiny
 
+from src.errors import UserError
+from src.evaluation.detect_files import json_ids
+from src.evaluation.image_files import find_images
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.reporting.detection_results import read_pictures
 
@@ -91,3 +94,104 @@ def test_no_image_that_can_be_read(case):
 )
 def test_what_is_refused(case, words, message):
     assert message in detect(case, *words, call=refused)
+
+
+def names(folder, *listed):
+    """A json whose images have these names and the ids 11, 12, ..."""
+    images = [{"id": id_, "file_name": name} for id_, name in enumerate(listed, 11)]
+    path = folder / "names.json"
+    path.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    return path
+
+
+def placed(folder, *paths):
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(jpeg())
+    return [folder / path for path in paths]
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        ("v1/f.jpg", "v2/f.jpg"),
+        ("v1\\f.jpg", "v2\\f.jpg"),
+        ("/home/of others/v1/f.jpg", "C:\\data\\v2\\f.jpg"),
+        ("./v1//f.jpg", "../media/v2/f.jpg"),
+        ("v1/f.jpg", "a/v2/f.jpg", "b/v2/g.jpg", "a/v1/f.jpg"),
+        ("a/v1/f.jpg", "f.jpg", "v3/f.jpg"),
+    ],
+)
+def test_images_of_one_name_get_the_id_of_the_longest_common_end(tmp_path, listed):
+    paths = placed(tmp_path, "v1/f.jpg", "v2/f.jpg")
+    assert list(json_ids(names(tmp_path, *listed), paths).items()) == [
+        (paths[0], 11),
+        (paths[1], 12),
+    ]
+
+
+def test_paths_with_dots_links_and_from_within_the_folder_are_the_same_image(tmp_path, monkeypatch):
+    placed(tmp_path, "v1/f.jpg", "v2/f.jpg")
+    (tmp_path / "photos").symlink_to(tmp_path / "v2")
+    json_path = names(tmp_path, "v1/f.jpg", "v2/f.jpg")
+    monkeypatch.chdir(tmp_path / "v2")
+    for name in ("f.jpg", "../v1/../v2/f.jpg", "../photos/f.jpg"):
+        assert list(json_ids(json_path, find_images([name], "--images")).values()) == [12]
+    once = find_images([".", "f.jpg", "../v2/f.jpg", tmp_path / "v2" / "f.jpg"], "--images")
+    assert [path.as_posix() for path in once] == ["f.jpg"]
+
+
+def test_images_that_only_their_name_finds_are_said(tmp_path, capsys):
+    (path,) = placed(tmp_path, "photos/f.jpg")
+    assert json_ids(names(tmp_path, "train/f.jpg"), [path]) == {path: 11}
+    said = capsys.readouterr().err
+    assert said.startswith("note: 1 images are in other folders than the json says, ")
+    assert said.endswith(f": {path} as train/f.jpg\n")
+    assert json_ids(names(tmp_path, "f.jpg"), [path]) == {path: 11}
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        (("v3/f.jpg", "v4/f.jpg"), r"v1/f.jpg may be v3/f.jpg .id 11., v4/f.jpg .id 12.; give it"),
+        (
+            ("v1/f.jpg", "v2/f.jpg", "v1\\f.jpg"),
+            r"v1/f.jpg may be v1/f.jpg .id 11., v1/f.jpg .id 13.",
+        ),
+        (("v1/f.jpg",), r"v1/f.jpg and .*v2/f.jpg may both be v1/f.jpg .id 11.; give one of them"),
+        (("f.jpg",), r"v1/f.jpg and .*v2/f.jpg may both be f.jpg .id 11."),
+        (("v1/F.JPG",), r"has no image named f.jpg, only 'F.JPG': rename one of the two"),
+        (("g.jpg",), r"has no image named f.jpg .2 of 2 are missing.; leave --json out"),
+    ],
+)
+def test_images_that_the_json_does_not_tell_apart_are_refused(tmp_path, listed, message):
+    paths = placed(tmp_path, "v1/f.jpg", "v2/f.jpg")
+    with pytest.raises(UserError, match=message):
+        json_ids(names(tmp_path, *listed), paths)
+
+
+def test_images_of_one_name_with_ids_that_are_text(case):
+    coco = coco_of(2)
+    ids = ["9f1c-aa", "9f1c bb"]
+    for number, entry in enumerate(coco["images"]):
+        entry.update(id=ids[number], file_name=f"v{number}\\frame.jpg")
+        placed(case, f"v{number}/frame.jpg")[0].write_bytes(jpeg(number))
+    for number, entry in enumerate(coco["annotations"]):
+        entry["image_id"] = ids[number]
+    coco["categories"] = [{"id": "d", "name": "pizza"}, {"id": 7, "name": "book"}]
+    (case / "clips.json").write_text(json.dumps(coco))
+    detect(case, "--images", "v0", "v1", "--json=clips.json", "--out=clips")
+    out = case / "clips"
+    found = read(out / "detections.json")
+    assert {entry["image_id"] for entry in found} == set(ids)
+    assert [entry["id"] for entry in read(out / "images.json")["images"]] == ids
+    pictures = {"frame_9f1c-aa.png", "frame_9f1c_bb.png", "contact_sheet.png"}
+    assert {path.name for path in out.glob("*.png")} == pictures
+    flags = ("--json=clips/images.json", "--results=clips/detections.json", "--out=shown")
+    words = ("--score=0.1", "--image_ids", "9f1c bb")
+    printed = succeed(case, "tools/show_detections.py", *flags, *words).splitlines()
+    assert [line.rsplit("/", 1)[1] for line in printed] == [
+        "frame_9f1c_bb.png",
+        "contact_sheet.png",
+    ]

@@ -1,6 +1,7 @@
 """Ground truth and detections on images: what is drawn where, and what is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from src.errors import UserError
-from src.reporting.detection_pictures import contact_sheet, picture_of
+from src.reporting.detection_pictures import PictureNames, contact_sheet, picture_of
 from src.reporting.detection_results import Box, LabelledPicture, read_pictures
 from src.reporting.plot_style import colour
 
@@ -43,6 +44,34 @@ def test_images_are_spread_over_the_json_or_those_asked_for(tmp_path):
     assert [p.image_id for p in read_pictures(*paths, "", 0.5, 5)] == [1, 3, 5, 7, 9]
     assert [p.image_id for p in read_pictures(*paths, "", 0.5, 99)] == list(range(1, 11))
     assert [p.image_id for p in read_pictures(*paths, "", 0.5, 5, [7, 2, 7])] == [7, 2]
+
+
+@pytest.mark.parametrize(
+    ("ids", "asked", "found"),
+    [
+        (["a-1", "b 2", "c"], ["c", "a-1"], ["c", "a-1"]),
+        ([7, "7", 1.5], ["7", "1.5", "7"], [7, "7", 1.5]),
+        ([-3, 10**20, 0], ["-3", str(10**20)], [-3, 10**20]),
+    ],
+)
+def test_images_are_asked_for_by_ids_of_any_kind(tmp_path, ids, asked, found):
+    json_path, results = write_pair(tmp_path, [])
+    coco = coco_of(3)
+    for entry, id_ in zip(coco["images"], ids):
+        entry["id"] = id_
+    json_path.write_text(json.dumps({**coco, "annotations": []}))
+    assert [p.image_id for p in read_pictures(json_path, results, "", 0.5, 3, asked)] == found
+
+
+def test_no_two_pictures_have_one_name():
+    pairs = [("v1/f.jpg", 1), ("v2/f.jpg", "1"), ("f.png", 1.0), ("f_1.jpg", 2), ("f.jpg", "1_2")]
+    pairs += [("contact.jpg", "sheet"), ("x.jpg", "a/b"), ("x.jpg", "a b"), ("X.jpg", "A b")]
+    pairs += [("图" * 80 + ".jpg", 1), ("图" * 80 + ".png", 1), ("a.jpg", "9" * 300)]
+    names = PictureNames()
+    given = [names.name_of(LabelledPicture(id_, Path(name))) for name, id_ in pairs]
+    assert given[:5] == ["f_1.png", "f_1_2.png", "f_1_0.png", "f_1_2_2.png", "f_1_2_3.png"]
+    assert len({name.casefold() for name in [*given, "contact_sheet.png"]}) == len(pairs) + 1
+    assert max(len(name.encode()) for name in given) < 200
 
 
 def test_images_behind_those_that_were_evaluated_are_not_chosen(tmp_path):

@@ -46,3 +46,4 @@ def test_coco_results():
     assert [r["category_id"] for r in results] == [44, 18]
     assert results[0]["image_id"] == 42 and results[0]["bbox"] == [1.0, 1.0, 8.0, 3.0]
     assert abs(results[0]["score"] - 0.9) < 1e-6
+    assert coco_results("9f-1c", BOXES[1:2], LABELS[1:2, 0], [1, 18, 44])[0]["image_id"] == "9f-1c"
