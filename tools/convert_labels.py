@@ -7,7 +7,8 @@
 Success: a line for each split, <out>/train.json, <out>/val.json, ... (<out>/all.json without
 splits), and the lines num_classes and coco_classes for the configuration: every silo of a
 federation needs the same ones, so agree on one list and give it with --classes. No image is copied;
-each json records where they are. Images without a box are kept.
+each json records where they are. Images without a box are kept. What is odd is counted; where
+that is more than the screen shows, <out>/label_notes.txt has every case.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from src.data.label_conversion import (
     class_names,
     configuration_lines,
     convert_labels,
+    name_all,
     read_class_list,
 )
+from src.data.label_source import FaultyLabelsError
 from src.data.voc_labels import DIFFICULT, read_voc
 from src.data.yolo_labels import read_yolo
+from src.data.yolo_lines import COLUMNS
 from src.model_utils.config import parse_known, script_parser
 
 
@@ -53,18 +57,27 @@ def build_parser() -> argparse.ArgumentParser:
         "--first_pixel", type=int, choices=(0, 1), default=1,
         help="VOC: the number of the first pixel; 1 (default), or 0 where a program counts so"
     )  # fmt: skip
+    parser.add_argument(
+        "--columns", choices=COLUMNS, default="auto",
+        help="YOLO: what more than four numbers behind the class are: a box with other columns "
+        "(confidence, track, key points), which are ignored, or the corners of a polygon; "
+        "default: what they look like, if that is clear"
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace earlier jsons")
     return parser
 
 
 def main() -> None:
     args = parse_known(build_parser())
-    folder, out = args.source.expanduser().absolute(), args.out.expanduser().absolute()
+    folder, out = (path.expanduser().resolve() for path in (args.source, args.out))
     given = read_class_list(args.classes.expanduser()) if args.classes else []
-    if args.format == "voc":
-        source = read_voc(folder, args.splits, args.difficult, args.first_pixel)
-    else:
-        source = read_yolo(folder, args.splits)
+    try:
+        if args.format == "voc":
+            source = read_voc(folder, args.splits, args.difficult, args.first_pixel)
+        else:
+            source = read_yolo(folder, args.splits, args.columns)
+    except FaultyLabelsError as error:
+        raise name_all(error, out) from error
     names = class_names(source, given)
     print("\n".join(convert_labels(source, names, out, args.overwrite)))
     print("for the configuration, the same in every silo:")

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-SUFFIXES = (".jpg", ".jpeg", ".png")  # what a MindRecord takes, by name
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png")  # what a MindRecord takes, by name
 TAIL_BYTES = 64  # some writers append a few bytes behind the end marker
 
 

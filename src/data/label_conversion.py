@@ -11,11 +11,14 @@ from typing import Any
 import yaml
 
 from src.data.coco_boxes import some
-from src.data.label_source import NamedBox, Source, SourceImage, read_text
+from src.data.label_files import read_text
+from src.data.label_source import SHOWN, FaultyLabelsError, NamedBox, Source, SourceImage
 from src.data.splitting import write_jsons
 from src.errors import UserError
+from src.files import reason, write_whole
 from src.model_utils.config import read_yaml_documents
 
+NOTES = "label_notes.txt"  # every case of what is only counted on the screen
 WHOLE = 0.01  # pixels; six decimals of an image's width are less
 
 
@@ -29,20 +32,30 @@ def class_names(source: Source, given: Sequence[str]) -> list[str]:
     Raises:
         UserError: no box has any of them, one is empty, doubled, or the background's.
     """
-    used = {box.name for images in source.splits.values() for i in images for box in i.boxes}
-    names = list(given or source.names or sorted(used))
-    if not names:
-        raise UserError("the labels have no box, so nobody knows the classes; give --classes")
+    boxes = [b for images in source.splits.values() for i in images for b in i.boxes]
+    used = {box.name for box in boxes}
+    names = list(given or [name for name in source.names if name] or sorted(used))
     for name, times in Counter(names).items():
         if times > 1 or not name or name == "background":
             raise UserError(
                 f"the class name {name!r} stands there {times} times: expected names that are not "
                 "empty, once each, without the background"
             )
-    if used and not used & set(names):
+    odd = "; ".join(source.notes.lines())
+    if not boxes:
+        count = sum(map(len, source.splits.values()))
+        raise UserError(
+            f"no box in the labels of {count} images: {odd or 'there is no object in their files'}"
+        )
+    if not used & set(names):
         raise UserError(
             f"--classes: no box is of a class in it: it has {some(names)}, and the boxes are of "
             f"{some(sorted(used))}"
+        )
+    if all(box.crowd for box in boxes if box.name in names):
+        raise UserError(
+            f"all {len(boxes)} boxes are marked difficult, so there is nothing to train on; give "
+            "--difficult=keep if they are to be learnt"
         )
     return names
 
@@ -95,7 +108,7 @@ def _shape(box: NamedBox) -> dict[str, Any]:
     x1, y1, x2, y2 = (
         float(round(v)) if abs(v - round(v)) < WHOLE else round(v, 4) for v in box.corners
     )
-    width, height = x2 - x1, y2 - y1
+    width, height = round(x2 - x1, 4), round(y2 - y1, 4)
     return {
         "bbox": [x1, y1, width, height],
         "area": width * height,
@@ -122,7 +135,34 @@ def convert_labels(source: Source, names: list[str], out: Path, overwrite: bool)
             f"{path}: {len(content['images'])} images, {len(content['images']) - len(boxed)} of "
             f"them without a box, {len(content['annotations'])} boxes"
         )
-    return [*lines, *(f"  {line}" for line in [*source.notes.lines(), *_oddities(splits, names)])]
+    notes, cases = source.notes.lines(), source.notes.cases()
+    written = write_notes(cases, out) if len(cases) > len(notes) else ""
+    if not written:
+        (out / NOTES).unlink(missing_ok=True)
+    notes += [*_oddities(splits, names), *([f"all of these: {written}"] if written else [])]
+    return [*lines, *(f"  {line}" for line in notes)]
+
+
+def write_notes(lines: Sequence[str], out: Path) -> str:
+    """Write what the screen has no room for into `out`/label_notes.txt, and return its name.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    path = out / NOTES
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(path, "".join(f"{line}\n" for line in lines))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {reason(error)}") from error
+    return str(path)
+
+
+def name_all(error: FaultyLabelsError, out: Path) -> UserError:
+    """The error with all faults in a file, where they are more than fit on the screen."""
+    if len(error.faults) <= SHOWN:
+        return error
+    return UserError(f"{error}; all of them: {write_notes(error.faults, out)}")
 
 
 def _oddities(splits: dict[str, list[SourceImage]], names: list[str]) -> Iterable[str]:

@@ -6,17 +6,25 @@ orientation, by which programs for labelling turn an image before they show it.
 
 from __future__ import annotations
 
-from collections import Counter
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Tuple
 
 from PIL import Image
 
-from src.data.image_check import SUFFIXES
+from src.data.image_check import SUFFIXES, BrokenImageError, image_size
+from src.data.label_files import Notes, files_below, split_of
 from src.errors import UserError
 
+OTHER_FORMATS = (
+    ".avif", ".bmp", ".dcm", ".dicom", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm",
+    ".pnm", ".ppm", ".svs", ".tga", ".tif", ".tiff", ".webp",
+)  # fmt: skip
 ORIENTATION = 0x0112  # EXIF 2.3, table 4
+
+SHOWN = 3  # faults on the screen
 
 Corners = Tuple[float, float, float, float]
 
@@ -45,30 +53,38 @@ class Source:
 
     Attributes:
         splits: name -> images.
-        names: of the classes, in the order that the folder gives; [] where it gives none.
-        notes: counts what was odd, with an example.
+        names: of the classes, in the order that the folder gives; [] where it gives none, "" where
+            it leaves one out.
+        notes: counts what was odd, with each case.
+        faults: what cannot be read, a line each.
     """
 
     splits: dict[str, list[SourceImage]] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
-    notes: Notes = field(default_factory=lambda: Notes())
+    notes: Notes = field(default_factory=Notes)
+    faults: list[str] = field(default_factory=list)
+
+    def require_sound(self) -> None:
+        """Raise a FaultyLabelsError where anything could not be read."""
+        if self.faults:
+            # An image in two splits is read twice.
+            raise FaultyLabelsError(list(dict.fromkeys(self.faults)))
 
 
-class Notes:
-    """How often something odd was met, and where first."""
+class FaultyLabelsError(UserError):
+    """Labels that cannot be read: all of them, so that one run names what one has to correct.
 
-    def __init__(self) -> None:
-        self._counts: Counter = Counter()
-        self._first: dict[str, Path] = {}
+    Attributes:
+        faults: a line for each.
+    """
 
-    def add(self, what: str, where: Path) -> None:
-        """Count `what`."""
-        self._counts[what] += 1
-        self._first.setdefault(what, where)
-
-    def lines(self) -> list[str]:
-        """One for each kind."""
-        return [f"{n} {what}, first {self._first[what]}" for what, n in self._counts.items()]
+    def __init__(self, faults: Sequence[str]):
+        self.faults = list(faults)
+        first = "; ".join(self.faults[:SHOWN])
+        more = len(self.faults) > SHOWN
+        super().__init__(
+            f"{len(self.faults)} faults in the labels, first {first}" if more else first
+        )
 
 
 class Frame(NamedTuple):
@@ -105,49 +121,73 @@ class Frame(NamedTuple):
 def frame_of(path: Path) -> Frame | None:
     """The frame of an image file, from its header; None where that is not a JPEG's or PNG's."""
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
-            orientation = image.getexif().get(ORIENTATION, 1)
-            return Frame(image.size, orientation if orientation in range(1, 9) else 1)
+        with warnings.catch_warnings():
+            # How large an image may be is for the conversion to MindRecord to say.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("JPEG", "PNG")) as image:
+                orientation = image.getexif().get(ORIENTATION, 1)
+                return Frame(image.size, orientation if orientation in range(1, 9) else 1)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
+
+
+def image_or_note(path: Path, notes: Notes) -> Frame | None:
+    """The frame of an image file; where there is none, why is noted."""
+    frame = frame_of(path)
+    if frame is None:
+        try:
+            image_size(path.read_bytes())
+            why = "it cannot be opened"
+        except (OSError, BrokenImageError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+        notes.add("images that cannot be used, left out", f"{path}: {why}")
+    return frame
 
 
 def image_paths(folder: Path, notes: Notes) -> list[Path]:
     """The images below `folder`, sorted; those of other formats are counted."""
     found = []
-    for path in sorted(folder.rglob("*")):
-        suffix = path.suffix.lower()
-        if suffix in SUFFIXES:
+    for path in files_below(folder, (*SUFFIXES, *OTHER_FORMATS)):
+        if path.suffix.lower() in SUFFIXES:
             found.append(path)
-        elif suffix in (".bmp", ".gif", ".tif", ".tiff", ".webp"):
-            notes.add("images of another format than JPEG and PNG, left out", path)
+        else:
+            notes.add("images of another format than JPEG and PNG, left out: convert them", path)
     return found
 
 
-def read_text(path: Path, what: str) -> str:
-    """The content of a text file.
+def chosen_splits(there: Sequence[str], wanted: str, where: Path) -> list[str]:
+    """The splits to convert: those that --splits lists, else train, val and test.
 
-    Raises:
-        UserError: it cannot be read as text.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {what} cannot be read as text: {error}") from error
+    Where there is no train, trainval takes its place, else "all", what is in no split.
 
-
-def chosen_splits(there: list[str], wanted: str, default: tuple[str, ...], where: Path) -> list:
-    """The splits to convert: those that --splits lists, else those of `default` that are there.
+    Args:
+        there: names of the splits that are there, by their usual names.
+        wanted: the value of --splits.
+        where: what has them.
 
     Raises:
         UserError: one of them is not there, or none is.
     """
     names = [name.strip() for name in wanted.split(",")] if wanted else []
-    names = names or [name for name in default if name in there]
-    for name in names:
-        if name not in there:
+    for place, name in enumerate(names):
+        names[place] = name if name in there else split_of([name]) or name
+        if names[place] not in there:
             raise UserError(f"--splits {name}: not in {where}, which has {', '.join(there)}")
     if not names:
+        instead = next((name for name in ("train", "trainval", "all") if name in there), "")
+        names = [name for name in (instead, "val", "test") if name in there]
+    if not names and len(there) == 1:
+        names = list(there)
+    if not names:
         found = ", ".join(there[:8]) or "nothing"
-        raise UserError(f"{where}: none of {', '.join(default)}, found {found}; give --splits")
+        raise UserError(f"{where}: none of train, val, test, found {found}; give --splits")
     return names
+
+
+def usual_names(names: Sequence[str]) -> dict[str, str]:
+    """Usual name -> name of splits: valid and Validation are val, unless val is there too."""
+    usual: dict[str, str] = {name: name for name in names if name == split_of([name])}
+    for name in names:
+        short = split_of([name])
+        usual.setdefault(short if short and short not in usual else name, name)
+    return usual

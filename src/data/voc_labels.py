@@ -6,30 +6,37 @@ section 4. Pixels count from 1 and xmax, ymax are inside the box.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from pathlib import Path, PurePosixPath
 
 from src.data.image_check import SUFFIXES
+from src.data.label_files import (
+    FileIndex,
+    as_path,
+    files_below,
+    folders_with,
+    read_text,
+    split_of,
+)
 from src.data.label_source import (
     Frame,
     NamedBox,
     Source,
     SourceImage,
     chosen_splits,
-    frame_of,
+    image_or_note,
     image_paths,
-    read_text,
+    usual_names,
 )
+from src.data.voc_xml import Annotation, read_annotation
 from src.errors import UserError
 from src.progress import progress
 
-LARGEST = 10 * 2**20  # bytes of an XML file
 DIFFICULT = ("ignore", "keep", "drop")
+LISTS = ("ImageSets/Main", "ImageSets", ".")
+# Behind a name in a list: 1, 0 or -1 in those of one class, or the name of the XML file.
+COLUMN = re.compile(r"\s+(?:-?[01]|\S+\.xml)\s*$", re.IGNORECASE)
 
 
 def read_voc(
@@ -40,33 +47,67 @@ def read_voc(
     Args:
         folder: like VOCdevkit/VOC2012.
         splits: names in ImageSets/Main with commas; "" takes train, val and test where they are
-            there. Without ImageSets/Main all images are the split "all".
+            there. Without lists the folders that are named so are the splits, else all images
+            are the split "all".
         difficult: what objects become that are marked so: "ignore" a crowd, that is neither
             trained on nor counted, as VOC does; "keep"; "drop".
         first_pixel: 1 as VOC counts; 0 for programs that write VOC's XML but count from 0.
 
     Raises:
-        UserError: no such folder or split, no image, or a file that is not VOC's.
+        UserError: no such folder or split, no image, or files that are not VOC's, all of them.
     """
     if not folder.is_dir():
         raise UserError(f"--source {folder}: no such folder; give the one with Annotations in it")
+    _require_the_folder_itself(folder)
     reader = _Reader(folder, difficult, first_pixel)
-    lists = folder / "ImageSets" / "Main"
-    there = sorted(path.stem for path in lists.glob("*.txt"))
-    if not there:
-        if splits:
-            raise UserError(f"--splits {splits}: {lists} has no lists of images")
-        found = reader.annotations.rglob("*.xml")
-        everything = {_name_in(reader.annotations, path) for path in found} | set(reader.images)
-        reader.source.splits["all"] = reader.read(sorted(everything), "all")
-    for name in chosen_splits(there, splits, ("train", "val", "test"), lists) if there else ():
-        listed = read_text(lists / f"{name}.txt", "the list of images").splitlines()
-        # Lists of one class have 1, 0 or -1 behind the name.
-        names = [re.sub(r"\s+-?[01]\s*$", "", line).strip() for line in listed if line.strip()]
-        reader.source.splits[name] = reader.read(names, name)
-    if not any(reader.source.splits.values()):
-        raise UserError(f"--source {folder}: no JPEG or PNG that its lists or XML files name")
-    return reader.source
+    source = reader.source
+    lists = _lists_of(folder)
+    if lists:
+        reader.read_lists(lists, splits)
+    else:
+        reader.read_folders(splits)
+    reader.images.note_respelled(source.notes)
+    source.require_sound()
+    if not any(source.splits.values()):
+        odd = "; ".join(source.notes.lines())
+        raise UserError(
+            f"--source {folder}: no JPEG or PNG that its lists or XML files name"
+            + (f": {odd}" if odd else "")
+        )
+    return source
+
+
+def _require_the_folder_itself(folder: Path) -> None:
+    """Raise a UserError where the data set is a folder below or the one above."""
+    parts = ("Annotations", "annotations", "JPEGImages", "ImageSets")
+    if any((folder / part).is_dir() for part in parts):
+        return
+    above = [folder.parent / part for part in ("Annotations", "JPEGImages")]
+    if folder in above and all(part.is_dir() for part in above):
+        raise UserError(f"--source {folder}: a part of the data set; give --source={folder.parent}")
+    below = [
+        place
+        for place in folders_with(folder, ("Annotations", "ImageSets"))
+        if not split_of(place.relative_to(folder).parts)
+    ]
+    if below:
+        more = f" ({len(below)} such folders: convert one after the other)" if below[1:] else ""
+        raise UserError(
+            f"--source {folder}: it has no Annotations, {below[0]} has; give --source={below[0]}"
+            f"{more}"
+        )
+
+
+def _lists_of(folder: Path) -> list[Path]:
+    """The lists of images; in the folder itself only those that are named as a split."""
+    for place in LISTS:
+        found = sorted((folder / place).glob("*.txt"))
+        if place == ".":
+            images = {path.stem for path in folder.iterdir() if path.suffix.lower() in SUFFIXES}
+            found = [p for p in found if split_of([p.stem]) and p.stem not in images]
+        if found:
+            return found
+    return []
 
 
 class _Reader:
@@ -74,73 +115,249 @@ class _Reader:
 
     def __init__(self, folder: Path, difficult: str, first_pixel: int):
         self.source = Source()
-        self.annotations = _first_folder(folder, "Annotations", "annotations")
-        self._folder = _first_folder(folder, "JPEGImages", "images", "Images")
-        found = image_paths(self._folder, self.source.notes)
-        self.images = {_name_in(self._folder, path): path for path in found}
+        self.folder = folder
+        annotations = _first_folder(folder, "Annotations", "annotations")
+        images = _first_folder(folder, "JPEGImages", "images", "Images")
+        self.images = FileIndex(images, image_paths(images, self.source.notes))
+        self.xmls = FileIndex(annotations, files_below(annotations, (".xml",)))
         self._difficult = difficult
         self._first_pixel = first_pixel
+        self._unclear: dict[Path, str] = {}  # image -> why its labels are not clear
+        self._orphans: list[Annotation] = []
+        self._of_xml, self._of_image = self._matched()
 
-    def read(self, names: list[str], split: str) -> list[SourceImage]:
-        """The images of these names; what is missing or broken is counted."""
-        notes, found = self.source.notes, []
-        for name in progress(names, split, "image"):
-            xml = self.annotations / f"{name}.xml"
-            root = read_xml(xml) if xml.is_file() else None
-            path = self._image(name, root)
-            frame = frame_of(path) if path else None
-            if path is None:
-                notes.add("images that are listed and not there, left out", xml)
-            elif frame is None:
-                notes.add("broken images, left out", path)
+    def _matched(self) -> tuple[dict[Path, Path], dict[Path, Annotation]]:
+        """XML file -> its image, and image -> its annotation."""
+        claims: dict[Path, list[Annotation]] = {}
+        for path in progress(self.xmls.paths, "reading labels", "file"):
+            annotation = read_annotation(path)
+            images = self._image_of(annotation)
+            for image in images:
+                claims.setdefault(image, []).append(annotation)
+            if not images:
+                self._orphans.append(annotation)
+        self._give_back(claims)
+        of_image: dict[Path, Annotation] = {}
+        for image, claimants in claims.items():
+            first, *others = sorted(claimants, key=lambda one: not self._is_own(one, image))
+            of_image[image] = first
+            if self._own(first) and not self._is_own(first, image):
+                words = "XML files whose <filename> is another image than their own, taken for it"
+                self.source.notes.add(words, first.path)
+            for other in others:
+                if (other.objects, other.faults) == (first.objects, first.faults):
+                    self.source.notes.add("XML files with the same boxes as another of the same "
+                                          "image, left out", other.path)  # fmt: skip
+                else:
+                    self._unclear[image] = (
+                        f"{image}: {first.path} and {other.path} are both its labels, by their "
+                        "names or <filename>, with other boxes; remove or correct one"
+                    )
+        return {one.path: image for image, both in claims.items() for one in both}, of_image
+
+    def _image_of(self, annotation: Annotation) -> list[Path]:
+        """The image of an XML file, by its <filename> where that is there, else by its own name."""
+        own = self._own(annotation)
+        named = self._named(annotation)
+        if len(named) > 1:
+            named = [path for path in named if path in own] or named
+        if not named:
+            named = own
+        if len(named) > 1:
+            for path in named:
+                self._unclear[path] = (
+                    f"{annotation.path}: it may be of {named[0]} or {named[1]}; write which into "
+                    "<filename>, with its folder"
+                )
+        return named
+
+    def _own(self, annotation: Annotation) -> list[Path]:
+        place = PurePosixPath(annotation.path.relative_to(self.xmls.folder)).with_suffix("")
+        found = self.images.named(place) if is_image(place) else []
+        found = found or self.images.with_stem(place)
+        if not found and (is_image(place) or place.suffix.lower() == ".xml"):
+            found = self.images.with_stem(place.with_suffix(""))  # as in a.xml.xml, a.jpg.xml
+        return found or self.images.spelt(place)
+
+    def _is_own(self, annotation: Annotation, image: Path) -> bool:
+        return image in self._own(annotation)
+
+    def _named(self, annotation: Annotation) -> list[Path]:
+        """The images that <filename> can mean: next to the XML file's place, then by its path."""
+        said = as_path(annotation.filename)
+        if not said.name:
+            return []
+        place = PurePosixPath(annotation.path.relative_to(self.xmls.folder)).parent
+        near, anywhere = place / said.name, self.xmls.folders[annotation.path]
+        several: list[Path] = []
+        for look in (self.images.named, self.images.with_stem, self.images.spelt):
+            if look == self.images.with_stem and is_image(said):
+                continue
+            for name in (near, said):
+                found = look(name)
+                if len(found) == 1:
+                    return found
+                several = several or found
+        found = self.images.anywhere(said.name, anywhere)
+        return several or (found if len(found) == 1 else [])
+
+    def _give_back(self, claims: dict[Path, list[Annotation]]) -> None:
+        """Where several XML files name one image, those that have one of their own name take it.
+
+        Copies of images, turned or cut, often keep the <filename> of the first.
+        """
+        for image in [image for image, claimants in claims.items() if len(claimants) > 1]:
+            for annotation in list(claims[image]):
+                own = self._own(annotation)
+                if image not in own and len(own) == 1 and own[0] not in claims:
+                    words = "XML files with the <filename> of another, taken for their own image"
+                    self.source.notes.add(words, annotation.path)
+                    claims[image].remove(annotation)
+                    claims[own[0]] = [annotation]
+            if not claims[image]:
+                del claims[image]
+
+    def read_folders(self, splits: str) -> None:
+        """Read the splits that are folders, else all images."""
+        entries: dict[str, list[Path]] = {}
+        for image in self.images.paths:
+            entries.setdefault(split_of(self.images.folders[image]) or "all", []).append(image)
+        if splits and set(entries) <= {"all"} and splits != "all":
+            raise UserError(f"--splits {splits}: {self.folder / LISTS[0]} has no lists of images")
+        self._note_orphans()
+        if not entries:
+            return
+        chosen = chosen_splits(list(entries), splits, self.images.folder)
+        for name in chosen:
+            self.source.splits[name] = self._read(entries[name], name)
+        if not splits:
+            for image in entries["all"] if "all" in entries and "all" not in chosen else ():
+                self.source.notes.add("images in no folder of a split, left out", image)
+
+    def _note_orphans(self) -> None:
+        """Say which XML files have no image; one that cannot be read may have hidden its name."""
+        for annotation in self._orphans:
+            self.source.notes.add("XML files without an image, left out", annotation.path)
+            self.source.faults += annotation.faults
+
+    def read_lists(self, lists: list[Path], splits: str) -> None:
+        """Read the splits that are lists of images."""
+        usual = usual_names([path.stem for path in lists])
+        by_stem = {path.stem: path for path in lists}
+        chosen = chosen_splits(list(usual), splits, lists[0].parent)
+        taken: set[Path] = set()
+        for name in chosen:
+            entries = self._listed(by_stem[usual[name]], is_asked=bool(splits) or name != "test")
+            taken |= set(entries)
+            self.source.splits[name] = self._read(entries, name)
+        if splits:
+            return
+        self._note_orphans()
+        for name in [name for name in usual if name not in chosen]:
+            path = by_stem[usual[name]]
+            more = {image for image in map(self._entry, _lines_of(path)) if image} - taken
+            if more:
+                words = (
+                    f"lists that are not taken, with images that are in no other; --splits={name}"
+                )
+                self.source.notes.add(f"{words} takes it", f"{path}, {len(more)} images")
+                taken |= more
+        for image in self.images.paths:
+            if image not in taken:
+                self.source.notes.add("images in no list, left out", image)
+
+    def _listed(self, path: Path, is_asked: bool) -> list[Path]:
+        """The images of a list, each once; those that are not there are noted.
+
+        Raises:
+            UserError: none is there; but not for a list that nobody asked for.
+        """
+        lines = _lines_of(path)
+        missing, found = [], {}
+        for line in lines:
+            image = self._entry(line)
+            if image is None:
+                missing.append(line)
+            elif image in found:
+                self.source.notes.add("images that a list names again", f"{path}: {line}")
             else:
-                if root is None:
-                    notes.add("images without an XML file, taken as images without a box", path)
-                boxes = [] if root is None else list(self._boxes(root, xml, frame, path))
-                found.append(SourceImage(path, frame.size, boxes))
+                found[image] = line
+        if missing and not found and is_asked:
+            raise UserError(
+                f"none of the {len(lines)} images in {path} is there, first {missing[0]}, looked "
+                f"for below {self.images.folder}{self.images.hint(as_path(missing[0]))}"
+            )
+        for line in missing:
+            hint = self.images.hint(as_path(line))
+            self.source.notes.add(
+                "images that are listed and not there, left out", f"{path}: {line}{hint}"
+            )
+        return list(found)
+
+    def _entry(self, line: str) -> Path | None:
+        """The image of a line: the whole line is its name, or what stands before other columns."""
+        text, longer = line, ""
+        while text != longer:
+            name = as_path(text)
+            text, longer = COLUMN.sub("", text), text
+            if not name.name:
+                continue
+            known = self.images.named(name)
+            is_xml = name.suffix.lower() == ".xml"
+            xmls = self.xmls.named(name) if is_xml else []
+            for one in (name, name.with_suffix("")) if is_image(name) or is_xml else (name,):
+                xmls = xmls or [x for x in self.xmls.with_stem(one) if x in self._of_xml]
+                known = known or [self._of_xml[x] for x in xmls if x in self._of_xml]
+                known = known or self.images.with_stem(one) or self.images.spelt(one)
+            if known:
+                if len(known) > 1:
+                    self._unclear[known[0]] = (
+                        f"{line}, a name in a list, may be {known[0]} or {known[1]}; write it with "
+                        "its suffix or folder"
+                    )
+                return known[0]
+        return None
+
+    def _read(self, paths: list[Path], split: str) -> list[SourceImage]:
+        """These images with their boxes; what cannot be read is counted."""
+        notes, found = self.source.notes, []
+        for path in progress(paths, split, "image"):
+            if path in self._unclear:
+                self.source.faults.append(self._unclear[path])
+                continue
+            annotation = self._of_image.get(path)
+            self.source.faults += annotation.faults if annotation else []
+            frame = image_or_note(path, notes)
+            if frame is None:
+                continue
+            if annotation is None:
+                notes.add("images without an XML file, taken as images without a box", path)
+            boxes = list(self._boxes(annotation, frame)) if annotation else []
+            found.append(SourceImage(path, frame.size, boxes))
         return found
 
-    def _image(self, name: str, root: Element | None) -> Path | None:
-        """The image of an entry: by the name in the list, else by that in the XML file."""
-        if name in self.images:
-            return self.images[name]
-        said = "" if root is None else (root.findtext("filename") or "").strip()
-        named = [self._folder / f"{name}{end}" for end in SUFFIXES]
-        if said.lower().endswith(SUFFIXES):
-            named.append(self._folder / Path(said).name)
-        return next((path for path in named if path.is_file()), None)
-
-    def _boxes(self, root: Element, xml: Path, frame: Frame, path: Path) -> Iterator[NamedBox]:
-        said = tuple(_side(root, side) for side in ("width", "height"))
-        turn = _is_as_shown(said, frame)
+    def _boxes(self, annotation: Annotation, frame: Frame) -> Iterator[NamedBox]:
+        notes, xml = self.source.notes, annotation.path
+        turn = frame.orientation != 1 and _is_as_shown(annotation.size, frame)
         if turn:
-            self.source.notes.add("images that EXIF turns, their boxes turned back", path)
-        elif 0 not in said and said != frame.size:
-            self.source.notes.add("images of another size than their XML file says", path)
-        for number, entry in enumerate(root.findall("object"), 1):
-            box = self._box(entry, f"{xml}: object {number}")
-            if box is None:
-                self.source.notes.add("difficult boxes, dropped", xml)
-                continue
-            if box.crowd:
-                self.source.notes.add("difficult boxes, marked iscrowd: not trained on", xml)
-            yield box._replace(corners=frame.stored(box.corners)) if turn else box
-
-    def _box(self, entry: Element, where: str) -> NamedBox | None:
-        """The box of one <object>; None of one that is to be dropped."""
-        name = (entry.findtext("name") or "").strip()
-        bounds = entry.find("bndbox")
-        if not name or bounds is None:
-            raise UserError(f"{where} has no {'name' if not name else 'bndbox'}, expected both")
-        x1, y1, x2, y2 = (_number(bounds, key, where) for key in ("xmin", "ymin", "xmax", "ymax"))
-        first = self._first_pixel
-        # Pixel n, counted from 1, ends at n. From 0 such programs write x + width.
-        corners = (x1 - first, y1 - first, x2, y2)
-        flags = {key: 1 for key in ("difficult", "truncated") if _flag(entry, key)}
-        if "difficult" in flags and self._difficult == "drop":
-            return None
-        crowd = "difficult" in flags and self._difficult == "ignore"
-        return NamedBox(corners, name, crowd, flags)
+            notes.add("images that EXIF turns, their boxes turned back", xml)
+        elif 0 not in annotation.size and annotation.size != frame.size:
+            notes.add("images of another size than their XML file says", xml)
+        for one in annotation.objects:
+            is_difficult = "difficult" in one.flags
+            x1, y1, x2, y2 = one.bounds
+            # Pixel n, counted from 1, ends at n. From 0 such programs write x + width.
+            corners = (x1 - self._first_pixel, y1 - self._first_pixel, x2, y2)
+            if corners[0] >= corners[2] or corners[1] >= corners[3]:
+                notes.add("boxes without an extent (xmin beyond xmax, or ymin), left out", xml)
+            elif is_difficult and self._difficult == "drop":
+                notes.add("difficult boxes, dropped", xml)
+            else:
+                crowd = is_difficult and self._difficult == "ignore"
+                if crowd:
+                    notes.add("difficult boxes, marked iscrowd: no objects to training", xml)
+                flags = {key: 1 for key in one.flags}
+                yield NamedBox(frame.stored(corners) if turn else corners, one.name, crowd, flags)
 
 
 def _first_folder(folder: Path, *names: str) -> Path:
@@ -148,61 +365,16 @@ def _first_folder(folder: Path, *names: str) -> Path:
     return next((folder / name for name in names if (folder / name).is_dir()), folder)
 
 
-def _name_in(folder: Path, path: Path) -> str:
-    """The name of an entry: its path in `folder`, without the suffix."""
-    return path.relative_to(folder).with_suffix("").as_posix()
+def _lines_of(path: Path) -> list[str]:
+    lines = read_text(path, "the list of images").splitlines()
+    return [line.strip() for line in lines if line.strip()]
 
 
-def _is_as_shown(said: tuple[int, ...], frame: Frame) -> bool:
+def is_image(name: PurePosixPath) -> bool:
+    """Whether a name ends as an image's does."""
+    return name.suffix.lower() in SUFFIXES
+
+
+def _is_as_shown(said: tuple[int, int], frame: Frame) -> bool:
     """Whether the boxes count in the image as it is shown: unless the size says the contrary."""
-    return frame.orientation != 1 and not (said == frame.size != frame.shown)
-
-
-def _side(root: Element, side: str) -> int:
-    text = root.findtext(f"size/{side}") or "0"
-    return int(text) if text.strip().isdecimal() else 0
-
-
-def _number(bounds: Element, key: str, where: str) -> float:
-    text = bounds.findtext(key)
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"{where}: {key} is {text!r}, expected a number of pixels")
-    return value
-
-
-def _flag(entry: Element, key: str) -> bool:
-    return (entry.findtext(key) or "0").strip() not in ("", "0")
-
-
-def read_xml(path: Path) -> Element:
-    """The root of an XML file. A document type, and so any entity of its own, is refused unread.
-
-    Raises:
-        UserError: it cannot be read, is too large, declares a type, or is no XML.
-    """
-    builder, parser = TreeBuilder(), expat.ParserCreate()
-
-    def refuse(*_: Any) -> int:
-        raise UserError(
-            f"{path}: declares a document type or entities, which labels have no need of; remove "
-            "the declaration"
-        )
-
-    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
-    parser.ExternalEntityRefHandler = refuse
-    parser.StartElementHandler = lambda name, attributes: builder.start(name, attributes)
-    parser.EndElementHandler = lambda name: builder.end(name)
-    parser.CharacterDataHandler = lambda text: builder.data(text)
-    try:
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"{path}: more than {LARGEST // 2**20} MiB, no labels of one image")
-        parser.Parse(path.read_bytes(), True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except (expat.ExpatError, ValueError, LookupError) as error:
-        raise UserError(f"{path}: not valid XML: {error}") from error
-    return builder.close()
+    return not (said == frame.size != frame.shown)

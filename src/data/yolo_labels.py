@@ -6,188 +6,192 @@ taken as it is shown, turned by its EXIF orientation. A polygon becomes the box 
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
+from src.data.label_files import alike, files_below, folders_of, read_text
 from src.data.label_source import (
+    OTHER_FORMATS,
+    Corners,
     Frame,
     NamedBox,
     Source,
     SourceImage,
     chosen_splits,
-    frame_of,
-    image_paths,
-    read_text,
+    image_or_note,
 )
+from src.data.yolo_folder import NAMES, YoloFolder, read_folder
+from src.data.yolo_lines import Line, LineKinds, edges_of, parse_line
 from src.errors import UserError
-from src.model_utils.config import read_yaml_documents
 from src.progress import progress
 
-DATA = ("data.yaml", "data.yml", "dataset.yaml")
-NAMES = ("classes.txt", "labels/classes.txt", "obj.names")
-SPLITS = ("train", "val", "test")
-BEYOND = 0.01  # rounding of the programs that write the files
-EXPECTED = "expected: class x y width height, each part between 0 and 1"
+SEEN_PIXELS = 0.5  # what is cut off a box at the image's edge and is counted
+NUMBERS = re.compile(r"\s*\d+(\.0*)?(\s+-?[\d.]+(e-?\d+)?){4,}\s*$", re.IGNORECASE | re.MULTILINE)
 
 
-def read_yolo(folder: Path, splits: str = "") -> Source:
-    """The labels of a YOLO folder: data.yaml, or classes.txt with images and labels.
+def read_yolo(folder: Path, splits: str = "", columns: str = "auto") -> Source:
+    """The labels of a YOLO folder: data.yaml, or a list of classes with images and labels.
 
     Args:
-        folder: with data.yaml (names, train, val, test) in it; without one, with classes.txt, the
-            images in images, or in images/train and images/val, and the labels likewise in labels
-            or beside the images.
+        folder: with data.yaml (names, train, val, test) in it; without one, with classes.txt or
+            obj.names, and as splits the lists train.txt, valid.txt or the folders of such names.
         splits: names with commas; "" takes train, val and test where they are there. Without
             splits all images are the split "all".
+        columns: "box": every line begins with x y width height, what follows is ignored;
+            "polygon": what is more than a box is corners; "auto": by how the lines look.
 
     Raises:
-        UserError: no such folder, no names of classes, no image, or a file that is not YOLO's.
+        UserError: no such folder, no names of classes, no image, or files that are not YOLO's, all
+            of them.
     """
-    if not folder.is_dir():
-        raise UserError(f"--source {folder}: no such folder; give the one with data.yaml in it")
     source = Source()
-    data = next((folder / name for name in DATA if (folder / name).is_file()), None)
-    if data is None:
-        source.names = _names_of_text(folder)
-        places = _places_without_data(folder)
-    else:
-        content = read_yaml_documents(data)[0]
-        source.names = _names_of_data(content.get("names"), data)
-        places = _places_of_data(content, data)
-    for name in chosen_splits(list(places), splits, (*SPLITS, "all"), data or folder):
-        paths = [path for place in places[name] for path in _images_at(place, source)]
-        source.splits[name] = _read(paths, name, folder, source)
+    found = read_folder(folder, source.notes)
+    source.names, places = found.names, found.places
+    labels = _Labels(found, source, columns)
+    there = list(places.of_split)
+    for name in chosen_splits(there, splits, found.said_by) if there else ():
+        labels.add(name, places.images(name, is_asked=bool(splits)))
+    places.note_others(splits)
+    found.images.note_respelled(source.notes)
+    labels.read()
+    source.require_sound()
     if not any(source.splits.values()):
-        raise UserError(f"--source {folder}: no JPEG or PNG in it")
+        odd = "; ".join(source.notes.lines())
+        raise UserError(f"--source {folder}: no JPEG or PNG in it{': ' + odd if odd else ''}")
     return source
 
 
-def _names_of_text(folder: Path) -> list[str]:
-    path = next((folder / name for name in NAMES if (folder / name).is_file()), None)
-    if path is None:
-        raise UserError(
-            f"--source {folder}: neither data.yaml nor classes.txt, so nobody knows what class 0 is"
-        )
-    lines = read_text(path, "the list of classes").splitlines()
-    return [line.strip() for line in lines if line.strip()]
+class _Labels:
+    """Reads the labels of images: all lines first, then, knowing what they are, the boxes."""
+
+    def __init__(self, folder: YoloFolder, source: Source, columns: str):
+        self._folder = folder.images.folder
+        self._source = source
+        self._key_points = folder.key_points
+        self._kinds = LineKinds(folder.key_points, columns)
+        self._texts: dict[tuple, list[Path]] = {}
+        for path in files_below(self._folder, (".txt",)):
+            if path.name not in NAMES:
+                self._texts.setdefault(self._key(path), []).append(path)
+        self._stems = Counter(path.stem for path in folder.images.paths)
+        there = (*folder.images.paths, *files_below(self._folder, OTHER_FORMATS))
+        self._known = {self._key(path) for path in there}
+        self._images: dict[str, list[tuple[SourceImage, Frame, list[Line]]]] = {}
+        self._used: dict[Path, Path] = {}
+
+    def add(self, split: str, paths: Sequence[Path]) -> None:
+        """Read the lines of a split's images."""
+        found = self._images[split] = []
+        for path in progress(paths, split, "image"):
+            frame = image_or_note(path, self._source.notes)
+            if frame is None:
+                continue
+            if frame.orientation != 1:
+                self._source.notes.add("images that EXIF turns, their boxes turned back", path)
+            text = self._of_image(path)
+            if text is None:
+                words = "images without a label file, taken as images without a box"
+                self._source.notes.add(words, path)
+            elif self._used.setdefault(text, path) != path:
+                self._source.faults.append(
+                    f"{text}: it may be of {self._used[text]} or of {path}; rename or remove one"
+                )
+            lines = self._lines(text) if text else []
+            found.append((SourceImage(path, frame.size, []), frame, lines))
+
+    def _of_image(self, image: Path) -> Path | None:
+        """The label file of an image: labels in place of images in its path, beside it, or by its
+        name in a folder that is of the same split."""
+        parts = list(image.parts)
+        places = [image.with_suffix(".txt"), image.with_name(f"{image.name}.txt")]
+        for kind in ("JPEGImages", "images"):
+            if kind in parts[:-1]:
+                last = len(parts) - 1 - parts[::-1].index(kind)
+                other = Path(*parts[:last], "labels", *parts[last + 1 :])
+                places.insert(0, other.with_suffix(".txt"))
+        if self._stems[image.stem] == 1:
+            places.append(self._folder / "labels" / f"{image.stem}.txt")
+        found = next((place for place in places if place.is_file()), None)
+        if found is None and self._folder in image.parents:
+            same = self._texts.get(self._key(image), [])
+            found = same[0] if len(same) == 1 else None
+        return found
+
+    def _key(self, path: Path) -> tuple:
+        return (folders_of(PurePosixPath(path.relative_to(self._folder))), alike(path.stem))
+
+    def _lines(self, path: Path) -> list[Line]:
+        found = []
+        try:
+            text = read_text(path, "the labels")
+        except UserError as error:
+            self._source.faults.append(str(error))
+            return []
+        for number, words in enumerate(map(str.split, text.splitlines()), 1):
+            try:
+                if words:
+                    where = f"{path}, line {number}"
+                    line, parts = parse_line(words, len(self._source.names), where)
+                    self._kinds.add(line, parts)
+                    found.append(line)
+            except UserError as error:
+                self._source.faults.append(str(error))
+        return found
+
+    def read(self) -> None:
+        """Make boxes of the lines of all splits."""
+        boxes, faults = self._kinds.decide(self._source.notes)
+        self._source.faults += faults
+        for split, images in self._images.items():
+            for image, frame, lines in images:
+                image.boxes = [] if faults else list(self._boxes(lines, frame, boxes))
+            self._source.splits[split] = [image for image, *_ in images]
+        self._note_orphans()
+
+    def _boxes(self, lines: list[Line], frame: Frame, kinds: set[int] | None) -> Iterator[NamedBox]:
+        names, notes = self._source.names, self._source.notes
+        width, height = frame.shown
+        for line in lines:
+            try:
+                edges = edges_of(line, kinds, self._key_points)
+                if not names[line.kind]:
+                    raise UserError(
+                        f"{line.where}: class {line.kind}, which is an empty line in the list of "
+                        "classes; write its name there"
+                    )
+            except UserError as error:
+                self._source.faults.append(str(error))
+                continue
+            whole = tuple(v * side for v, side in zip(edges, (width, height, width, height)))
+            corners = _clipped(whole, width, height)
+            if max(abs(a - b) for a, b in zip(whole, corners)) >= SEEN_PIXELS:
+                notes.add("boxes that reach beyond the image, clipped", line.where)
+            if corners[0] >= corners[2] or corners[1] >= corners[3]:
+                notes.add("boxes without an extent, left out", line.where)
+                continue
+            yield NamedBox(frame.stored(corners), names[line.kind])
+
+    def _note_orphans(self) -> None:
+        """Count label files of images that are not there, in the folders whose labels were used."""
+        places = {path.parent for path in self._used} | {
+            path.parent
+            for paths in self._texts.values()
+            for path in paths
+            if "labels" in path.relative_to(self._folder).parts[:-1] or not self._used
+        }
+        for path in sorted(path for paths in self._texts.values() for path in paths):
+            if path in self._used or path.parent not in places or self._key(path) in self._known:
+                continue
+            text = path.read_bytes()[:1000].decode("utf-8", "replace").lstrip("\ufeff")
+            if not text.strip() or NUMBERS.match(text):
+                self._source.notes.add("label files without an image, left out", path)
 
 
-def _names_of_data(names: Any, path: Path) -> list[str]:
-    """A list, or a mapping of 0, 1, ... to names."""
-    if isinstance(names, dict) and sorted(map(str, names)) == sorted(map(str, range(len(names)))):
-        names = [names[key] for key in sorted(names, key=int)]
-    if not isinstance(names, list) or not names:
-        raise UserError(f"{path}: names is {names!r:.60}, expected a list of the classes' names")
-    odd = next(
-        (one for one in names if isinstance(one, bool) or not isinstance(one, (str, int))), None
-    )
-    if odd is not None:
-        raise UserError(f"{path}: names has {odd!r}, expected text; put the name in quotes")
-    return [str(name).strip() for name in names]
-
-
-def _places_without_data(folder: Path) -> dict[str, list[Path]]:
-    images = folder / "images" if (folder / "images").is_dir() else folder
-    parts = {name: [images / name] for name in SPLITS if (images / name).is_dir()}
-    return parts or {"all": [images]}
-
-
-def _places_of_data(content: dict[str, Any], path: Path) -> dict[str, list[Path]]:
-    """split -> its folders or lists of images."""
-    places = {}
-    for name in SPLITS:
-        given = content.get(name)
-        entries = given if isinstance(given, list) else [given] if given else []
-        if not all(isinstance(entry, str) for entry in entries):
-            raise UserError(f"{path}: {name} is {given!r:.60}, expected a folder or a list of them")
-        if entries:
-            root = content.get("path")
-            places[name] = [_place(entry, root, path) for entry in entries]
-    if not places:
-        raise UserError(f"{path}: none of train, val, test is in it, expected folders of images")
-    return places
-
-
-def _place(entry: str, root: Any, path: Path) -> Path:
-    """A folder or list of images, looked up below `root`, then below the folder of data.yaml.
-
-    Some exports write ../train/images for train/images beside data.yaml.
-    """
-    here = path.parent
-    bases = [here / str(root)] if root else []
-    bases += [here]
-    plain = entry[3:] if entry.startswith("../") else entry
-    tried = [base / name for name in (entry, plain) for base in bases]
-    found = next((place for place in tried if place.exists()), None)
-    if found is None:
-        listed = " nor ".join(dict.fromkeys(map(str, tried)))
-        raise UserError(f"{path}: {entry}: no such folder or list of images ({listed})")
-    return found
-
-
-def _images_at(place: Path, source: Source) -> list[Path]:
-    """The images of a folder, or of a text file with one a line."""
-    if place.is_dir():
-        return image_paths(place, source.notes)
-    lines = read_text(place, "the list of images").splitlines()
-    return [place.parent / line.strip() for line in lines if line.strip()]
-
-
-def _read(paths: list[Path], split: str, folder: Path, source: Source) -> list[SourceImage]:
-    found = []
-    for path in progress(paths, split, "image"):
-        frame = frame_of(path)
-        if frame is None:
-            what = "broken images" if path.is_file() else "images that are listed and not there"
-            source.notes.add(f"{what}, left out", path)
-            continue
-        if frame.orientation != 1:
-            source.notes.add("images that EXIF turns, their boxes turned back", path)
-        labels = _labels_of(path, folder)
-        if labels is None:
-            source.notes.add("images without a label file, taken as images without a box", path)
-        boxes = [] if labels is None else _boxes(labels, frame, source.names)
-        found.append(SourceImage(path, frame.size, boxes))
-    return found
-
-
-def _labels_of(image: Path, folder: Path) -> Path | None:
-    """The label file of an image: labels in place of the last images in its path, or beside it."""
-    parts = list(image.parts)
-    places = [image.with_suffix(".txt"), folder / "labels" / f"{image.stem}.txt"]
-    if "images" in parts[:-1]:
-        last = len(parts) - 1 - parts[::-1].index("images")
-        places.insert(0, Path(*parts[:last], "labels", *parts[last + 1 :]).with_suffix(".txt"))
-    return next((place for place in places if place.is_file()), None)
-
-
-def _boxes(path: Path, frame: Frame, names: list[str]) -> list[NamedBox]:
-    boxes = []
-    for number, line in enumerate(read_text(path, "the labels").splitlines(), 1):
-        if line.strip():
-            boxes.append(_box(line.split(), frame, names, f"{path}, line {number}"))
-    return boxes
-
-
-def _box(words: list[str], frame: Frame, names: list[str], where: str) -> NamedBox:
-    try:
-        index, *parts = (float(word) for word in words)
-    except ValueError as error:
-        raise UserError(f"{where}: {' '.join(words)!r:.60}, {EXPECTED}") from error
-    is_polygon = len(parts) >= 6 and len(parts) % 2 == 0
-    if not (len(parts) == 4 or is_polygon):
-        raise UserError(f"{where}: {len(words)} numbers, {EXPECTED}")
-    if index not in range(len(names)):
-        raise UserError(f"{where}: class {words[0]}, expected 0 to {len(names) - 1}, as names has")
-    if not all(-BEYOND <= part <= 1 + BEYOND for part in parts):
-        odd = next(part for part in parts if not -BEYOND <= part <= 1 + BEYOND)
-        raise UserError(f"{where}: {odd:g}, {EXPECTED}; are these pixels?")
-    if is_polygon:
-        edges = (min(parts[::2]), min(parts[1::2]), max(parts[::2]), max(parts[1::2]))
-    else:
-        x, y, w, h = parts
-        edges = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
-    width, height = frame.shown
-    left, top, right, bottom = edges
-    corners = (left * width, top * height, right * width, bottom * height)
-    return NamedBox(frame.stored(corners), names[int(index)])
+def _clipped(corners: Sequence[float], width: int, height: int) -> Corners:
+    x1, y1, x2, y2 = corners
+    return (
+        min(max(x1, 0.0), width), min(max(y1, 0.0), height),
+        min(max(x2, 0.0), width), min(max(y2, 0.0), height),
+    )  # fmt: skip

@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 
 from src.data.label_conversion import class_names, configuration_lines, read_class_list
 from src.data.label_source import ORIENTATION, Frame, frame_of
-from src.data.voc_labels import read_voc, read_xml
+from src.data.voc_labels import read_voc
+from src.data.voc_xml import read_xml
 from src.data.yolo_labels import read_yolo
 from src.errors import UserError
 from src.model_utils.config import load_config
@@ -157,22 +158,18 @@ def test_a_given_class_list_decides_order_and_what_is_left_out(tmp_path):
 )
 def test_difficult_and_truncated_objects(tmp_path, difficult, crowd, count):
     extra = "<truncated>1</truncated><difficult>1</difficult>"
-    write_voc(tmp_path / "voc", extra=extra)
-    convert(tmp_path, "voc", f"--difficult={difficult}", "--classes=" + classes_file(tmp_path))
+    xml = write_voc(tmp_path / "voc", extra=extra) / "Annotations" / "two.xml"
+    xml.write_text(xml.read_text().replace(extra, ""))
+    convert(tmp_path, "voc", f"--difficult={difficult}")
     annotations = json.loads((tmp_path / "out" / "train.json").read_text())["annotations"]
     assert len(annotations) == count
     for entry in annotations:
         assert (entry["iscrowd"], entry["truncated"], entry["difficult"]) == (crowd, 1, 1)
 
 
-def classes_file(folder: Path) -> str:
-    (folder / "names.txt").write_text("dog\nperson\n")
-    return str(folder / "names.txt")
-
-
 def test_pixels_counted_from_0(tmp_path):
-    source = read_voc(write_voc(tmp_path / "voc"), "val", first_pixel=0)
-    assert source.splits["val"][0].boxes[0].corners == (11, 3, 11, 3)
+    source = read_voc(write_voc(tmp_path / "voc"), "train", first_pixel=0)
+    assert source.splits["train"][0].boxes[0].corners == (5, 6, 24, 25)
 
 
 def turned_jpeg(orientation: int) -> tuple[bytes, np.ndarray]:
@@ -231,7 +228,11 @@ def test_odd_things_in_a_voc_folder_are_counted(tmp_path):
     with (folder / "ImageSets" / "Main" / "train.txt").open("a") as file:
         file.write("missing\ntwo\n")
     said = convert(tmp_path, "voc")
-    for words in ("images of another format", "broken images", "images that are listed and not"):
+    for words in (
+        "images of another format",
+        "images that cannot be used",
+        "images that are listed and not",
+    ):
         assert f"1 {words}" in said
     assert "1 images of another size than their XML file says" in said
     assert "1 images are in more than one split" in said
@@ -250,7 +251,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><a>&c;</a>'
         ("<a>&undefined;</a>", "not valid XML"),
         ("<a>", "not valid XML"),
         ("", "not valid XML"),
-        ('<?xml version="1.0" encoding="nonsense"?><a/>', "not valid XML"),
+        ('<?xml version="1.0" encoding="nonsense"?><a/>', "encoding 'nonsense', which is unknown"),
         (XML.format("<xmin>1</xmin>"), "object 1: ymin is None"),
         (XML.format("<xmin>one</xmin>"), "object 1: xmin is 'one', expected a number"),
         (XML.format("<xmin>inf</xmin>"), "object 1: xmin is 'inf', expected a number"),
@@ -270,7 +271,7 @@ def test_an_xml_file_of_another_size_or_encoding(tmp_path, monkeypatch):
     path = tmp_path / "a.xml"
     path.write_bytes("<a><name>é</name></a>".encode("utf-16"))
     assert read_xml(path).findtext("name") == "é"
-    monkeypatch.setattr("src.data.voc_labels.LARGEST", 10)
+    monkeypatch.setattr("src.data.voc_xml.LARGEST", 10)
     with pytest.raises(UserError, match="no labels of one image"):
         read_xml(path)
 
@@ -333,7 +334,7 @@ def test_layouts_of_yolo_folders(tmp_path):
     assert {name: len(images) for name, images in source.splits.items()} == {"train": 3, "val": 1}
     assert "listed and not there" in "".join(source.notes.lines())
     (folder / "data.yaml").unlink()
-    with pytest.raises(UserError, match="nobody knows what class 0 is"):
+    with pytest.raises(UserError, match="not known what class 0 is"):
         read_yolo(folder)
     (folder / "classes.txt").write_text("person\ndog\n")
     assert [len(images) for images in read_yolo(folder).splits.values()] == [3, 1]

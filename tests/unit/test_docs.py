@@ -17,6 +17,7 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]+)[^)]*\)")
 OF_NOW = [page for page in PAGES if page != "CHANGELOG.md"]
 # Of other formats, which docs/data.md explains.
 THEIRS = {"our_config.yaml", "classes.txt", "data.yaml", "val.txt", "ImageSets/Main/train.txt"}
+THEIRS |= {"label_notes.txt"}  # which convert_labels.py writes
 FOLDERS = ("src", "tools", "tests", "docs", "configs", "deploy", ".github")
 
 

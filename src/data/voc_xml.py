@@ -1,0 +1,133 @@
+"""One XML file of Pascal VOC: its image, its objects, in whatever encoding it declares."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+from src.data.label_files import decode_text
+from src.data.label_source import Corners
+from src.errors import UserError
+
+LARGEST = 10 * 2**20  # bytes of an XML file
+YES = ("1", "true", "yes")
+ENCODING = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']""")
+
+
+class Object(NamedTuple):
+    """An <object>: its class, xmin, ymin, xmax, ymax as they stand there, and its flags."""
+
+    name: str
+    bounds: Corners
+    flags: tuple[str, ...]
+
+
+@dataclass
+class Annotation:
+    """What an XML file says.
+
+    Attributes:
+        path: of the file.
+        filename: of its image; "" where it gives none.
+        size: (width, height) that it gives for the image; 0 where it gives none.
+        objects: in its order.
+        faults: what in it cannot be read, a line each.
+    """
+
+    path: Path
+    filename: str = ""
+    size: tuple[int, int] = (0, 0)
+    objects: list[Object] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+def read_annotation(path: Path) -> Annotation:
+    """What an XML file says; what cannot be read of it is in its `faults`."""
+    try:
+        root = read_xml(path)
+    except UserError as error:
+        return Annotation(path, faults=[str(error)])
+    found = Annotation(path, (root.findtext("filename") or "").strip())
+    found.size = (_side(root, "width"), _side(root, "height"))
+    for number, entry in enumerate(root.findall("object"), 1):
+        try:
+            found.objects.append(_object(entry, f"{path}: object {number}"))
+        except UserError as error:
+            found.faults.append(str(error))
+    return found
+
+
+def _object(entry: Element, where: str) -> Object:
+    name = (entry.findtext("name") or "").strip()
+    bounds = entry.find("bndbox")
+    if not name or bounds is None:
+        raise UserError(f"{where} has no {'name' if not name else 'bndbox'}, expected both")
+    x1, y1, x2, y2 = (_number(bounds, key, where) for key in ("xmin", "ymin", "xmax", "ymax"))
+    edges = (x1, y1, x2, y2)
+    if all(0 <= edge <= 1 for edge in edges) and not all(edge.is_integer() for edge in edges):
+        raise UserError(
+            f"{where}: {x1:g} {y1:g} {x2:g} {y2:g} are parts of the image, expected pixels; "
+            "multiply by its width and height"
+        )
+    flags = [key for key in ("difficult", "truncated") if _flag(entry, key)]
+    return Object(name, edges, tuple(flags))
+
+
+def _side(root: Element, side: str) -> int:
+    text = root.findtext(f"size/{side}") or "0"
+    return int(text) if text.strip().isdecimal() else 0
+
+
+def _number(bounds: Element, key: str, where: str) -> float:
+    text = bounds.findtext(key)
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{where}: {key} is {text!r}, expected a number of pixels")
+    return value
+
+
+def _flag(entry: Element, key: str) -> bool:
+    """Whether a flag is set; "Unspecified", which converters write, does not set it."""
+    return (entry.findtext(key) or "").strip().lower() in YES
+
+
+def read_xml(path: Path) -> Element:
+    """The root of an XML file. A document type, and so any entity of its own, is refused unread.
+
+    Raises:
+        UserError: it cannot be read, is too large, declares a type, or is no XML.
+    """
+    # Expat knows five encodings, Python knows those that our users write.
+    builder, parser = TreeBuilder(), expat.ParserCreate("utf-8")
+
+    def refuse(*_: Any) -> int:
+        raise UserError(
+            f"{path}: declares a document type or entities, which labels have no need of; remove "
+            "the declaration"
+        )
+
+    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
+    parser.ExternalEntityRefHandler = refuse
+    parser.StartElementHandler = lambda name, attributes: builder.start(name, attributes)
+    parser.EndElementHandler = lambda name: builder.end(name)
+    parser.CharacterDataHandler = lambda text: builder.data(text)
+    try:
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"{path}: more than {LARGEST // 2**20} MiB, no labels of one image")
+        data = path.read_bytes()
+        declared = ENCODING.match(data[:200])
+        text = decode_text(data, path, declared[1].decode("ascii") if declared else "")
+        parser.Parse(text.lstrip("\ufeff").encode("utf-8"), True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except (expat.ExpatError, ValueError) as error:
+        raise UserError(f"{path}: not valid XML: {error}") from error
+    return builder.close()
