@@ -17,6 +17,7 @@ from src.errors import UserError
 COLUMNS = ("auto", "box", "polygon")
 EXPECTED = "expected: class x y width height, each part between 0 and 1"
 ROUNDING = 0.01  # of the programs that write the files
+EDGE = 0.05  # boxes that reach further beyond the image are hardly boxes
 BEYOND = 0.1  # what reaches further beyond the image is no part of it
 MOST, FEW = 0.8, 0.3  # of the lines
 NEAR = 0.4  # of a box's sides: key points are rarely further from it
@@ -88,7 +89,7 @@ class _Seen:
     closed: int = 0  # four corners are a parallelogram, as oriented boxes are
     visible: int = 0  # each third number behind the box is 0, 1 or 2
     certain: int = 0  # and one is 2, or another number is no part of an image
-    tracked: int = 0  # the last number is a whole one
+    tracked: int = 0  # one of the two numbers behind the box is whole, as a track is
     points: int = 0  # pairs behind the first four
     points_inside: int = 0  # of these, within the box
     points_near: int = 0  # of these, not far from it
@@ -114,7 +115,7 @@ class LineKinds:
         seen = self._seen.setdefault(line.numbers, _Seen(line.where))
         seen.lines += 1
         rest = parts[4:]
-        seen.tracked += rest[-1].is_integer()
+        seen.tracked += any(value.is_integer() for value in rest[:2])
         if line.numbers == 8:
             (x1, y1, x2, y2, x3, y3, x4, y4) = parts
             seen.closed += abs(x1 + x3 - x2 - x4) < CLOSED and abs(y1 + y3 - y2 - y4) < CLOSED
@@ -123,8 +124,8 @@ class LineKinds:
         left, top, right, bottom = line.box
         width = right - left
         seen.inside += (
-            width > 0 and bottom > top and min(left, top) >= -ROUNDING
-            and max(right, bottom) <= 1 + ROUNDING
+            width > 0 and bottom > top and min(left, top) >= -EDGE
+            and max(right, bottom) <= 1 + EDGE
         )  # fmt: skip
         is_visible = len(rest) % 3 == 0 and all(value in (0, 1, 2) for value in rest[2::3])
         seen.visible += is_visible
@@ -180,9 +181,10 @@ class LineKinds:
         is_tracker = count == 6 and (odd or seen.tracked >= MOST * seen.lines)
         if seen.closed >= MOST * seen.lines or (not odd and self._differ(even)):
             return ""
-        if seen.inside < MOST * seen.lines:
+        if seen.inside < MOST * seen.lines and not is_tracker:
             return ""
-        is_open = is_tracker or seen.certain or seen.visible
+        # Two numbers behind a box may be anything: a score of another kind, a point far away.
+        is_open = count == 6 or seen.certain or seen.visible
         if seen.points_near < FEW * seen.points and not is_open:
             return ""
         behind = "a confidence and a track" if is_tracker else "key points"

@@ -300,7 +300,7 @@ def test_bad_yolo_lines_are_named(tmp_path, line, words):
 
 def test_a_polygon_becomes_the_box_around_it(tmp_path):
     folder = write_yolo(tmp_path / "yolo")
-    (folder / "labels" / "val" / "two.txt").write_text("1 0.25 0.5 0.5 0.25 0.75 0.75\n")
+    (folder / "labels" / "val" / "two.txt").write_text("1 0.25 0.5 0.75 0.25 0.75 0.75\n")
     assert read_yolo(folder, "val").splits["val"][0].boxes[0].corners == (12, 8, 36, 24)
 
 

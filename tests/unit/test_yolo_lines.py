@@ -59,6 +59,8 @@ def test_key_points_with_visibility_are_recognized(tmp_path, behind):
         ("17", "a confidence, a track or an angle; give --columns=box"),
         ("0.91 1", "a confidence and a track; give --columns=box"),
         ("0.88 0", "a confidence and a track; give --columns=box"),
+        ("1 0.88", "a confidence and a track; give --columns=box"),
+        ("0.9 0.8", "key points; write kpt_shape"),
         ("0.88 57", "a confidence and a track; give --columns=box"),
         ("0.88 1 0.3", "columns; give --columns=box"),
     ],
@@ -70,6 +72,14 @@ def test_what_may_be_columns_behind_a_box_is_refused_with_the_fix(tmp_path, behi
     with pytest.raises(UserError, match=f"a.txt, line 1: .*{words}"):
         read(tmp_path, lines)
     assert read(tmp_path, lines, "box")[0][0] == BOX
+
+
+@pytest.mark.parametrize(
+    "line", ["0 0.97 0.5 0.2 0.3 0.9 1", "0 0.97 0.5 0.14 0.3 0.95 0.5 0.96 0.4"]
+)
+def test_a_box_at_the_edge_of_the_image_is_still_one(tmp_path, line):
+    with pytest.raises(UserError, match="--columns=box"):
+        read(tmp_path, [line])
 
 
 def test_a_tracker_that_lost_a_track_now_and_then_is_refused(tmp_path):
