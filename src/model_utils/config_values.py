@@ -22,6 +22,7 @@ POSITIVE = (
     "img_height", "num_gts", "num_classes", "epoch_size", "num_parallel_workers", "interval",
     "test_batch_size", "num_expected_neg", "num_expected_pos", "rpn_proposal_max_num",
     "rpn_max_num", "data_size_unit", "observation_window_size", "frequency_increase_ratio",
+    "max_image_pixels",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "sync_frequency", "threads", "keep_checkpoint_max", "warmup_step",
