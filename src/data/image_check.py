@@ -1,48 +1,258 @@
-"""Whether the bytes of an image file are a whole JPEG or PNG."""
+"""Whether the bytes of an image file are a whole JPEG or PNG that training can decode, and how."""
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image
 
-END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png")  # what a MindRecord takes, by name
-TAIL_BYTES = 64  # some writers append a few bytes behind the end marker
+FORMATS = ("JPEG", "PNG")
+ORIENTATION = 0x0112  # EXIF 2.3, table 4
+MAX_PIXELS = 89_000_000  # default of the key max_image_pixels; Pillow begins to warn there
+
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+PNG_START = b"\x89PNG\r\n\x1a\n"
+FIRST_BYTES = 2**16  # of a file, in which a PNG has its EXIF
+PNG_DEPTH = 24  # place of the bit depth in a PNG: its first chunk is always IHDR
+
+# How a file begins, what it then is, and what to do about it.
+CONVERT = "convert it to JPEG or PNG"
+SIGNATURES = (
+    (rb"RIFF....WEBP", "a WebP image", CONVERT),
+    (rb"GIF8[79]a", "a GIF image", CONVERT),
+    (rb"BM....\0\0\0\0", "a BMP image", CONVERT),
+    (rb"II[*+]\0|MM\0[*+]", "a TIFF or raw camera image", CONVERT),
+    (rb"....ftyp(?:hei[cxms]|hev[cx]|mif1|msf1)", "a HEIC image", CONVERT),
+    (rb"....ftypavi[fs]", "an AVIF image", CONVERT),
+    (rb"....ftyp", "a video", "extract its frames as JPEG or PNG"),
+    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 image", CONVERT),
+    (rb"\0\0\0\x0cJXL |\xff\x0a", "a JPEG XL image", CONVERT),
+    (rb".{128}DICM", "a DICOM file", "export its pixels as PNG"),
+    (rb"\x89HDF|CDF[\x01\x02]", "an HDF5 or NetCDF file", "export its pixels as PNG"),
+    (rb"\x93NUMPY", "a NumPy array", "save it as PNG"),
+    (rb"8BPS", "a Photoshop file", CONVERT),
+    (rb"P[1-6]\s", "a Netpbm image", CONVERT),
+    (rb"%PDF", "a PDF file", CONVERT),
+    (rb"\x1f\x8b", "a gzip archive", "unpack it with gunzip"),
+    (rb"PK\x03\x04", "a zip archive", "unpack it"),
+    (rb"\0\x05\x16[\0\x07]", "a file of macOS about another file", "delete it"),
+    (rb"version https://git-lfs", "a Git LFS pointer", "fetch the image with git lfs pull"),
+    (rb"\s*(?i:<!doctype html|<html|<head|<!--)", "an HTML page", "download the image again"),
+    (rb"\s*(?i:<\?xml|<svg)", "an XML or SVG file", "give the image itself"),
+)  # fmt: skip
+# Frame headers of JPEG that training's decoder refuses (ITU-T T.81, table B.1; T.87).
+UNUSUAL_FRAMES = {
+    0xC3: "lossless", 0xC5: "differential", 0xC6: "differential", 0xC7: "differential lossless",
+    0xC9: "arithmetic-coded", 0xCA: "arithmetic-coded", 0xCB: "lossless", 0xCD: "differential",
+    0xCE: "differential", 0xCF: "differential lossless",
+    0xF7: "JPEG-LS",
+}  # fmt: skip
 
 
 class BrokenImageError(ValueError):
-    """The bytes are no whole JPEG or PNG; the message says what is wrong with them."""
+    """The bytes are no JPEG or PNG that training can use; the message says what they are."""
 
 
-def image_size(data: bytes) -> tuple[int, int]:
-    """(width, height) of a JPEG or PNG that has a sound header and its end marker.
+class ImageHeader(NamedTuple):
+    """What an image file says of itself.
 
-    Reads the header only: 30 microseconds a file. Damage between header and end goes unseen;
-    `decode_fully` finds that.
+    Attributes:
+        size: (width, height) in stored pixels.
+        orientation: EXIF's, 1 to 8; 1 is as stored.
+        bits: of a value; more than 8 are scaled, see `eight_bits`.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    bits: int
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """(width, height) as a program shows it."""
+        return self.size[::-1] if self.orientation >= 5 else self.size
+
+    def drawn_as_shown(self, said: tuple[int, int] | None) -> bool:
+        """Whether labels that say this (width, height) were drawn on the image as EXIF turns it.
+
+        Programs for labelling show it so; the size of the stored image, where that is another one,
+        says that this one did not.
+        """
+        return self.orientation != 1 and not (said == self.size != self.shown)
+
+
+def image_header(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+    """The header of a JPEG or PNG that is sound and has its end marker.
+
+    Reads no pixels. What stands behind the end marker, as phones append it, is ignored. Damage
+    between header and end goes unseen; `decode_fully` finds that.
 
     Args:
-        data: the content of the file; trailing zero bytes are taken for padding.
+        data: the content of the file.
+        max_pixels: more pixels are refused: decoding takes 3 bytes of memory for each.
 
     Raises:
-        BrokenImageError: empty, another format, a broken header, or cut off.
+        BrokenImageError: empty, another format, a broken header, too large, or cut off.
     """
+    header = _header(data)
+    width, height = header.size
+    if 0 in header.size:
+        raise BrokenImageError(f"its header says {width}x{height} pixels")
+    if width * height > max_pixels:
+        raise BrokenImageError(
+            f"{width}x{height} pixels are {width * height / 1e6:.1f} million, more than "
+            f"max_image_pixels {max_pixels:,}; scale or cut it, or raise that key"
+        )
+    if not _is_whole(data):
+        kind = "PNG" if data.startswith(PNG_START) else "JPEG"
+        raise BrokenImageError(f"a {kind} that is cut off: no end marker")
+    return header
+
+
+def image_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) in stored pixels; as `image_header`."""
+    return image_header(data, max_pixels).size
+
+
+def peek(path: Path) -> ImageHeader | None:
+    """The header of an image file, without reading all of it; None where it has no sound one."""
+    try:
+        with path.open("rb") as file:
+            return _parsed(file.read(FIRST_BYTES), file)
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def _header(data: bytes) -> ImageHeader:
     if not data:
         raise BrokenImageError("the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=tuple(END_MARKERS)) as image:
-            kind = "PNG" if image.format == "PNG" else "JPEG"  # or MPO, several JPEGs in one file
-            size = image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BrokenImageError("no sound JPEG or PNG header") from error
-    if 0 in size:
-        raise BrokenImageError(f"its header says {size[0]}x{size[1]} pixels")
-    if END_MARKERS[kind] not in data[-TAIL_BYTES:] and not data.rstrip(b"\0").endswith(
-        END_MARKERS[kind]
-    ):
-        raise BrokenImageError(f"a {kind} that is cut off: no end marker")
-    return size
+        header = _parsed(data, io.BytesIO(data))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BrokenImageError(_what_it_is(data)) from error
+    unusual = _unusual_jpeg(data)
+    if unusual:
+        raise BrokenImageError(unusual)
+    return header
+
+
+def _parsed(data: bytes, file: IO[bytes]) -> ImageHeader:
+    """The header of the image in `file`, which begins with `data`."""
+    file.seek(0)
+    with _no_pixel_limit(), Image.open(file, formats=FORMATS) as image:
+        exif = _png_exif(data) if image.format == "PNG" else image.getexif()
+        orientation = exif.get(ORIENTATION, 1)
+        return ImageHeader(
+            size=image.size,
+            orientation=orientation if orientation in range(1, 9) else 1,
+            bits=16 if _has_16_bits(data) else 8,
+        )
+
+
+def _png_exif(data: bytes) -> Image.Exif:
+    """The EXIF of a PNG; Pillow would decode the pixels to see whether there is any."""
+    exif = Image.Exif()
+    for name, body in _chunks(data):
+        if name == b"eXIf":
+            exif.load(b"Exif\0\0" + bytes(body))
+    return exif
+
+
+def _has_16_bits(data: bytes) -> bool:
+    return data.startswith(PNG_START) and data[PNG_DEPTH] == 16
+
+
+@contextlib.contextmanager
+def _no_pixel_limit() -> Iterator[None]:
+    """Open images of any size with Pillow, without its warning: the limit here is a key."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _what_it_is(data: bytes) -> str:
+    """What a file that is no JPEG or PNG is, by how it begins."""
+    for pattern, name, fix in SIGNATURES:
+        if re.match(pattern, data[:256], re.DOTALL):
+            return f"{name}, not a JPEG or PNG; {fix}"
+    if not data.strip(b"\0"):
+        return "zero bytes only, as an interrupted copy leaves; copy it again"
+    if data.startswith(PNG_START):
+        return "a PNG without a sound header"
+    if data.startswith(JPEG_START):
+        return _unusual_jpeg(data) or "a JPEG without a sound header"
+    if data[:256].isascii() and b"\0" not in data[:256]:
+        return "text, not a JPEG or PNG"
+    return "no JPEG or PNG header"
+
+
+def _unusual_jpeg(data: bytes) -> str:
+    """Why decoders refuse a JPEG with a sound header, '' where they do not."""
+    if data.startswith(JPEG_START):
+        for marker, body in _segments(data):
+            if marker in UNUSUAL_FRAMES:
+                return f"a {UNUSUAL_FRAMES[marker]} JPEG; convert it to a usual JPEG or to PNG"
+            if marker in (0xC0, 0xC1, 0xC2) and body[:1] not in (b"", b"\x08"):
+                return f"a JPEG of {body[0]} bits; convert it to 8 bits or to PNG"
+    return ""
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether the image's own end marker is there, wherever in the file that is."""
+    if data.startswith(PNG_START):
+        return any(name == b"IEND" for name, _ in _chunks(data))
+    scan = 2
+    for marker, body in _segments(data):
+        if marker == 0xDA:
+            scan = len(data) - len(body)
+    if data.endswith(JPEG_END) and scan < len(data) - 2:
+        return True  # mostly; what follows would look through all of it
+    # Within a scan 0xff is always followed by something else, so the first one is the end; a
+    # thumbnail has its own, in a segment before the scan.
+    return data.find(JPEG_END, scan) >= 0
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, memoryview]]:
+    """Marker and what follows of each segment of a JPEG, up to the first scan.
+
+    What follows is the content of the segment; of the scan, which comes last, all that is left.
+    """
+    view, place = memoryview(data), 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF:  # a fill byte
+            place += 1
+            continue
+        if marker in (0x01, *range(0xD0, 0xD9)):  # without a length
+            place += 2
+            continue
+        if marker == 0xDA:
+            yield marker, view[place:]
+            return
+        length = int.from_bytes(data[place + 2 : place + 4], "big")
+        yield marker, view[place + 4 : place + 2 + length]
+        place += 2 + max(length, 2)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Name and content of each chunk of a PNG that is complete, the last one being IEND."""
+    view, place, name = memoryview(data), len(PNG_START), b""
+    while place + 12 <= len(data) and name != b"IEND":
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        name = data[place + 4 : place + 8]
+        if end + 4 <= len(data):
+            yield name, view[place + 8 : end]
+        place = end + 4
 
 
 def decode_fully(data: bytes) -> None:
@@ -53,11 +263,51 @@ def decode_fully(data: bytes) -> None:
     Raises:
         BrokenImageError: either decoder refuses it.
     """
-    from mindspore.dataset import vision
-
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _no_pixel_limit(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
-        vision.Decode()(np.frombuffer(data, np.uint8))
+        decoded(data)
     except (OSError, SyntaxError, ValueError, RuntimeError) as error:
         raise BrokenImageError("its pixels do not decode") from error
+
+
+def decoded(data: bytes) -> np.ndarray:
+    """(h, w, 3) uint8 RGB of a whole image, as training sees it: stored pixels, 8 bits."""
+    from mindspore.dataset import vision
+
+    return vision.Decode()(np.frombuffer(eight_bits(data), np.uint8))
+
+
+def eight_bits(data: bytes) -> bytes:
+    """A PNG of 16 bits as one of 8, scaled by its own range; any other image as it is.
+
+    Decoders keep the upper 8 bits, of which the 12-bit values of a radiograph leave 16 levels.
+    Here the least value of the image becomes 0 and the largest 255, one range for all channels so
+    that colours stay; an image of one value only keeps its upper 8 bits. An alpha channel is
+    dropped, as decoders do.
+
+    Raises:
+        BrokenImageError: it does not decode.
+    """
+    if not _has_16_bits(data):
+        return data
+    # Not by its EXIF orientation: training does not heed it.
+    flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        with _no_pixel_limit(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.verify()  # the checksums: OpenCV takes what is there of a broken one
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except (OSError, SyntaxError, ValueError, cv2.error) as error:
+        raise BrokenImageError("its pixels do not decode") from error
+    if values is None:
+        raise BrokenImageError("its pixels do not decode")
+    return cv2.imencode(".png", _scaled(values))[1].tobytes()
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    low, high = int(values.min()), int(values.max())
+    if low == high:
+        return (values >> 8).astype(np.uint8)
+    # A table: 65,536 divisions in place of one for each pixel.
+    levels = (np.arange(2**16, dtype=np.float64) - low) * (255.0 / (high - low))
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)[values]

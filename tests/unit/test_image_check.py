@@ -1,13 +1,24 @@
 """Whole and broken image files."""
 
 import io
+import warnings
 
+import cv2
 import numpy as np
 import pytest
 from coco_files import jpeg
-from PIL import Image
+from PIL import Image, ImageOps
 
-from src.data.image_check import BrokenImageError, decode_fully, image_size
+from src.data.image_check import (
+    ORIENTATION,
+    BrokenImageError,
+    decode_fully,
+    decoded,
+    eight_bits,
+    image_header,
+    image_size,
+    peek,
+)
 
 
 def encoded(kind: str) -> bytes:
@@ -18,7 +29,18 @@ def encoded(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "MPO"])
-@pytest.mark.parametrize("tail", [b"", b"\0" * 500, b"appended"])
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"",
+        b"\0" * 500,
+        b"appended",
+        b"\xff" * 500,
+        b"Image_UTC_Data1669536000000" + b"\0" * 80 + b"SEFT",
+        b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 80,
+    ],
+    ids=["none", "zeros", "text", "0xff", "Samsung", "Motion Photo"],
+)
 def test_whole_files_give_their_size(kind, tail):
     assert image_size(encoded(kind) + tail) == (48, 32)
 
@@ -34,16 +56,77 @@ def test_cut_off_files_are_broken(kind, missing):
     ("data", "message"),
     [
         (b"", "empty"),
-        (b"\0" * 4000, "header"),
-        (b"<html>404</html>", "header"),
-        (encoded("GIF"), "header"),
-        (jpeg()[:20], "header"),
+        (b"\0" * 4000, "zero bytes only"),
+        (np.random.default_rng(3).bytes(500), "no JPEG or PNG header"),
+        (b"<html>404</html>", "an HTML page"),
+        (b"\n<!DOCTYPE html>", "an HTML page"),
+        (b"Access denied", "text, not a JPEG or PNG"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"\x1f\x8b\x08123", "gunzip"),
+        (b"\0" * 128 + b"DICM" + b"\2" * 99, "a DICOM file"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC image"),
+        (b"\0\0\0\x1cftypavif", "an AVIF image"),
+        (b"\0\0\0\x18ftypmp42", "a video"),
+        (encoded("GIF"), "a GIF image"),
+        (encoded("WEBP"), "a WebP image"),
+        (encoded("BMP"), "a BMP image"),
+        (encoded("TIFF"), "a TIFF"),
+        (encoded("JPEG2000"), "a JPEG 2000 image"),
+        (jpeg()[:20], "a JPEG without a sound header"),
+        (encoded("PNG")[:20], "a PNG without a sound header"),
         (jpeg()[:20] + jpeg()[-2:], "header"),
+        (jpeg().replace(b"\xff\xc0", b"\xff\xc3"), "a lossless JPEG"),
+        (jpeg().replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"), "a JPEG of 12 bits"),
     ],
+    ids=lambda value: "" if isinstance(value, bytes) else value,
 )
 def test_other_files_are_broken(data, message):
     with pytest.raises(BrokenImageError, match=message):
         image_size(data)
+
+
+def test_a_thumbnails_end_is_not_that_of_a_cut_off_photo():
+    thumbnail = jpeg(1)
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    photo = jpeg()[:2] + segment + jpeg()[2:]
+    assert photo.count(b"\xff\xd9") == 2 and image_size(photo) == (48, 32)
+    with pytest.raises(BrokenImageError, match="cut off"):
+        image_size(photo[:-100] + b"\0" * 100)
+
+
+def test_an_image_above_the_limit_says_how_large_it_is_without_a_warning():
+    large = cv2.imencode(".png", np.zeros((14000, 14000), np.uint8))[1].tobytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(BrokenImageError, match=r"14000x14000 pixels are 196\.0 million, more"):
+            image_size(large)
+        assert image_size(large, 14000**2) == (14000, 14000)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_the_header_tells_how_exif_turns_an_image(tmp_path, kind, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.new("RGB", (48, 32)).save(tmp_path / "a", kind, exif=exif)
+    header = image_header((tmp_path / "a").read_bytes())
+    assert header == peek(tmp_path / "a") == ((48, 32), orientation, 8)
+    assert header.shown == ImageOps.exif_transpose(Image.open(tmp_path / "a")).size
+
+
+def test_16_bits_become_8_by_the_range_of_the_image():
+    values = np.random.default_rng(0).integers(100, 4096, (32, 48, 3), dtype=np.uint16)
+    values[0, 0], values[0, 1] = 100, 4095
+    png = cv2.imencode(".png", values)[1].tobytes()
+    assert image_header(png).bits == 16
+    expected = np.rint((values[:, :, ::-1] - 100.0) * 255 / 3995)
+    np.testing.assert_array_equal(decoded(png), expected)
+    flat = cv2.imencode(".png", np.full((8, 8), 0x1234, np.uint16))[1].tobytes()
+    assert (decoded(flat) == 0x12).all()
+    eight = encoded("PNG")
+    assert eight_bits(eight) is eight
+    with pytest.raises(BrokenImageError, match="do not decode"):
+        eight_bits(png[:-30])
 
 
 def test_decoding_finds_damage_between_header_and_end():
