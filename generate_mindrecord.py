@@ -7,7 +7,10 @@
                                                  mindrecord_dir and instance_set are replaced
 
 Success: for each silo a line with images, boxes, seconds and the path of FasterRcnn.mindrecord;
-its index FasterRcnn.mindrecord.db stands beside it. A file that is there already is kept.
+its index FasterRcnn.mindrecord.db stands next to it. A file that is there already is kept. What is
+odd of labels and images is counted in lines of its own; images that cannot be used are left out and
+listed with the reason in skipped_images.txt next to the MindRecord. Without a box to train on it is
+an error. docs/data.md has a table of what happens with which input.
 
 Where the images are looked up: in image_dir, when that is set; else in coco_root/train_data_type,
 when coco_root is set; else in the first of these that holds one of the json's first ten images:
@@ -43,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="?",
         const=True,
         type=parse_bool,
-        help="the first broken image or unusable box is an error",
+        help="the first image or box that is broken, odd or too many is an error",
     )
     return parser
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
@@ -12,10 +13,15 @@ import mindspore.dataset as ds
 import numpy as np
 from mindspore.dataset import vision
 
-from src.data.augmentation import Expand, preprocess_fn, rescale_with_tuple
+from src.data.augmentation import Expand, objects_first, preprocess_fn, rescale_with_tuple
 from src.data.coco_json import create_coco_label
 from src.data.conversion import data_to_mindrecord_byte_image
-from src.data.mindrecord_file import check_mindrecord, shard_number
+from src.data.mindrecord_file import (
+    check_mindrecord,
+    indexed_objects,
+    object_count,
+    shard_number,
+)
 from src.data.text_labels import create_train_data_from_txt, parse_json_annos_from_txt
 from src.model_utils.config import setting
 
@@ -67,7 +73,8 @@ def _preparation(config: Any, is_training: bool, rank_id: int) -> Callable[..., 
 
     def prepare(image: np.ndarray, annotation: np.ndarray, draw: np.ndarray) -> tuple:
         rng = np.random.RandomState([seed, rank_id, *draw.tolist()])
-        return preprocess_fn(image, annotation, is_training, config, rng)
+        rows = objects_first(annotation, config.num_gts)
+        return preprocess_fn(image, rows, is_training, config, rng)
 
     return prepare
 
@@ -141,6 +148,19 @@ def create_fasterrcnn_dataset(
         # What a filter leaves is counted by running through all of it, unless it is known.
         data.dataset_size = batches
     return data
+
+
+def objects_per_image(mindrecord_file: str | Path) -> Counter:
+    """Number of objects, without crowds -> images of a MindRecord file that have so many.
+
+    From its index; a file of another writer is read through.
+    """
+    indexed = indexed_objects(Path(mindrecord_file))
+    if indexed is not None:
+        return indexed
+    data = ds.MindDataset(str(mindrecord_file), columns_list=["annotation"], shuffle=False)
+    rows = data.create_dict_iterator(num_epochs=1, output_numpy=True)
+    return Counter(object_count(row["annotation"]) for row in rows)
 
 
 def _rows_with_draws(

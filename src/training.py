@@ -11,8 +11,9 @@ from mindspore import Tensor, nn
 from mindspore.dataset import Dataset
 from mindspore.train.callback import Callback, RunContext
 
+from src.data.coco_boxes import crowded_words
 from src.data.mindrecord_file import BASE_NAME, check_mindrecord, shard_number
-from src.dataset import create_fasterrcnn_dataset
+from src.dataset import create_fasterrcnn_dataset, objects_per_image
 from src.errors import UserError
 from src.evaluation.evaluator import Evaluator
 from src.evaluation.validation_set import open_validation
@@ -148,9 +149,17 @@ class DetectorTask:
         self.images = self.steps_per_epoch * config.batch_size * self._ranks
         self.converted = check_mindrecord(shard / (config.prefix or BASE_NAME))
         self.network, self.origin = build_detector(config)
+        crowded = self._crowded() if self._rank == 0 else ""
+        if crowded:
+            self.origin += f"; {crowded}"
         if validation is not None:
             self._evaluator = Evaluator(config, self.network, validation)
             self.origin += f"; evaluates on {validation}"
+
+    def _crowded(self) -> str:
+        """What is to be said of images with more objects than a batch has room for."""
+        file = self._shard / (self._config.prefix or BASE_NAME)
+        return crowded_words(objects_per_image(file), self._config.num_gts)
 
     def skip(self, steps: int) -> None:
         """Begin with the batch that comes after the first `steps` of a run from its beginning.

@@ -135,6 +135,16 @@ def _network_image(img: np.ndarray, flip: bool, config: Any) -> np.ndarray:
     return np.ascontiguousarray(cv2.LUT(padded, LEVELS).transpose(2, 0, 1))
 
 
+def objects_first(box: np.ndarray, num_gts: int) -> np.ndarray:
+    """Rows (n, 6) int32 with crowds behind the objects where there are more than `num_gts`.
+
+    Only so many go into a batch, the first ones: a crowd takes no object's place.
+    """
+    if len(box) <= num_gts:
+        return box
+    return box[np.argsort(box[:, 5] != 0, kind="stable")]
+
+
 def _pad_annotation(box: np.ndarray, num_gts: int) -> np.ndarray:
     """The first `num_gts` rows of (n, 6) int32, filled up with padding rows."""
     rows = np.tile(np.array(PADDING_BOX, np.int32), (num_gts, 1))

@@ -1,14 +1,37 @@
-"""The boxes of a COCO json as rows of a MindRecord: classes by number, corners clipped, counted."""
+"""The boxes of a COCO json as rows of a MindRecord: read, matched to ids, clipped, counted."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from src.data.image_check import ImageHeader
+from src.data.label_source import Frame
 from src.errors import UserError
+
+FROM_MASK = "bbox_from_segmentation"  # key of an annotation whose bbox is around its segmentation
+FIRST_PIXEL = 1.05  # a box that ends there is one in parts of the image, or as good as none
+FAR = 0.1  # of a side: a box that reaches further beyond the image was not drawn so
+
+# What is counted of boxes. These are no fault of the labels:
+OTHER_CATEGORY = "of category"
+AROUND_MASK = "without bbox, taken around their segmentation"
+REMARKS = (OTHER_CATEGORY, AROUND_MASK)
+# These are, and what to do where they are all that there is:
+OTHER_IMAGE = "of an image that is not in the json, dropped"
+IN_PARTS = "within the first pixel, as parts of the image (0 to 1) would be, dropped"
+AS_CORNERS = "far beyond the image that would be within it as x1, y1, x2, y2, clipped"
+CROWDS = "that are crowds (iscrowd 1)"
+FIXES = {
+    OTHER_IMAGE: "write the ids of its images into image_id",
+    IN_PARTS: "multiply bbox by the image's width and height: COCO's are pixels",
+    CROWDS: "write iscrowd 0 for single objects",
+}
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:
@@ -34,59 +57,217 @@ def unknown_categories(coco: dict[str, Any], classes: list[str], json_path: Path
     )
 
 
-def size_of(entry: dict[str, Any]) -> tuple[int, int] | None:
-    """Width and height of an image's entry in pixels; None where it gives none that can be."""
-    size: tuple[Any, Any] = (entry.get("width"), entry.get("height"))
-    sound = all(isinstance(side, (int, float)) and 1 <= side < 2**31 for side in size)
-    return (int(size[0]), int(size[1])) if sound else None
+def match_ids(coco: dict[str, Any], notes: Counter) -> None:
+    """Write the ids of images and categories into annotations that have them as another type.
+
+    "1" and 1 are the same id where only one entry has it; `notes` counts.
+    """
+    for key, group in (("image_id", "images"), ("category_id", "categories")):
+        known = {entry["id"] for entry in coco[group]}
+        alike: dict[Any, list[Any]] = {}
+        for id_ in known:
+            alike.setdefault(_plain(id_), []).append(id_)
+        for annotation in coco["annotations"]:
+            if key not in annotation or annotation[key] in known:
+                continue
+            same = alike.get(_plain(annotation[key]), [])
+            if len(same) == 1:
+                annotation[key] = same[0]
+                notes[f"whose {key} is text and the id a number (or reverse), matched"] += 1
 
 
-def rows_by_image(
-    coco: dict[str, Any], sizes: dict[Any, Any], classes: Sequence[str], notes: Counter
-) -> dict[Any, list[list[int]]]:
-    """image id -> rows of x1, y1, x2, y2, class, iscrowd, in the json's order."""
+def _plain(id_: Any) -> Any:
+    """An id without its type: a whole number where its text is one."""
+    text = str(id_).strip()
+    try:
+        return int(float(text)) if float(text).is_integer() and len(text) < 16 else int(text)
+    except (ValueError, OverflowError):
+        return text
+
+
+def boxes_by_image(
+    coco: dict[str, Any], classes: Sequence[str], notes: Counter
+) -> dict[Any, list[list[float]]]:
+    """image id -> x1, y1, x2, y2, class, iscrowd of each box, in the json's order, not clipped."""
     index = {name: number for number, name in enumerate(classes) if number}  # 0: the background
     names = {entry["id"]: entry["name"] for entry in coco["categories"]}
-    rows: dict[Any, list[list[int]]] = {id_: [] for id_ in sizes}
+    boxes: dict[Any, list[list[float]]] = {entry["id"]: [] for entry in coco["images"]}
     for annotation in coco["annotations"]:
         image_id, category_id = annotation["image_id"], annotation.get("category_id")
         name = names.get(category_id, f"id {category_id}")
-        if image_id not in rows:
-            notes["of an image that is not in the json, dropped"] += 1
+        if image_id not in boxes:
+            notes[OTHER_IMAGE] += 1
         elif name not in index:
-            notes[f"of category {name!r}, not in coco_classes, dropped"] += 1
+            notes[f"{OTHER_CATEGORY} {name!r}, not in coco_classes, dropped"] += 1
         else:
-            corners = _corners(annotation.get("bbox"), sizes[image_id], notes)
-            if corners:
-                crowd = int(annotation.get("iscrowd") in (1, True))
-                rows[image_id].append([*corners, index[name], crowd])
-    return rows
+            box = box_of(annotation, notes)
+            if box:
+                x, y, w, h = box
+                corners = (x, y, x + w, y + h)
+                boxes[image_id].append([*corners, index[name], crowd_of(annotation, notes)])
+    return boxes
 
 
-def _corners(bbox: Any, size: tuple[int, int] | None, notes: Counter) -> list[int] | None:
-    """Corners in whole pixels, clipped to the image; None where no box is left.
-
-    The sums are truncated, not rounded, as the rows of existing MindRecord files are.
-    """
+def box_of(annotation: dict[str, Any], notes: Counter) -> tuple[float, float, float, float] | None:
+    """x, y, width and height in pixels of an annotation; None where it has none, counted."""
+    bbox: Any = annotation.get("bbox")
     try:
-        x, y, w, h = (float(value) for value in bbox)
+        x, y, w, h = (float(value) for value in (() if isinstance(bbox, (str, dict)) else bbox))
     except (TypeError, ValueError, OverflowError):
-        notes["without four numbers as bbox, dropped"] += 1
+        notes[_no_box(bbox)] += 1
         return None
-    corners = [x, y, x + w, y + h]
-    if not all(math.isfinite(value) and abs(value) < 2**31 for value in corners):
+    if not all(math.isfinite(v) and abs(v) < 2**31 for v in (x, y, w, h, x + w, y + h)):
         notes["without four finite numbers as bbox, dropped"] += 1
-        return None
-    if w <= 0 or h <= 0:
+    elif w <= 0 or h <= 0:
         notes["of zero or negative size, dropped"] += 1
+    elif x >= 0 and y >= 0 and x + w <= FIRST_PIXEL and y + h <= FIRST_PIXEL:
+        notes[IN_PARTS] += 1
+    else:
+        if annotation.get(FROM_MASK):
+            notes[AROUND_MASK] += 1
+        return x, y, w, h
+    return None
+
+
+def _no_box(bbox: Any) -> str:
+    if bbox is None or bbox == []:
+        return "without bbox, dropped"
+    kind = f" (it is {'text' if isinstance(bbox, str) else 'an object'})"
+    return f"without four numbers as bbox{kind if isinstance(bbox, (str, dict)) else ''}, dropped"
+
+
+def crowd_of(annotation: dict[str, Any], notes: Counter) -> int:
+    """1 where iscrowd says so, as a number, truth value or text; else 0."""
+    value = annotation.get("iscrowd")
+    word = str(value).strip().lower()
+    if word in ("1", "1.0", "true", "yes"):
+        return 1
+    if word not in ("0", "0.0", "false", "no", "none", "null", ""):
+        notes["whose iscrowd is neither 0 nor 1, taken as 0"] += 1
+    return 0
+
+
+def box_around(segmentation: Any) -> list[float] | None:
+    """x, y, width and height of what polygons or a run-length mask cover; None of anything else."""
+    if isinstance(segmentation, dict):
+        return _box_around_mask(segmentation)
+    try:
+        numbers = [float(value) for value in _flat(segmentation)]
+    except (TypeError, ValueError, OverflowError, RecursionError):
         return None
-    width, height = size or (math.inf, math.inf)
-    limits = (width, height, width, height)
-    clipped = [min(max(value, 0.0), limit) for value, limit in zip(corners, limits)]
-    if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
-        notes["outside the image, dropped"] += 1
+    if len(numbers) < 6 or len(numbers) % 2:
         return None
-    row = [int(value) for value in clipped]
-    if row != [int(value) for value in corners]:
-        notes["partly outside the image, clipped"] += 1
-    return row
+    left, top = min(numbers[::2]), min(numbers[1::2])
+    return [left, top, max(numbers[::2]) - left, max(numbers[1::2]) - top]
+
+
+def _flat(values: Any) -> Iterator[Any]:
+    """The numbers of nested lists: programs write a polygon flat, or as pairs."""
+    for value in values:
+        if isinstance(value, list):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _box_around_mask(mask: dict[str, Any]) -> list[float] | None:
+    from pycocotools import mask as masks
+
+    try:
+        height, width = mask["size"]
+        packed = masks.frPyObjects(mask, height, width) if _is_list(mask["counts"]) else mask
+        return [float(value) for value in masks.toBbox(packed)]
+    except (TypeError, ValueError, KeyError, OverflowError, AttributeError):
+        return None
+
+
+def _is_list(counts: Any) -> bool:
+    return isinstance(counts, list)
+
+
+def as_stored(corners: np.ndarray, header: ImageHeader) -> np.ndarray:
+    """Corners (n, 4) on an image as EXIF turns it, in the pixels that its file stores."""
+    return _turned(corners, Frame(header.size, header.orientation))
+
+
+def as_shown(corners: np.ndarray, header: ImageHeader) -> np.ndarray:
+    """Corners (n, 4) in the stored pixels of an image, on it as EXIF turns it."""
+    # The turn that undoes it: a quarter to the other side; the others undo themselves.
+    back = {6: 8, 8: 6}.get(header.orientation, header.orientation)
+    return _turned(corners, Frame(header.shown, back))
+
+
+def _turned(corners: np.ndarray, frame: Frame) -> np.ndarray:
+    turned = [frame.stored((x1, y1, x2, y2)) for x1, y1, x2, y2 in corners.tolist()]
+    return np.array(turned, corners.dtype).reshape(-1, 4)
+
+
+def rows_within(
+    boxes: np.ndarray,
+    size: tuple[int, int] | None,
+    notes: Counter,
+    as_corners: np.ndarray | None = None,
+) -> np.ndarray:
+    """Boxes in whole pixels, clipped to the image; those that are nothing then are left out.
+
+    The corners are truncated, not rounded, as the rows of existing MindRecord files are.
+
+    Args:
+        boxes: (n, 6) float64 x1, y1, x2, y2, class, iscrowd.
+        size: (width, height) of the image; None does not clip.
+        notes: counts what was changed or left out.
+        as_corners: (n,) bool, see `fit_as_corners`: counted apart where they are clipped.
+
+    Returns:
+        (m, 6) int32.
+    """
+    corners = boxes[:, :4]
+    clipped = np.clip(corners, 0, np.array([*size, *size], np.float64)) if size else corners
+    whole = np.trunc(clipped)
+    inside, something = ((c[:, 0] < c[:, 2]) & (c[:, 1] < c[:, 3]) for c in (clipped, whole))
+    changed = (whole != np.trunc(corners)).any(axis=1) & something
+    odd = np.zeros(len(boxes), bool) if as_corners is None else as_corners
+    for what, which in (
+        ("outside the image, dropped", ~inside),
+        ("below a pixel wide or high, dropped", inside & ~something),
+        (AS_CORNERS, changed & odd),
+        ("partly outside the image, clipped", changed & ~odd),
+    ):
+        if which.any():
+            notes[what] += int(which.sum())
+    return np.concatenate([whole, boxes[:, 4:]], axis=1)[something].astype(np.int32)
+
+
+def fit_as_corners(boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Which boxes may have been written as x1, y1, x2, y2 in place of x, y, width, height.
+
+    Args:
+        boxes: (n, 6) float64, read as x, y, width, height, so that columns 2 and 3 are sums.
+        size: (width, height) of the image that they were drawn on.
+
+    Returns:
+        (n,) bool, twice: those whose numbers are corners of a box within the image; those of them
+        that reach far beyond it as they are read.
+    """
+    sides = np.array(size, np.float64)
+    first, last = boxes[:, :2], boxes[:, 2:4]
+    second = last - first
+    fit = ((first >= 0) & (second > first) & (second <= sides + 1)).all(axis=1)
+    return fit, fit & (last > sides * (1 + FAR)).any(axis=1)
+
+
+def crowded_words(objects: Counter, num_gts: int) -> str:
+    """What is to be said of images with more objects than a batch has room for; '' without any.
+
+    Args:
+        objects: number of objects -> images that have so many.
+        num_gts: the room; 0: any number.
+    """
+    images = sum(count for number, count in objects.items() if number > num_gts)
+    if not (num_gts and images):
+        return ""
+    most = max(objects)
+    return (
+        f"{images} images have more than num_gts {num_gts} objects: the rest of them would be "
+        f"learned as background; num_gts {most} holds all"
+    )

@@ -5,6 +5,7 @@ Format: https://cocodataset.org/#format-data, the lists `images`, `annotations`,
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections import Counter
@@ -14,12 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from src.data.coco_boxes import rows_by_image, size_of, some, unknown_categories
+from src.data.coco_boxes import (
+    FROM_MASK,
+    box_around,
+    boxes_by_image,
+    match_ids,
+    rows_within,
+    some,
+    unknown_categories,
+)
+from src.data.image_names import files_of, folder_of
 from src.errors import UserError
 from src.model_utils.config import setting
 
 NO_BOX = np.array([[0, 0, 0, 0, 0, 1]], np.int32)  # the row of an image without a usable box
-PROBED_IMAGES = 10
 LARGE = 50_000_000  # characters of json, whose parsing takes seconds
 LISTS = {"images": ("id", "file_name"), "annotations": ("image_id",), "categories": ("id", "name")}
 
@@ -30,15 +39,14 @@ class LabelledImage:
 
     Attributes:
         path: the image file.
-        size: (width, height) as the json has it; None where it does not say.
-        boxes: (n, 6) int32 of x1, y1, x2, y2, class, iscrowd; at least one row.
-        box_count: boxes among the rows (0 where the only row stands for "no box").
+        size: (width, height) as the labels have it; None where they do not say.
+        boxes: (n, 6) float64 of x1, y1, x2, y2, class, iscrowd, as the labels have them: in the
+            image as it is shown or stored, not clipped.
     """
 
     path: Path
     size: tuple[int, int] | None
     boxes: np.ndarray
-    box_count: int
 
 
 @dataclass
@@ -48,16 +56,22 @@ class Labels:
     Attributes:
         source: the file.
         images: in its order.
-        notes: counts what was clipped or dropped.
+        notes: counts of boxes what was changed or dropped.
+        image_notes: counts of images what was odd, with an example.
         classes: the class list that the boxes' classes count in.
         unknown: categories of the file that no class of that list matches.
+        as_xywh: boxes have widths and heights in the file, in place of which corners may stand.
+        cause: in the words of an error, why no box is left; "" where the notes tell.
     """
 
     source: Path
     images: list[LabelledImage]
     notes: Counter = field(default_factory=Counter)
+    image_notes: Counter = field(default_factory=Counter)
     classes: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    as_xywh: bool = True
+    cause: str = ""
 
 
 def read_coco(path: Path, with_masks: bool = False) -> dict[str, Any]:
@@ -71,11 +85,11 @@ def read_coco(path: Path, with_masks: bool = False) -> dict[str, Any]:
         UserError: no file, no json, a list missing, or an entry without what it must have.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = as_text(path.read_bytes(), path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such COCO json; give the path of one") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     if len(text) >= LARGE:
         print(f"reading {path}, {len(text) / 1e6:.0f} MB", file=sys.stderr, flush=True)
     try:
@@ -86,8 +100,33 @@ def read_coco(path: Path, with_masks: bool = False) -> dict[str, Any]:
     return coco
 
 
+def as_text(data: bytes, path: Path) -> str:
+    """The text of a file of labels in UTF-8, or in UTF-16 or UTF-32 as its first bytes say.
+
+    Raises:
+        UserError: another encoding, or no text; names the fix.
+    """
+    for start, what in ((b"\x1f\x8b", "gunzip"), (b"PK\x03\x04", "unzip"), (b"BZh", "bunzip2")):
+        if data.startswith(start):
+            raise UserError(f"{path}: is a compressed file; unpack it with {what}")
+    try:
+        marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        encoding = json.detect_encoding(data) if marked or b"\0" in data[:4] else "utf-8-sig"
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{data[error.start]:02x} at {error.start} is not {error.encoding.upper()}"
+        raise UserError(
+            f"{path}: cannot be read as text: {found}; save the file as UTF-8, for example from "
+            f"GBK with iconv -f GBK -t UTF-8 {path.name} > utf8_{path.name}"
+        ) from error
+
+
 def _without_mask(entry: dict[str, Any]) -> dict[str, Any]:
-    entry.pop("segmentation", None)
+    """`entry` without its segmentation, around which goes a bbox where it has none."""
+    mask = entry.pop("segmentation", None)
+    if mask and not entry.get("bbox"):
+        entry["bbox"] = box_around(mask)
+        entry[FROM_MASK] = entry["bbox"] is not None
     return entry
 
 
@@ -186,38 +225,32 @@ def image_folder(coco: dict[str, Any], folders: list[Path], json_path: Path) -> 
     Raises:
         UserError: none of them does; names them.
     """
-    probe = [str(entry["file_name"]) for entry in coco["images"][:PROBED_IMAGES]]
-    for folder in folders:
-        if any(is_image_file(folder / name) for name in probe):
-            return folder
-    raise UserError(
-        f"{json_path}: its images are not found, first {probe[0]} (looked in "
-        f"{', '.join(str(folder) for folder in folders)}); set image_dir to their folder"
-    )
+    return folder_of(_names(coco), folders, json_path)
 
 
-def image_files(coco: dict[str, Any], folder: Path, json_path: Path) -> list[Path]:
+def image_files(
+    coco: dict[str, Any], folder: Path, json_path: Path, notes: Counter | None = None
+) -> list[Path]:
     """The file of each image of `coco`, all of them in `folder`.
+
+    Args:
+        notes: counts the images that are found by another spelling of their name.
 
     Raises:
         UserError: some are not there; names the first and says how many.
     """
-    paths = [folder / str(entry["file_name"]) for entry in coco["images"]]
-    missing = [path for path in paths if not is_image_file(path)]
-    if missing:
-        raise UserError(
-            f"{missing[0]}: no such image ({len(missing)} of the {len(paths)} images of "
-            f"{json_path} are missing in {folder}); set image_dir to the folder that has them all"
-        )
-    return paths
+    return files_of(_names(coco), folder, json_path, Counter() if notes is None else notes)
 
 
-def is_image_file(path: Path) -> bool:
-    """Whether a file is there; a name that the file system refuses is none."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
+def _names(coco: dict[str, Any]) -> list[str]:
+    return [str(entry["file_name"]) for entry in coco["images"]]
+
+
+def size_of(entry: dict[str, Any]) -> tuple[int, int] | None:
+    """Width and height of an image's entry in pixels; None where it gives none that can be."""
+    size: tuple[Any, Any] = (entry.get("width"), entry.get("height"))
+    sound = all(isinstance(side, (int, float)) and 1 <= side < 2**31 for side in size)
+    return (int(size[0]), int(size[1])) if sound else None
 
 
 def name_parts(file_name: object) -> tuple[str, ...]:
@@ -256,26 +289,44 @@ def load_labels(config: Any, is_training: bool = True) -> Labels:
     coco = read_coco(json_path)
     unknown = unknown_categories(coco, config.coco_classes, json_path)
     folders = image_folders(config, json_path, coco.get("info"), is_training)
-    paths = image_files(coco, image_folder(coco, folders, json_path), json_path)
     labels = Labels(json_path, [], classes=list(config.coco_classes), unknown=unknown)
-    sizes = {entry["id"]: size_of(entry) for entry in coco["images"]}
-    rows = rows_by_image(coco, sizes, config.coco_classes, labels.notes)
+    folder = image_folder(coco, folders, json_path)
+    paths = image_files(coco, folder, json_path, labels.image_notes)
+    match_ids(coco, labels.notes)
+    labels.cause = _cause(coco)
+    boxes = boxes_by_image(coco, config.coco_classes, labels.notes)
     for entry, path in zip(coco["images"], paths):
-        boxes = rows[entry["id"]]
-        array = np.array(boxes, np.int32) if boxes else NO_BOX
-        labels.images.append(LabelledImage(path, sizes[entry["id"]], array, len(boxes)))
+        array = np.array(boxes.pop(entry["id"]), np.float64).reshape(-1, 6)
+        labels.images.append(LabelledImage(path, size_of(entry), array))
+    twice = [path for path, times in Counter(paths).items() if times > 1]
+    if twice:
+        labels.image_notes[f"under several ids in the labels, first {twice[0]}"] = len(twice)
     return labels
+
+
+def _cause(coco: dict[str, Any]) -> str:
+    """Why no box can be left, where the lists themselves tell; else ''."""
+    if not coco["annotations"]:
+        return "its list 'annotations' is empty"
+    ids = {entry["id"] for entry in coco["images"]}
+    if any(annotation["image_id"] in ids for annotation in coco["annotations"]):
+        return ""
+    theirs, given = coco["annotations"][0]["image_id"], coco["images"][0]["id"]
+    return f"no image_id of its annotations (first {theirs!r}) is an id of its images ({given!r})"
 
 
 def create_coco_label(is_training: bool, config: Any) -> tuple[list[str], dict[str, np.ndarray]]:
     """Image files in the json's order, and for each its boxes.
 
     Returns:
-        Paths, and path -> (n, 6) int32 of x1, y1, x2, y2, class (index in coco_classes), iscrowd;
-        the single row 0, 0, 0, 0, 0, 1 where an image has no usable box.
+        Paths, and path -> (n, 6) int32 of x1, y1, x2, y2, class (index in coco_classes), iscrowd,
+        clipped to the size that the json says; the single row 0, 0, 0, 0, 0, 1 where an image has
+        no usable box.
 
     Raises:
         UserError: no json, not COCO, images missing.
     """
-    images = load_labels(config, is_training).images
-    return [str(i.path) for i in images], {str(i.path): i.boxes for i in images}
+    labels = load_labels(config, is_training)
+    rows = {str(i.path): rows_within(i.boxes, i.size, labels.notes) for i in labels.images}
+    boxes = {path: found if len(found) else NO_BOX for path, found in rows.items()}
+    return [str(i.path) for i in labels.images], boxes

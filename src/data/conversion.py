@@ -5,35 +5,79 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from src.data.coco_boxes import some
+from src.data.coco_boxes import (
+    CROWDS,
+    FIXES,
+    REMARKS,
+    as_stored,
+    crowded_words,
+    fit_as_corners,
+    rows_within,
+    some,
+)
 from src.data.coco_json import NO_BOX, LabelledImage, Labels, load_labels
-from src.data.image_check import BrokenImageError, decode_fully, image_size
-from src.data.mindrecord_file import locked_folder, row, write_rows
+from src.data.image_check import (
+    MAX_PIXELS,
+    BrokenImageError,
+    ImageHeader,
+    decode_fully,
+    eight_bits,
+    image_header,
+)
+from src.data.mindrecord_file import LARGEST_ROW, locked_folder, row, write_rows
 from src.data.text_labels import load_text_labels
 from src.errors import UserError
+from src.files import reason, write_whole
 from src.model_utils.config import setting
 from src.progress import progress
 
 BATCH_BYTES = 4 * 2**20
+SHOWN = 4  # kinds of skipped images that are printed
+SKIPPED_FILE = "skipped_images.txt"
+
+# What is counted of images. Of these a rule says what happens, see `_boxes_within`, `eight_bits`:
+AS_SHOWN = "that EXIF turns: boxes taken as drawn on the image as shown, and turned back"
+AS_STORED = "that EXIF turns: boxes kept, the labels have the size of the stored image"
+BITS = "of 16 bits, scaled to 8 by their own range"
+IMAGE_REMARKS = (AS_SHOWN, AS_STORED, BITS)
+OTHER_SIZE = "of another size than the labels say: boxes clipped to the file's own"
 
 
 @dataclass
 class Summary:
-    """What a conversion wrote and what it left out; `unknown` as in `Labels`."""
+    """What a conversion wrote and what it left out.
+
+    Attributes:
+        path: the MindRecord file.
+        images, boxes: that it holds; crowds are boxes too.
+        crowds: boxes that stand for a group of objects.
+        skipped: images that were left out, and why; with the boxes of them all.
+        notes, image_notes, unknown: as in `Labels`.
+        as_corners: boxes whose numbers may be x1, y1, x2, y2, and those that look so.
+        objects: how many images have so many objects, crowds left out.
+        num_gts: objects of an image that a batch has room for; 0: any number.
+        seconds: that it took.
+    """
 
     path: Path
     images: int = 0
     boxes: int = 0
+    crowds: int = 0
     skipped: list[tuple[Path, str]] = field(default_factory=list)
+    skipped_boxes: int = 0
     notes: Counter = field(default_factory=Counter)
+    image_notes: Counter = field(default_factory=Counter)
     unknown: list[str] = field(default_factory=list)
+    as_corners: Counter = field(default_factory=Counter)
+    objects: Counter = field(default_factory=Counter)
+    num_gts: int = 0
     seconds: float = 0.0
 
     def lines(self) -> list[str]:
@@ -43,16 +87,25 @@ class Summary:
             f"{self.path}: {self.images} images, {self.boxes} boxes, {len(self.skipped)} images "
             f"skipped, {self.seconds:.1f} s ({rate:.0f} images/s)"
         ]
+        kinds = Counter(why for _, why in self.skipped)
+        for why, count in kinds.most_common(SHOWN):
+            first = next(path for path, other in self.skipped if other == why)
+            text.append(f"  skipped {first}: {why}" + (f" (and {count - 1} more)" * (count > 1)))
         if self.skipped:
-            path, reason = self.skipped[0]
-            text.append(f"  skipped {len(self.skipped)} broken images, first {path}: {reason}")
+            text.append(f"  all skipped images: {self.path.with_name(SKIPPED_FILE)}")
         if self.unknown:
             text.append(
                 f"  {len(self.unknown)} categories not in coco_classes: {some(self.unknown)}"
             )
         if self.notes:
             text.append("  boxes " + "; ".join(f"{n} {what}" for what, n in self.notes.items()))
-        return text
+        if self.crowds:
+            text.append(
+                f"  {self.crowds} of the boxes are crowds: they are trained on as background"
+            )
+        text += [f"  {n} images {what}" for what, n in self.image_notes.items()]
+        crowded = crowded_words(self.objects, self.num_gts)
+        return [*text, f"  {crowded}"] if crowded else text
 
 
 def data_to_mindrecord_byte_image(
@@ -66,8 +119,8 @@ def data_to_mindrecord_byte_image(
     """Write the configured images and labels as MindRecord files `prefix` in `mindrecord_dir`.
 
     Args:
-        config: as `load_labels` takes it, and mindrecord_dir, strict; for "other" image_dir and
-            anno_path.
+        config: as `load_labels` takes it, and mindrecord_dir, strict, num_gts,
+            max_image_pixels; for "other" image_dir and anno_path.
         dataset: "coco" (a COCO json) or "other" (a text file).
         is_training: which of train_set and val_set, and which data type, is meant.
         prefix: base name of the file; with more than one, 0, 1, ... is appended.
@@ -80,7 +133,15 @@ def data_to_mindrecord_byte_image(
     labels = load_dataset_labels(config, dataset, is_training)
     folder = Path(config.mindrecord_dir).expanduser()
     with locked_folder(folder):
-        return convert(labels, folder / prefix, setting(config, "strict"), verify, file_num)
+        return convert(
+            labels,
+            folder / prefix,
+            strict=setting(config, "strict"),
+            verify=verify,
+            file_num=file_num,
+            num_gts=setting(config, "num_gts"),
+            max_pixels=setting(config, "max_image_pixels"),
+        )
 
 
 def load_dataset_labels(config: Any, dataset: str, is_training: bool) -> Labels:
@@ -97,41 +158,100 @@ def load_dataset_labels(config: Any, dataset: str, is_training: bool) -> Labels:
 
 
 def convert(
-    labels: Labels, target: Path, strict: bool = False, verify: bool = False, file_num: int = 1
+    labels: Labels,
+    target: Path,
+    strict: bool = False,
+    verify: bool = False,
+    file_num: int = 1,
+    num_gts: int = 0,
+    max_pixels: int = MAX_PIXELS,
 ) -> Summary:
     """Write `labels` as the MindRecord `target` in a folder that `locked_folder` holds.
 
+    Beside it goes a list of the images that were skipped, where there are any.
+
     Args:
-        strict: a broken image or an unusable box is an error; a category that coco_classes does
-            not list is not.
+        strict: the first broken image or unusable box is an error; a category that coco_classes
+            does not list is not.
         verify: decode each image, in place of looking at its header and end marker only.
         file_num: number of MindRecord files.
+        num_gts: objects of an image that a batch has room for; 0: any number.
+        max_pixels: an image with more is skipped.
 
     Raises:
-        UserError: too little disk, no whole image at all, or what `strict` refuses.
+        UserError: too little disk, no whole image or no box to train on, or what `strict` refuses.
     """
     start = time.monotonic()
-    summary = Summary(target, notes=Counter(labels.notes), unknown=labels.unknown)
-    if strict:
-        _refuse_notes(labels.source, summary.notes)
-    sizes = [image.path.stat().st_size for image in labels.images]
-    _check_disk(target.parent, sum(sizes))
-    rows = _whole_rows(
-        progress(labels.images, target.parent.name, "image"), summary, strict, verify
+    summary = Summary(
+        target,
+        notes=Counter(labels.notes),
+        image_notes=Counter(labels.image_notes),
+        unknown=labels.unknown,
+        num_gts=num_gts,
     )
-    batches = _batches(rows, labels.source, summary, strict)
-    write_rows(target, batches, file_num, max(sizes), labels.classes)
+    if strict:
+        _refuse_notes(str(labels.source), summary)
+    if not any((image.boxes[:, 5] == 0).any() for image in labels.images):
+        raise _nothing_left(labels, summary)
+    sizes = [size for size in map(_file_size, labels.images) if size <= LARGEST_ROW]
+    _check_disk(target.parent, sum(sizes))
+    rows = _whole_rows(labels, summary, strict, verify, max_pixels)
+    batches = _batches(rows, labels, summary)
+    # An image of 16 bits may become a little larger as one of 8.
+    largest = min(max(sizes, default=0) * 5 // 4, LARGEST_ROW)
+    write_rows(target, batches, file_num, largest, labels.classes)
+    _list_skipped(summary)
     summary.seconds = time.monotonic() - start
     return summary
 
 
-def _refuse_notes(source: Path, notes: Counter) -> None:
-    bad = [f"{n} {what}" for what, n in notes.items() if not what.startswith("of category")]
+def _file_size(image: LabelledImage) -> int:
+    return image.path.stat().st_size
+
+
+def _refuse_notes(where: str, summary: Summary) -> None:
+    """Raise a UserError where `summary` counts anything that is not merely a remark."""
+    bad = [f"boxes {n} {what}" for what, n in summary.notes.items() if not what.startswith(REMARKS)]
+    bad += [f"{n} images {what}" for what, n in summary.image_notes.items() if _is_odd(what)]
+    bad += filter(None, [crowded_words(summary.objects, summary.num_gts)])
     if bad:
         raise UserError(
-            f"{source}: boxes {'; '.join(bad)} (an error because of strict): mend them, or leave "
-            "strict away"
+            f"{where}: {'; '.join(bad)} (an error because of strict): fix them, or leave strict out"
         )
+
+
+def _is_odd(image_note: str) -> bool:
+    """Whether what is counted of images is a fault of theirs or of the labels."""
+    return not image_note.startswith(IMAGE_REMARKS)
+
+
+def _nothing_left(labels: Labels, summary: Summary) -> UserError:
+    """Why there is no box to train on, and what to do."""
+    crowds = sum(int((image.boxes[:, 5] == 1).sum()) for image in labels.images)
+    counts = Counter({what: n for what, n in summary.notes.items() if what.endswith("dropped")})
+    counts += Counter({CROWDS: crowds})
+    counts += Counter({"in images that were skipped": summary.skipped_boxes})
+    causes = [f"{n} boxes {what}" for what, n in counts.most_common(4)]
+    causes += [f"{n} images {what}" for what, n in summary.image_notes.items() if _is_odd(what)]
+    causes = [labels.cause] if labels.cause else causes
+    most = counts.most_common(1)[0][0] if counts else ""
+    fix = FIXES.get(most, "correct the labels, or export them again")
+    return UserError(
+        f"{labels.source}: no box to train on in its {len(labels.images)} images: "
+        f"{'; '.join(causes) or 'it has none'}; {fix}"
+    )
+
+
+def _list_skipped(summary: Summary) -> None:
+    """Write all skipped images with their reasons beside the MindRecord, or remove an old list."""
+    path = summary.path.with_name(SKIPPED_FILE)
+    try:
+        if summary.skipped:
+            write_whole(path, "".join(f"{image}: {why}\n" for image, why in summary.skipped))
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {reason(error)}") from error
 
 
 def _check_disk(folder: Path, needed: int) -> None:
@@ -145,55 +265,80 @@ def _check_disk(folder: Path, needed: int) -> None:
 
 
 def _whole_rows(
-    images: Iterable[LabelledImage], summary: Summary, strict: bool, verify: bool
+    labels: Labels, summary: Summary, strict: bool, verify: bool, max_pixels: int
 ) -> Iterator[dict[str, Any]]:
     """A row for each image that is whole; `summary` counts."""
-    for image in images:
+    for image in progress(labels.images, summary.path.parent.name, "image"):
         try:
             data = image.path.read_bytes()
-            size = image_size(data)
+            header = image_header(data, max_pixels)
             if verify:
                 decode_fully(data)
+            data = eight_bits(data)
+            if len(data) > LARGEST_ROW:
+                raise BrokenImageError(f"{len(data)} bytes, a MindRecord takes {LARGEST_ROW}")
         except (OSError, BrokenImageError) as error:
+            why = str(getattr(error, "strerror", None) or error)
             if strict:
                 raise UserError(
-                    f"{image.path}: {error}; mend or remove it, or leave strict away to skip it"
+                    f"{image.path}: {why}; fix or remove it, or leave strict out to skip it"
                 ) from error
-            summary.skipped.append((image.path, str(error)))
+            summary.skipped.append((image.path, why))
+            summary.skipped_boxes += len(image.boxes)
             continue
-        boxes = _boxes_within(image, size, summary)
+        if header.bits > 8:
+            _count(summary, BITS, image)
+        boxes = _boxes_within(image, header, labels.as_xywh, summary)
         summary.images += 1
         summary.boxes += len(boxes)
+        objects = len(boxes) - int((boxes[:, 5] == 1).sum())
+        summary.crowds += len(boxes) - objects
+        summary.objects[objects] += 1
+        if strict:
+            _refuse_notes(str(image.path), summary)
         yield row(data, boxes if len(boxes) else NO_BOX)
 
 
-def _boxes_within(image: LabelledImage, size: tuple[int, int], summary: Summary) -> np.ndarray:
-    """The boxes, (n, 6), clipped to the file's own size where the labels did not know it."""
-    boxes = image.boxes[: image.box_count]
-    if image.size is not None:
-        if image.size != size and image.box_count:
-            summary.notes["in images of another size than the json says"] += image.box_count
-        return boxes
-    clipped = boxes.copy()
-    clipped[:, :4] = np.clip(clipped[:, :4], 0, np.array([*size, *size]))
-    inside = (clipped[:, 0] < clipped[:, 2]) & (clipped[:, 1] < clipped[:, 3])
-    changed = (clipped != boxes).any(axis=1)
-    for what, count in (
-        ("outside the image, dropped", (changed & ~inside).sum()),
-        ("partly outside the image, clipped", (changed & inside).sum()),
-    ):
-        if count:
-            summary.notes[what] += int(count)
-    return clipped[inside | ~changed]
+def _count(summary: Summary, what: str, image: LabelledImage, detail: str = "") -> None:
+    """Count an image, naming the first of its kind."""
+    same = [key for key in summary.image_notes if key.startswith(what)]
+    summary.image_notes[same[0] if same else f"{what}, first {image.path}{detail}"] += 1
+
+
+def _boxes_within(
+    image: LabelledImage, header: ImageHeader, as_xywh: bool, summary: Summary
+) -> np.ndarray:
+    """The boxes in stored pixels, (n, 6), clipped to the file's own size.
+
+    They are taken to be drawn on the image as EXIF turns it, as labelling programs show it, unless
+    the labels say the size of the stored one, and that is another.
+    """
+    boxes, said = image.boxes, image.size
+    if not len(boxes):
+        return boxes.astype(np.int32)
+    turn = header.drawn_as_shown(said)
+    drawn_on = header.shown if turn else header.size
+    if header.orientation != 1:
+        _count(summary, AS_SHOWN if turn else AS_STORED, image)
+    if said is not None and said != drawn_on:
+        sizes = f" ({drawn_on[0]}x{drawn_on[1]}, the labels say {said[0]}x{said[1]})"
+        _count(summary, OTHER_SIZE, image, sizes)
+    beyond = None
+    if as_xywh:
+        fit, beyond = fit_as_corners(boxes, said or drawn_on)
+        summary.as_corners.update(boxes=len(boxes), fit=int(fit.sum()), beyond=int(beyond.sum()))
+    if turn:
+        boxes = np.concatenate([as_stored(boxes[:, :4], header), boxes[:, 4:]], axis=1)
+    return rows_within(boxes, header.size, summary.notes, beyond)
 
 
 def _batches(
-    rows: Iterator[dict[str, Any]], source: Path, summary: Summary, strict: bool
+    rows: Iterator[dict[str, Any]], labels: Labels, summary: Summary
 ) -> Iterator[list[dict[str, Any]]]:
     """Rows in lists of a few megabytes, so that memory stays flat.
 
     Raises:
-        UserError: there was no row, or the images showed boxes that `strict` refuses.
+        UserError: there was no row, no box to train on, or all boxes are corners.
     """
     batch: list[dict[str, Any]] = []
     size = 0
@@ -204,8 +349,20 @@ def _batches(
             yield batch
             batch, size = [], 0
     if not summary.images:
-        raise UserError(f"{source}: none of its images is a whole JPEG or PNG")
-    if strict:
-        _refuse_notes(source, summary.notes)
+        kinds = Counter(why for _, why in summary.skipped).most_common(SHOWN)
+        reasons = "; ".join(f"{count} times: {why}" for why, count in kinds)
+        raise UserError(
+            f"{labels.source}: none of its images is a whole JPEG or PNG, first "
+            f"{summary.skipped[0][0]} ({reasons})"
+        )
+    if summary.boxes == summary.crowds:
+        raise _nothing_left(labels, summary)
+    found = summary.as_corners
+    if found["fit"] == found["boxes"] and found["beyond"] * 2 >= found["boxes"] > 0:
+        raise UserError(
+            f"{labels.source}: bbox looks like x1, y1, x2, y2: {found['beyond']} of its "
+            f"{found['boxes']} boxes reach far beyond their image as x, y, width, height, which is "
+            "what COCO has, and all of them lie within it as corners; write widths and heights"
+        )
     if batch:
         yield batch

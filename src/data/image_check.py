@@ -14,6 +14,10 @@ import numpy as np
 from PIL import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png")  # what a MindRecord takes, by name
+OTHER_SUFFIXES = (
+    ".avif", ".bmp", ".dcm", ".dicom", ".dng", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".tif",
+    ".tiff", ".webp",
+)  # fmt: skip
 FORMATS = ("JPEG", "PNG")
 ORIENTATION = 0x0112  # EXIF 2.3, table 4
 MAX_PIXELS = 89_000_000  # default of the key max_image_pixels; Pillow begins to warn there

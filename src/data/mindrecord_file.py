@@ -10,6 +10,7 @@ import re
 import shutil
 import sqlite3
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -25,7 +26,10 @@ SCHEMA = {"image": {"type": "bytes"}, "annotation": {"type": "int32", "shape": [
 BASE_NAME = "FasterRcnn.mindrecord"
 HOW_TO_WRITE = "write it with python generate_mindrecord.py"
 WRITE_AGAIN = "write it again with python generate_mindrecord.py --overwrite"
+OBJECTS = "objects"  # of a row: how many; kept in the index, so that counting reads no image
+WRITTEN = {**SCHEMA, OBJECTS: {"type": "int32"}}
 MIN_PAGE, MAX_PAGE = 32 * 2**20, 256 * 2**20  # bytes; the writer's default and upper limit
+LARGEST_ROW = MAX_PAGE - 2**16
 HEADER_LIMIT = 128 * 2**20
 
 
@@ -164,6 +168,27 @@ def _indexed_rows(index: Path, name: str, header: _Header) -> int:
         raise UserError(f"{index}: not the index of a MindRecord file; {WRITE_AGAIN}") from error
 
 
+def indexed_objects(mindrecord_file: Path) -> Counter | None:
+    """Number of objects -> images that have so many, from the index of a checked MindRecord.
+
+    None where the index does not have them, as in files of other writers.
+    """
+    counts: Counter = Counter()
+    for name in _read_header(mindrecord_file).files:
+        index = mindrecord_file.with_name(f"{name}.db")
+        try:
+            with contextlib.closing(
+                sqlite3.connect(f"{index.resolve().as_uri()}?mode=ro", uri=True)
+            ) as db:
+                column = f"{OBJECTS}_0"
+                counts.update(
+                    dict(db.execute(f"SELECT {column}, COUNT(*) FROM INDEXES GROUP BY {column}"))
+                )
+        except sqlite3.Error:
+            return None
+    return counts
+
+
 def is_whole(mindrecord_file: Path) -> bool:
     """Whether a readable MindRecord stands there."""
     try:
@@ -243,7 +268,8 @@ def write_rows(
     try:
         writer = FileWriter(str(folder / target.name), file_num)
         writer.set_page_size(_page_size(largest))
-        writer.add_schema(SCHEMA, description(classes))
+        writer.add_schema(WRITTEN, description(classes))
+        writer.add_index([OBJECTS])
         for batch in batches:
             writer.write_raw_data(batch)
         writer.commit()
@@ -280,5 +306,11 @@ def _move_into_place(folder: Path, target: Path) -> None:
 
 
 def row(image: bytes, boxes: np.ndarray) -> dict[str, Any]:
-    """A row as `write_rows` takes it."""
-    return {"image": image, "annotation": np.ascontiguousarray(boxes, np.int32)}
+    """A row as `write_rows` takes it; `boxes` is (n, 6) with at least one row."""
+    rows = np.ascontiguousarray(boxes, np.int32)
+    return {"image": image, "annotation": rows, OBJECTS: object_count(rows)}
+
+
+def object_count(boxes: np.ndarray) -> int:
+    """Objects among the rows (n, 6) of an image, crowds and the row of an empty one left out."""
+    return int((boxes[:, 5] == 0).sum())

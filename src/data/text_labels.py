@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from src.data.coco_boxes import some
-from src.data.coco_json import NO_BOX, LabelledImage, Labels, is_image_file
+from src.data.coco_json import NO_BOX, LabelledImage, Labels, as_text
+from src.data.image_names import files_of
 from src.errors import UserError
 
 NUMBER = r"-?\d+(?:\.\d+)?"
@@ -38,9 +39,9 @@ def read_text_annotations(anno_path: str | Path) -> list[TextLine]:
         raise UserError("anno_path is empty, expected the path of a text file")
     path = Path(anno_path).expanduser()
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"anno_path {path}: cannot be read as text: {error}") from error
+        text = as_text(path.read_bytes(), path)
+    except OSError as error:
+        raise UserError(f"anno_path {path}: cannot be read: {error.strerror}") from error
     lines = [
         _parse_line(line, f"{path}, line {number}")
         for number, line in enumerate(text.splitlines(), 1)
@@ -82,19 +83,16 @@ def load_text_labels(
         UserError: as `read_text_annotations`, images missing, or no box of any class.
     """
     folder = Path(image_dir).expanduser().absolute()
-    labels = Labels(Path(anno_path), [], classes=list(classes))
+    labels = Labels(Path(anno_path), [], classes=list(classes), as_xywh=False)
     lines = read_text_annotations(anno_path)
     _require_known_class(lines, classes, anno_path)
-    for name, rows in lines:
+    if not any(line.rows for line in lines):
+        labels.cause = "no line of it has a box"
+    files = files_of([line.name for line in lines], folder, labels.source, labels.image_notes)
+    for (_, rows), path in zip(lines, files):
         kept = [row for row in rows if _is_usable(row, classes, labels.notes)]
-        boxes = np.array(kept, np.float64).astype(np.int32) if kept else NO_BOX
-        labels.images.append(LabelledImage(folder / name, None, boxes, len(kept)))
-    missing = [image.path for image in labels.images if not is_image_file(image.path)]
-    if missing:
-        raise UserError(
-            f"{missing[0]}: no such image ({len(missing)} of the {len(labels.images)} images of "
-            f"{anno_path} are missing in {folder}); set image_dir to the folder that has them all"
-        )
+        boxes = np.array(kept, np.float64).reshape(-1, 6)
+        labels.images.append(LabelledImage(path, None, boxes))
     return labels
 
 
@@ -135,7 +133,8 @@ def create_train_data_from_txt(
         UserError: as `load_text_labels`.
     """
     images = load_text_labels(image_dir, anno_path).images
-    return [str(i.path) for i in images], {str(i.path): i.boxes for i in images}
+    rows = {str(i.path): i.boxes.astype(np.int32) if len(i.boxes) else NO_BOX for i in images}
+    return [str(i.path) for i in images], rows
 
 
 def parse_json_annos_from_txt(anno_file: str | Path, config: Any) -> dict[str, list[dict]]:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from src.data.coco_json import image_folder, image_folders, is_image_file, read_coco
+from src.data.coco_json import image_folder, image_folders, read_coco, size_of
+from src.data.image_check import peek
+from src.data.image_names import ImageFolder, is_image_file
 from src.errors import UserError
 from src.model_utils.config import load_config
 
@@ -39,12 +41,16 @@ class Box:
 
 @dataclass
 class LabelledPicture:
-    """One image file, its ground truth (None: nobody labelled it), its detections, best first."""
+    """One image file, its ground truth (None: nobody labelled it), its detections, best first.
+
+    With `turned` they are on the image as EXIF turns it.
+    """
 
     image_id: Any
     path: Path
     truth: list[Box] | None = field(default_factory=list)
     detections: list[Box] = field(default_factory=list)
+    turned: bool = False
 
 
 def read_pictures(
@@ -76,11 +82,22 @@ def read_pictures(
     evaluated = {entry["image_id"] for entry in results}
     pictures = _chosen(coco, json_path, count, image_ids, evaluated)
     folder = image_folder(coco, _folders(json_path, coco.get("info"), image_dir), json_path)
-    files = {entry["id"]: folder / str(entry["file_name"]) for entry in coco["images"]}
+    finder = ImageFolder(folder)
+    names = {entry["id"]: str(entry["file_name"]) for entry in coco["images"]}
+    files = {id_: _file_of(finder, names[id_]) for id_ in pictures}
     found = {id_: LabelledPicture(id_, files[id_]) for id_ in pictures}
     _require_files(list(found.values()))
+    for entry in coco["images"]:
+        header = peek(files[entry["id"]]) if entry["id"] in found else None
+        if header is not None:
+            found[entry["id"]].turned = header.drawn_as_shown(size_of(entry))
     _add_boxes(found, coco, results, score)
     return list(found.values())
+
+
+def _file_of(finder: ImageFolder, name: str) -> Path:
+    found = finder.find(name)
+    return found.path if found else finder.path / name
 
 
 def _folders(json_path: Path, info: Any, image_dir: str) -> list[Path]:
@@ -96,7 +113,7 @@ def _folders(json_path: Path, info: Any, image_dir: str) -> list[Path]:
 
 def _read_results(path: Path, coco: dict[str, Any], json_path: Path) -> list[dict[str, Any]]:
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(
             f"--results {path}: no such file; tools/evaluate.py --results writes one"

@@ -30,7 +30,7 @@ def coco_of(count: int, boxes=((4, 4, 20, 20),)) -> dict:
         for image in images
         for k, box in enumerate(boxes)
     ]
-    return {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    return {"images": images, "annotations": annotations, "categories": list(CATEGORIES)}
 
 
 def write_coco(folder: Path, coco: dict, name: str = "train_0.json") -> Path:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from coco_files import coco_of, write_coco
 
+from src.data.coco_boxes import rows_within
 from src.data.coco_json import find_json, image_folders, load_labels, read_coco
 from src.dataset import create_coco_label
 from src.errors import UserError
@@ -22,10 +23,8 @@ def one_box(folder, box, **extra):
     coco = coco_of(1)
     coco["annotations"][0].update(bbox=box, **extra)
     labels = labels_of(folder, coco)
-    return labels.images[0].boxes.tolist(), dict(labels.notes)
-
-
-NONE = [[0, 0, 0, 0, 0, 1]]
+    (image,) = labels.images
+    return rows_within(image.boxes, image.size, labels.notes).tolist(), dict(labels.notes)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +33,12 @@ NONE = [[0, 0, 0, 0, 0, 1]]
         ([3.7, 2.2, 20.6, 25.9], [3, 2, 24, 28], None),
         ([0, 0, 48, 32], [0, 0, 48, 32], None),
         ([0, 0, 48.01, 32], [0, 0, 48, 32], None),
-        ([5.2, 5.2, 0.5, 0.5], [5, 5, 5, 5], None),
+        ([5.2, 5.2, 0.5, 0.5], None, "below a pixel"),
+        ([5.8, 5.8, 0.5, 0.5], [5, 5, 6, 6], None),
+        ([0.1, 0.2, 0.5, 0.4], None, "parts of the image"),
+        ([0, 0, 1, 1], None, "parts of the image"),
+        ([0, 0, 2, 2], [0, 0, 2, 2], None),
+        ([10, 4, 40, 28], [10, 4, 48, 32], "partly outside"),
         (["1", "2", "3", "4"], [1, 2, 4, 6], None),
         ([-10, 4, 20, 20], [0, 4, 10, 24], "clipped"),
         ([40, 20, 30, 30], [40, 20, 48, 32], "clipped"),
@@ -47,14 +51,16 @@ NONE = [[0, 0, 0, 0, 0, 1]]
         ([10**400, 4, 3, 3], None, "four numbers"),
         ([4, 4, 20], None, "four numbers"),
         ([4, 4, None, 20], None, "four numbers"),
-        (None, None, "four numbers"),
-        ("box", None, "four numbers"),
-        ({"x": 1}, None, "four numbers"),
+        (None, None, "without bbox"),
+        ([], None, "without bbox"),
+        ("box", None, "as bbox (it is text)"),
+        ("1234", None, "as bbox (it is text)"),
+        ({"x": 1}, None, "as bbox (it is an object)"),
     ],
 )
 def test_boxes(tmp_path, box, row, note):
     rows, notes = one_box(tmp_path, box)
-    assert rows == ([[*row, 17, 0]] if row else NONE)
+    assert rows == ([[*row, 17, 0]] if row else [])
     assert len(notes) == (note is not None)
     assert all(note in what and count == 1 for what, count in notes.items())
 
@@ -63,7 +69,7 @@ def test_unknown_categories_and_images_are_dropped_and_named(tmp_path):
     assert one_box(tmp_path, [1, 1, 5, 5], category_id=99)[1] == {
         "of category 'id 99', not in coco_classes, dropped": 1
     }
-    assert one_box(tmp_path, [1, 1, 5, 5], image_id=float("nan"))[0] == NONE
+    assert one_box(tmp_path, [1, 1, 5, 5], image_id=float("nan"))[0] == []
     assert one_box(tmp_path, [1, 1, 5, 5], iscrowd=1)[0] == [[1, 1, 6, 6, 17, 1]]
 
 

@@ -118,10 +118,11 @@ def test_pair_of_two_writings_is_refused(copy, tmp_path):
 
 
 def test_other_columns_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(mindrecord_file, "SCHEMA", {"data": {"type": "bytes"}})
-    write_rows(tmp_path / NAME, [[{"data": b"1"}]])
+    columns = {"data": {"type": "bytes"}, "objects": {"type": "int32"}}
+    monkeypatch.setattr(mindrecord_file, "WRITTEN", columns)
+    write_rows(tmp_path / NAME, [[{"data": b"1", "objects": 1}]])
     monkeypatch.undo()
-    with pytest.raises(UserError, match=r"columns \['data'\]"):
+    with pytest.raises(UserError, match=r"columns \['data', 'objects'\]"):
         check_mindrecord(tmp_path / NAME)
 
 
