@@ -10,7 +10,8 @@ Give the --config_path that the detector was trained with; every scalar key of i
 score above test_score_thr; images.json with the names, sizes and ids of the images, which count
 from 1 in the order of the files, and of the classes; a picture of each image with the detections
 of --score or more, and contact_sheet.png of the first. Images that cannot be read are left out with
-a warning. tools/show_detections.py reads the two json files.
+a warning. Boxes are on the image as a program shows it, turned by EXIF; with --json as that has it.
+tools/show_detections.py reads the two json files.
 """
 
 from __future__ import annotations

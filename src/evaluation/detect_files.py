@@ -13,15 +13,15 @@ from urllib.parse import unquote
 import numpy as np
 from PIL import Image
 
-from src.data.coco_boxes import some
-from src.data.coco_json import name_parts, read_coco
+from src.data.coco_boxes import as_shown, some
+from src.data.coco_json import name_parts, read_coco, size_of
 from src.errors import UserError
 from src.evaluation.checkpoints import load_detector
 from src.evaluation.command import write
 from src.evaluation.detect import detect
 from src.evaluation.image_files import ImageReader, find_images
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet, FasterRcnn_Infer
-from src.model_utils.config import Config
+from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device
 from src.reporting.detection_pictures import (
     SHEET,
@@ -55,24 +55,30 @@ def detect_files(config: Config) -> int:
     use_device(config.device_target, config.device_id, config.threads)
     network = Faster_Rcnn_Resnet(config)
     print(load_detector(network, config, config.checkpoint, config.frozen_from), flush=True)
-    reader = ImageReader(paths)
+    reader = ImageReader(paths, setting(config, "max_image_pixels"))
+    sizes = json_sizes(config.json) if config.json else {}
     named = ((str(path), encoded) for path, encoded in reader)
     results: list[dict[str, Any]] = []
+    listed: list[tuple[Path, tuple[int, int]]] = []
     found = detect(FasterRcnn_Infer(config, network), config, named)
     sheet: list[Any] = []
     names = PictureNames()
     for number, (boxes, labels) in enumerate(found):
-        path, _ = reader.sound[number]
+        path, header = reader.sound[number]
+        turned = header.drawn_as_shown(sizes.get(ids[path]))
+        if turned:
+            boxes = np.concatenate([as_shown(boxes[:, :4], header), boxes[:, 4:]], axis=1)
         entries = as_results(ids[path], boxes, labels, categories)
         results += entries
+        listed.append((path, header.shown if turned else header.size))
         if not config.no_pictures:
-            picture = drawn(path, ids[path], entries, categories, config.score, out, names)
+            picture = drawn(path, ids[path], entries, categories, config.score, out, names, turned)
             sheet += [picture] if len(sheet) < ON_SHEET else []
     with writing(out, "--out"):
         if sheet:
             save_picture(contact_sheet(sheet), out / SHEET)
         write(out / RESULTS, results)
-        write(out / IMAGES, images_json(reader.sound, ids, categories))
+        write(out / IMAGES, images_json(listed, ids, categories))
     _report(reader, results, config, out)
     return 0
 
@@ -176,6 +182,11 @@ def _common_end(path: Path, parts: tuple[str, ...]) -> int:
     return max(len(os.path.commonprefix([place.parts[::-1], parts[::-1]])) for place in places)
 
 
+def json_sizes(json_path: Path) -> dict[Any, tuple[int, int] | None]:
+    """Id -> width and height of each image as a COCO json has them."""
+    return {entry["id"]: size_of(entry) for entry in read_coco(json_path)["images"]}
+
+
 def as_results(
     image_id: Any, boxes: np.ndarray, labels: np.ndarray, categories: dict[int, tuple[Any, str]]
 ) -> list[dict[str, Any]]:
@@ -212,15 +223,20 @@ def drawn(
     score: float,
     out: Path,
     names: PictureNames,
+    turned: bool = False,
 ) -> Image.Image:
-    """Write the picture of one image with the detections that reach `score`."""
+    """Write the picture of one image with the detections that reach `score`.
+
+    Args:
+        turned: the detections are on the image as EXIF turns it.
+    """
     colours = {id_: (number, name) for number, (id_, name) in enumerate(categories.values())}
     boxes = [
         Box(*colours[e["category_id"]], tuple(e["bbox"][:2]), tuple(e["bbox"][2:]), e["score"])
         for e in entries
         if e["score"] >= score
     ]
-    picture = LabelledPicture(image_id, path, truth=None, detections=boxes)
+    picture = LabelledPicture(image_id, path, truth=None, detections=boxes, turned=turned)
     image = picture_of(picture, score)
     with writing(out, "--out"):
         save_picture(image, out / names.name_of(picture))

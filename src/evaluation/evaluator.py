@@ -10,10 +10,13 @@ from typing import Any, Callable
 import numpy as np
 from mindspore import Tensor, nn
 
+from src.data.image_check import BrokenImageError
 from src.evaluation.coco_metrics import box_figures
 from src.evaluation.detect import detect
+from src.evaluation.image_files import ImageCheck
 from src.evaluation.validation_set import ValidationSet
 from src.FasterRcnn.faster_rcnn_resnet import FasterRcnn_Infer
+from src.model_utils.config import setting
 from src.util import coco_results
 
 
@@ -59,6 +62,7 @@ class Evaluator:
         self._config = config
         self._network = network
         self._infer: nn.Cell | None = None
+        self._has_said = False
 
     def run(self, progress: Callable[[Iterable], Iterator] = iter) -> Evaluation:
         """Evaluate the weights that the network has now.
@@ -66,23 +70,28 @@ class Evaluator:
         Args:
             progress: passes the images on, and may show how many.
 
+        Images that do not decode are left out, with what is labelled on them; standard error says
+        so once.
+
         Raises:
-            OSError, BrokenImageError: an image is gone or does not decode.
+            OSError: an image is gone.
+            BrokenImageError: none of them decodes.
         """
         was_training = self._network.training
         self._network.set_train(False)
         try:
             self._compile()
             begin = time.perf_counter()
-            detections = self._detections(progress)
+            numbers, detections = self._detections(progress)
         finally:
             self._network.set_train(was_training)
         names = {place: name for place, (_, name) in self.data.categories.items()}
-        numbers = list(range(1, len(self.data) + 1))
-        figures, per_class = box_figures(self.data.truths, detections, numbers, names)
+        sound = set(numbers)
+        truths = [truth for truth in self.data.truths if truth["image_id"] in sound]
+        figures, per_class = box_figures(truths, detections, numbers, names)
         seconds = time.perf_counter() - begin
         results = self.data.as_results(detections)
-        return Evaluation(figures, per_class, len(self.data), seconds, results)
+        return Evaluation(figures, per_class, len(numbers), seconds, results)
 
     def _compile(self) -> None:
         """The graph of evaluation, once."""
@@ -95,12 +104,20 @@ class Evaluator:
         infer.compile(Tensor(np.zeros(shape, np.float32)), Tensor(metas))
         self._infer = infer
 
-    def _detections(self, progress: Callable) -> list[dict[str, Any]]:
-        """Of all images, with the numbers of the validation set."""
+    def _detections(self, progress: Callable) -> tuple[list[int], list[dict[str, Any]]]:
+        """Numbers in the validation set of the images that decode, and the detections on them."""
         places = list(range(1, self._config.num_classes))
-        found = detect(self._infer, self._config, progress(self.data.encoded()))
-        return [
+        limit = setting(self._config, "max_image_pixels")
+        check = ImageCheck(progress(self.data.encoded()), limit)
+        found = detect(self._infer, self._config, check)
+        detections = [
             entry
-            for number, (boxes, labels) in enumerate(found, 1)
-            for entry in coco_results(number, boxes, labels, places)
+            for place, (boxes, labels) in enumerate(found)
+            for entry in coco_results(check.sound[place][0], boxes, labels, places)
         ]
+        if not self._has_said:
+            check.report()
+            self._has_said = True
+        if not check.sound:
+            raise BrokenImageError(f"none of the {len(self.data)} images decodes")
+        return [number for number, _ in check.sound], detections

@@ -1,14 +1,24 @@
-"""Images that a command was given: files and folders, of which some may be broken."""
+"""Images that are detected on, of which some may be broken: files of a command, or a set's."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from src.data.image_check import SUFFIXES, BrokenImageError, decode_fully, image_size
+from src.data.image_check import (
+    MAX_PIXELS,
+    OTHER_SUFFIXES,
+    SUFFIXES,
+    BrokenImageError,
+    ImageHeader,
+    decode_fully,
+    image_header,
+)
 from src.errors import UserError
 from src.progress import progress
+
+NAMED = 5  # images of an evaluation that are named one by one
 
 
 def find_images(given: Sequence[Path], flag: str) -> list[Path]:
@@ -20,10 +30,7 @@ def find_images(given: Sequence[Path], flag: str) -> list[Path]:
     found: list[Path] = []
     for path in (Path(one).expanduser() for one in given):
         if path.is_dir():
-            inside = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise UserError(f"{flag} {path}: no {', '.join(SUFFIXES)} file in this folder")
-            found += inside
+            found += _in_folder(path, flag)
         elif path.is_file():
             found.append(path)
         else:
@@ -34,20 +41,36 @@ def find_images(given: Sequence[Path], flag: str) -> list[Path]:
     return list(once.values())
 
 
+def _in_folder(folder: Path, flag: str) -> list[Path]:
+    """The JPEG and PNG files of a folder by name; images of other formats are named."""
+    files = sorted(folder.iterdir())
+    inside = [file for file in files if file.suffix.lower() in SUFFIXES]
+    others = [file.name for file in files if file.suffix.lower() in OTHER_SUFFIXES]
+    fix = f"{len(others)} images of other formats, first {'/'.join(others[:1])}: convert them"
+    if not inside:
+        there = f", but {fix}" if others else ""
+        raise UserError(f"{flag} {folder}: no {', '.join(SUFFIXES)} file in this folder{there}")
+    if others:
+        warn(f"{folder}: left out {fix} to JPEG or PNG")
+    return inside
+
+
 class ImageReader:
     """Reads images one after the other; broken ones are left out with a warning.
 
     Args:
         paths: the files.
+        max_pixels: an image with more is left out.
 
     Attributes:
-        sound: the files that were read so far, with width and height.
+        sound: the files that were read so far, with their headers.
         skipped: those that were left out.
     """
 
-    def __init__(self, paths: Sequence[Path]):
+    def __init__(self, paths: Sequence[Path], max_pixels: int = MAX_PIXELS):
         self._paths = paths
-        self.sound: list[tuple[Path, tuple[int, int]]] = []
+        self._max_pixels = max_pixels
+        self.sound: list[tuple[Path, ImageHeader]] = []
         self.skipped: list[Path] = []
 
     def __iter__(self) -> Iterator[tuple[Path, bytes]]:
@@ -59,14 +82,65 @@ class ImageReader:
         for path in progress(self._paths, "images", "image"):
             try:
                 encoded = path.read_bytes()
-                size = image_size(encoded)
+                header = image_header(encoded, self._max_pixels)
                 decode_fully(encoded)
             except (OSError, BrokenImageError) as error:
                 reason = getattr(error, "strerror", None) or error
-                print(f"warning: {path} left out: {reason}", file=sys.stderr, flush=True)
+                warn(f"{path} left out: {reason}")
                 self.skipped.append(path)
                 continue
-            self.sound.append((path, size))
+            self.sound.append((path, header))
             yield path, encoded
         if not self.sound:
             raise UserError(f"none of the {len(self._paths)} images can be read, as said above")
+        warn_of_scaled([header for _, header in self.sound])
+
+
+class ImageCheck:
+    """Passes on the images that decode, of those that an evaluation reads.
+
+    Args:
+        images: name and content of each.
+        max_pixels: an image with more is left out.
+
+    Attributes:
+        sound: numbers of the images that were passed on, counted from 1, and their headers.
+        broken: name of each that was left out, and why.
+    """
+
+    def __init__(self, images: Iterable[tuple[str, bytes]], max_pixels: int):
+        self._images = images
+        self._max_pixels = max_pixels
+        self.sound: list[tuple[int, ImageHeader]] = []
+        self.broken: list[tuple[str, str]] = []
+
+    def __iter__(self) -> Iterator[tuple[str, bytes]]:
+        for number, (name, encoded) in enumerate(self._images, 1):
+            try:
+                header = image_header(encoded, self._max_pixels)
+                decode_fully(encoded)
+            except BrokenImageError as error:
+                self.broken.append((name, str(error)))
+                continue
+            self.sound.append((number, header))
+            yield name, encoded
+
+    def report(self) -> None:
+        """Say on standard error what was left out, and what was changed."""
+        for name, reason in self.broken[:NAMED]:
+            warn(f"{name} is left out of the evaluation: {reason}")
+        if len(self.broken) > NAMED:
+            warn(f"{len(self.broken)} images are left out of the evaluation in all")
+        warn_of_scaled([header for _, header in self.sound])
+
+
+def warn(what: str) -> None:
+    """A warning on standard error."""
+    print(f"warning: {what}", file=sys.stderr, flush=True)
+
+
+def warn_of_scaled(headers: Iterable[ImageHeader]) -> None:
+    """Say how many images have more bits than the detector takes, if any has."""
+    scaled = sum(header.bits > 8 for header in headers)
+    if scaled:
+        warn(f"{scaled} images of 16 bits are scaled to 8 by their own range, as for training")

@@ -17,6 +17,7 @@ from typing import Any, Callable
 import mindspore.dataset as ds
 import numpy as np
 
+from src.data.coco_boxes import OTHER_IMAGE, as_shown, as_stored, box_of, crowd_of, match_ids
 from src.data.coco_json import (
     find_json,
     image_files,
@@ -24,7 +25,9 @@ from src.data.coco_json import (
     image_folders,
     read_coco,
     shared_files,
+    size_of,
 )
+from src.data.image_check import ImageHeader, peek
 from src.data.mindrecord_file import BASE_NAME, check_mindrecord
 from src.errors import UserError
 from src.model_utils.config import setting
@@ -40,7 +43,10 @@ class ValidationSet:
         categories: place in coco_classes -> (id in the file, name), for the classes of the file.
         truths: annotated boxes as `coco_metrics.box_figures` takes them.
         encoded: gives the images one after the other: a name for messages, and the JPEG or PNG.
-        notes: what was left out of `truths`, counted.
+        notes: what was left out of `truths` or changed in it, counted.
+        image_notes: what was odd of images, counted.
+        turned: number of an image -> its header, where the file's boxes are on the image as EXIF
+            turns it; `truths` are in stored pixels, as detections are.
         remark: what else is odd; "" where nothing is.
     """
 
@@ -51,27 +57,36 @@ class ValidationSet:
     encoded: Callable[[], Iterator[tuple[str, bytes]]]
     notes: Counter = field(default_factory=Counter)
     remark: str = ""
+    image_notes: Counter = field(default_factory=Counter)
+    turned: dict[int, ImageHeader] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def __str__(self) -> str:
-        left_out = "".join(f"; {count} boxes {what}" for what, count in self.notes.items())
+        left_out = "".join(f"; {count} boxes {what}" for what, count in (+self.notes).items())
+        left_out += "".join(f"; {count} images {what}" for what, count in self.image_notes.items())
         boxes, classes = len(self.truths), len(self.categories)
         counts = f"{len(self)} images, {boxes} boxes of {classes} classes"
         return f"{self.source}: {counts}{left_out}" + (self.remark and f"; {self.remark}")
 
     def as_results(self, detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """`detections` in COCO's result format with the file's own ids."""
+        """`detections` in COCO's result format, with ids and on images as the file has them."""
         return [
             {
                 **entry,
+                **self._box_in_file(entry),
                 "image_id": self.image_ids[entry["image_id"] - 1],
                 "category_id": self.categories[entry["category_id"]][0],
             }
             for entry in detections
             if entry["category_id"] in self.categories
         ]
+
+    def _box_in_file(self, entry: dict[str, Any]) -> dict[str, list[float]]:
+        """The box of a detection on an image that EXIF turns, where the file's boxes are."""
+        header = self.turned.get(entry["image_id"])
+        return {"bbox": _moved(entry["bbox"], as_shown, header)} if header else {}
 
 
 def open_validation(config: Any, worker: int = 0) -> ValidationSet:
@@ -95,10 +110,11 @@ def open_validation(config: Any, worker: int = 0) -> ValidationSet:
     is_shard = path.is_dir() or path.suffix == ".mindrecord"
     opened = _from_mindrecord(config, path) if is_shard else _from_json(config, given)
     if not any(truth["iscrowd"] == 0 for truth in opened.truths):
-        left_out = "; ".join(f"{count} {what}" for what, count in opened.notes.items())
+        left_out = "; ".join(f"{count} {what}" for what, count in (+opened.notes).items())
+        crowds = f"crowds do not count: {len(opened.truths)} of them" if opened.truths else ""
         raise UserError(
             f"{opened.source}: no annotated box in {len(opened)} images, so there is nothing to "
-            f"measure ({left_out or 'crowds do not count'}); give another val_set"
+            f"measure ({left_out or crowds or 'it has none'}); give another val_set"
         )
     return opened
 
@@ -118,18 +134,48 @@ def _from_json(config: Any, given: str) -> ValidationSet:
     images = coco["images"][: setting(config, "eval_limit") or None]
     folders = image_folders(changed, json_path, coco.get("info"), is_training=False)
     chosen = {**coco, "images": images}
-    files = image_files(chosen, image_folder(chosen, folders, json_path), json_path)
-    notes: Counter = Counter()
+    notes, image_notes = Counter[str](), Counter[str]()
+    folder = image_folder(chosen, folders, json_path)
+    files = image_files(chosen, folder, json_path, image_notes)
+    match_ids(coco, notes)
+    turned = _turned(images, files)
+    if turned:
+        image_notes["that EXIF turns, labelled as shown: boxes turned back"] = len(turned)
     names = {c["id"]: c["name"] for c in coco["categories"]}
     return ValidationSet(
         source=json_path,
         image_ids=[entry["id"] for entry in images],
         categories={place: (id_, names[id_]) for id_, place in places.items()},
-        truths=_json_truths(coco["annotations"], images, places, names, notes),
+        truths=[
+            {**truth, "bbox": _moved(truth["bbox"], as_stored, turned[truth["image_id"]])}
+            if truth["image_id"] in turned
+            else truth
+            for truth in _json_truths(coco, images, places, names, notes)
+        ],
         encoded=lambda: ((str(file), file.read_bytes()) for file in files),
         notes=notes,
         remark=shared_files(images),
+        image_notes=image_notes,
+        turned=turned,
     )
+
+
+def _turned(images: list[dict[str, Any]], files: list[Path]) -> dict[int, ImageHeader]:
+    """Number -> header of the images whose boxes are on them as EXIF turns them."""
+    headers = {number: peek(file) for number, file in enumerate(files, 1)}
+    return {
+        number: header
+        for (number, header), entry in zip(headers.items(), images)
+        if header and header.drawn_as_shown(size_of(entry))
+    }
+
+
+def _moved(bbox: list[float], move: Callable, header: ImageHeader) -> list[float]:
+    """x, y, width, height of a box, moved by `as_stored` or `as_shown`."""
+    x, y, width, height = bbox
+    (corners,) = move(np.array([[x, y, x + width, y + height]]), header)
+    x1, y1, x2, y2 = corners.tolist()
+    return [x1, y1, x2 - x1, y2 - y1]
 
 
 class _Overlaid:
@@ -140,42 +186,42 @@ class _Overlaid:
 
 
 def _json_truths(
-    annotations: list[dict], images: list[dict], places: dict, names: dict, notes: Counter
+    coco: dict[str, Any], images: list[dict], places: dict, names: dict, notes: Counter
 ) -> list[dict[str, Any]]:
     """The boxes of `images` as the json has them, not rounded; `notes` counts those left out."""
     numbers = {entry["id"]: number for number, entry in enumerate(images, 1)}
+    known = {entry["id"] for entry in coco["images"]}
     truths = []
-    for entry in annotations:
-        category, box = entry.get("category_id"), _box(entry.get("bbox"))
+    for entry in coco["annotations"]:
+        category = entry.get("category_id")
         if entry["image_id"] not in numbers:
+            notes[OTHER_IMAGE] += entry["image_id"] not in known
             continue
         if category not in places:
             notes[f"of category {names.get(category, category)!r}, not in coco_classes"] += 1
-        elif box is None:
-            notes["without a usable bbox"] += 1
-        else:
-            area: Any = entry.get("area")
-            sound = isinstance(area, (int, float)) and math.isfinite(area)
+            continue
+        box = box_of(entry, notes)
+        if box is not None:
             truths.append(
                 {
                     "image_id": numbers[entry["image_id"]],
                     "category_id": places[category],
-                    "bbox": box,
-                    "area": float(area) if sound else box[2] * box[3],
-                    "iscrowd": int(entry.get("iscrowd") in (1, True)),
+                    "bbox": list(box),
+                    "area": _area(entry.get("area"), box, notes),
+                    "iscrowd": crowd_of(entry, notes),
                 }
             )
     return truths
 
 
-def _box(bbox: Any) -> list[float] | None:
-    """Four finite numbers with a positive width and height, or None."""
-    try:
-        x, y, width, height = (float(value) for value in bbox)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    sound = all(map(math.isfinite, (x, y, width, height))) and width > 0 and height > 0
-    return [x, y, width, height] if sound else None
+def _area(said: Any, box: tuple[float, ...], notes: Counter) -> float:
+    """The area of an object in pixels: the box's where the file says none that can be."""
+    is_number = isinstance(said, (int, float)) and math.isfinite(said)
+    if is_number and said >= 0:
+        return float(said)
+    if is_number:
+        notes["of a negative area, that of their bbox taken"] += 1
+    return box[2] * box[3]
 
 
 def _from_mindrecord(config: Any, path: Path) -> ValidationSet:

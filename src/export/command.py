@@ -113,7 +113,9 @@ def check_images(config: Config) -> Images:
         UserError: none of them can be read.
     """
     if config.images:
-        reader = ImageReader(find_images(config.images, "--images"))
+        reader = ImageReader(
+            find_images(config.images, "--images"), setting(config, "max_image_pixels")
+        )
         return [(str(path), encoded) for path, encoded in reader]
     plan = DrawingPlan(width=max(config.img_width, 64), height=max(config.img_height, 64))
     drawn = (draw_image(plan, 1, number)[0] for number in range(1, DRAWN + 1))

@@ -18,8 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from src.data.image_check import eight_bits
 from src.errors import UserError
 from src.files import write_whole
 from src.reporting.detection_results import Box, LabelledPicture
@@ -92,7 +93,7 @@ def picture_of(picture: LabelledPicture, score: float, overlay: bool = False) ->
     Raises:
         UserError: it does not decode.
     """
-    image = _read_image(picture.path)
+    image = _read_image(picture.path, picture.turned)
     with mpl.rc_context(any_language()):
         return _as_image(_figure_of(picture, image, score, overlay))
 
@@ -151,10 +152,12 @@ def _counted(count: int) -> str:
     return f"{count} ({MOST_BOXES} drawn)" if count > MOST_BOXES else f"{count}"
 
 
-def _read_image(path: Path) -> Image.Image:
+def _read_image(path: Path, turned: bool) -> Image.Image:
+    """RGB as the detector sees it, turned by EXIF where its boxes are."""
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
-            return image.convert("RGB")
+        data = eight_bits(path.read_bytes())
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            return (ImageOps.exif_transpose(image) if turned else image).convert("RGB")
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as a JPEG or PNG: {error}") from error
 

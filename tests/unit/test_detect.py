@@ -1,13 +1,17 @@
 """Detection on image files: the boxes of the evaluation, ids, broken images."""
 
+import io
 import json
 
 import mindspore as ms
+import numpy as np
 import pytest
 from coco_files import coco_of, jpeg, write_coco
 from commands import TINY, refused, run, succeed
 from evaluation_sets import tiny
+from PIL import Image
 
+from src.data.image_check import ORIENTATION
 from src.errors import UserError
 from src.evaluation.detect_files import json_ids
 from src.evaluation.image_files import find_images
@@ -58,9 +62,11 @@ def test_images_count_from_one_and_broken_ones_are_left_out(case):
         (folder / name).write_bytes(jpeg(number))
     (folder / "c.jpg").write_bytes(jpeg(7)[:1000])
     (folder / "notes.txt").write_text("no image")
+    (folder / "e.webp").write_bytes(b"RIFF")
     done = detect(case, "--images", "some", "--out=numbered", "--score=0.2", call=run)
     assert done.returncode == 0, done.stderr
     assert "warning: some/c.jpg left out: a JPEG that is cut off" in done.stderr
+    assert "some: left out 1 images of other formats, first e.webp: convert them" in done.stderr
     assert "3 images, 1 left out: " in done.stdout
     out = case / "numbered"
     listed = {entry["id"]: entry["file_name"] for entry in read(out / "images.json")["images"]}
@@ -73,6 +79,36 @@ def test_images_count_from_one_and_broken_ones_are_left_out(case):
     pictures = read_pictures(out / "images.json", out / "detections.json", "", 0.0, 9)
     assert sum(len(p.detections) for p in pictures) == len(found) > 20
     assert [p.path.name for p in pictures] == ["a.jpg", "b.jpg", "d.JPG"]
+
+
+def test_boxes_on_a_photo_are_where_it_is_shown_and_as_a_json_has_it(case):
+    folder = case / "photos"
+    folder.mkdir()
+    image = Image.open(io.BytesIO(jpeg(1)))
+    for number, orientation in enumerate([1, 3, 6]):
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        image.save(folder / f"{number}.jpg", quality=95, exif=exif)
+    detect(case, "--images", "photos", "--out=shown", "--score=0.1")
+    results, listed = read(case / "shown" / "detections.json"), read(case / "shown" / "images.json")
+    assert [(e["width"], e["height"]) for e in listed["images"]] == [(48, 32), (48, 32), (32, 48)]
+    plain, upside_down, on_its_side = (
+        np.array([e["bbox"] for e in results if e["image_id"] == id_]) for id_ in (1, 2, 3)
+    )
+    x, y, w, h = plain.T
+    np.testing.assert_allclose(upside_down, np.stack([48 - x - w, 32 - y - h, w, h], 1), atol=1e-3)
+    np.testing.assert_allclose(on_its_side, np.stack([32 - y - h, x, h, w], 1), atol=1e-3)
+    out = case / "shown"
+    assert Image.open(out / "2_3.png").height > Image.open(out / "0_1.png").height
+    pictures = read_pictures(out / "images.json", out / "detections.json", "", 0.0, 9)
+    assert [p.turned for p in pictures] == [False, True, True]
+    coco = coco_of(3)
+    coco["categories"] = [{"id": 18, "name": "pizza"}, {"id": 7, "name": "book"}]
+    (case / "photos.json").write_text(json.dumps(coco))
+    detect(case, "--images", "photos", "--json=photos.json", "--out=stored", "--no_pictures")
+    stored = read(case / "stored" / "detections.json")
+    first, third = ([e["bbox"] for e in stored if e["image_id"] == id_] for id_ in (1, 3))
+    assert first == third and len(first) > 2
 
 
 def test_no_image_that_can_be_read(case):

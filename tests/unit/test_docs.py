@@ -15,9 +15,10 @@ FILE = re.compile(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|yaml|toml|txt|lock|md))`")
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)[^)]*\)")
 # It tells of files that were, too.
 OF_NOW = [page for page in PAGES if page != "CHANGELOG.md"]
-# Of other formats, which docs/data.md explains.
+# Of other formats, and of a conversion, which docs/data.md explains.
 THEIRS = {"our_config.yaml", "classes.txt", "data.yaml", "val.txt", "ImageSets/Main/train.txt"}
 THEIRS |= {"label_notes.txt"}  # which convert_labels.py writes
+THEIRS |= {"skipped_images.txt"}
 FOLDERS = ("src", "tools", "tests", "docs", "configs", "deploy", ".github")
 
 

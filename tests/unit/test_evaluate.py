@@ -10,6 +10,7 @@ from coco_files import coco_of, run_script, write_coco
 from evaluation_sets import TINY, assert_same, tiny, validation
 from mindspore import Tensor
 
+from src.data.image_check import BrokenImageError
 from src.errors import UserError
 from src.evaluation.checkpoints import load_detector
 from src.evaluation.coco_metrics import FIGURES
@@ -98,6 +99,30 @@ def test_weights_that_were_set_are_the_ones_evaluated(runs):
     after = runs.evaluated.evaluator.run()
     assert differ(after, runs.evaluated.found[2])
     assert not differ(after, runs.plain.evaluator.run())
+
+
+def test_a_broken_image_costs_its_own_boxes_alone(runs, tmp_path, capsys):
+    coco = coco_of(5)
+    data = validation(tmp_path, coco)
+    broken = tmp_path / data.source.stem / "2.jpg"
+    broken.write_bytes(b"RIFF1234WEBPVP8 ")
+    evaluator = Evaluator(runs.plain.evaluator._config, runs.plain.net, data)
+    found = evaluator.run()
+    assert "2.jpg is left out of the evaluation: a WebP image" in capsys.readouterr().err
+    coco["images"].pop(2)
+    coco["annotations"].pop(2)
+    whole = validation(tmp_path / "whole", coco)
+    for name in ("3.jpg", "4.jpg"):
+        data_of = tmp_path / data.source.stem / name
+        (tmp_path / "whole" / whole.source.stem / name).write_bytes(data_of.read_bytes())
+    alone = Evaluator(runs.plain.evaluator._config, runs.plain.net, whole).run()
+    assert (found.images, found.figures) == (4, alone.figures)
+    assert found.results == alone.results and {e["image_id"] for e in found.results} == {1, 2, 4, 5}
+    assert evaluator.run().images == 4 and not capsys.readouterr().err
+    for number in range(5):
+        (tmp_path / data.source.stem / f"{number}.jpg").write_bytes(b"")
+    with pytest.raises(BrokenImageError, match="none of the 5 images decodes"):
+        evaluator.run()
 
 
 def test_a_vanished_image_leaves_the_network_in_training(runs):

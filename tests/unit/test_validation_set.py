@@ -1,20 +1,26 @@
 """The images and boxes to evaluate on, and the detections of batches of them."""
 
+import io
+
 import cv2
 import numpy as np
 import pytest
 from coco_files import coco_of, jpeg, write_coco
 from evaluation_sets import CLASSES, tiny, validation
 from mindspore import Tensor
+from PIL import Image
 
 from src.data.coco_json import load_labels
 from src.data.conversion import convert, data_to_mindrecord_byte_image
-from src.data.image_check import BrokenImageError
+from src.data.image_check import ORIENTATION
 from src.data.mindrecord_file import locked_folder
 from src.dataset import create_fasterrcnn_dataset
 from src.errors import UserError
 from src.evaluation.detect import detect, prepare, within_image
+from src.evaluation.image_files import ImageCheck
 from src.evaluation.validation_set import open_validation
+
+DOG = CLASSES.index("dog")
 
 
 def test_a_json_keeps_its_ids_and_its_boxes_unrounded(tmp_path):
@@ -45,7 +51,7 @@ def test_what_cannot_be_used_is_left_out_and_said(tmp_path):
     assert (len(data), len(data.truths), sorted(data.categories)) == (3, 1, [1, 2])
     said = str(data)
     assert "1 boxes of category 'sofa', not in coco_classes" in said
-    assert "1 boxes without a usable bbox" in said
+    assert "1 boxes of zero or negative size" in said
 
 
 def test_files_under_several_ids_are_said(tmp_path):
@@ -185,9 +191,58 @@ def test_the_last_batch_is_filled_and_its_filling_not_counted():
         assert boxes[0, :4].tolist() == [2, 2, 20, 40]
 
 
-def test_an_image_that_does_not_decode_is_named():
-    with pytest.raises(BrokenImageError, match="scan 3: its pixels do not decode"):
-        next(detect(None, tiny(), [("scan 3", jpeg()[:30])]))
+def test_images_that_do_not_decode_are_left_out_and_said(capsys):
+    broken = bytearray(jpeg(width=320, height=200))
+    broken[20000:24000] = np.random.default_rng(0).bytes(4000)
+    deep = np.arange(32 * 48, dtype=np.uint16).reshape(32, 48)
+    contents = [jpeg(0), bytes(broken), cv2.imencode(".png", deep)[1].tobytes(), b"GIF89a", jpeg(1)]
+    check = ImageCheck([(f"scan {n}", data) for n, data in enumerate(contents)], 10**6)
+    assert [name for name, _ in check] == ["scan 0", "scan 2", "scan 4"]
+    assert [number for number, _ in check.sound] == [1, 3, 5]
+    check.report()
+    said = capsys.readouterr().err
+    assert "scan 1 is left out of the evaluation: its pixels do not decode" in said
+    assert "scan 3 is left out of the evaluation: a GIF image" in said
+    assert "1 images of 16 bits are scaled to 8 by their own range" in said
+
+
+def test_boxes_on_an_image_as_exif_turns_it_are_measured_where_its_pixels_are(tmp_path):
+    coco = coco_of(3, boxes=((4, 2, 20, 10),))
+    coco["images"][1].update(width=32, height=48)
+    path = write_coco(tmp_path, coco, "val.json")
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[ORIENTATION] = 6
+    Image.open(io.BytesIO(jpeg())).save(file, "JPEG", exif=exif)
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / "val" / name).write_bytes(file.getvalue())
+    data = open_validation(tiny(val_set=str(path)))
+    assert "1 images that EXIF turns" in str(data)
+    # Shown, the image is turned to the right: what is left there is below in the file.
+    assert [truth["bbox"] for truth in data.truths] == [
+        [4, 2, 20, 10],
+        [2, 8, 10, 20],
+        [4, 2, 20, 10],
+    ]
+    found = [
+        {"image_id": number, "category_id": DOG, "score": 0.5, "bbox": truth["bbox"]}
+        for number, truth in enumerate(data.truths, 1)
+    ]
+    assert [entry["bbox"] for entry in data.as_results(found)] == [[4, 2, 20, 10]] * 3
+
+
+def test_odd_entries_are_read_as_for_training(tmp_path):
+    coco = coco_of(4)
+    coco["annotations"][0]["image_id"] = "1"
+    coco["annotations"][1].update(iscrowd="1", area=-5)
+    coco["annotations"][2].update(bbox=None, segmentation=[[4, 4, 24, 4, 24, 24]])
+    coco["annotations"][3].update(bbox="4,4,9,9")
+    data = validation(tmp_path, coco)
+    assert [truth["bbox"] for truth in data.truths] == [[4, 4, 20, 20]] * 3
+    assert [truth["area"] for truth in data.truths] == [400] * 3
+    assert [truth["iscrowd"] for truth in data.truths] == [0, 1, 0]
+    said = str(data)
+    for what in ("image_id is text", "negative area", "around their segmentation", "it is text"):
+        assert f"1 boxes {what}" in said or what in said
 
 
 def test_boxes_are_clipped_to_the_image():
