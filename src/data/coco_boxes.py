@@ -27,8 +27,10 @@ OTHER_IMAGE = "of an image that is not in the json, dropped"
 IN_PARTS = "within the first pixel, as parts of the image (0 to 1) would be, dropped"
 AS_CORNERS = "far beyond the image that would be within it as x1, y1, x2, y2, clipped"
 CROWDS = "that are crowds (iscrowd 1)"
-FIXES = {
+FIXES = {  # by how they begin
     OTHER_IMAGE: "write the ids of its images into image_id",
+    OTHER_CATEGORY: "write the ids of its categories into category_id",
+    "without": "write bbox as [x, y, width, height] in pixels",
     IN_PARTS: "multiply bbox by the image's width and height: COCO's are pixels",
     CROWDS: "write iscrowd 0 for single objects",
 }

@@ -235,7 +235,8 @@ def _nothing_left(labels: Labels, summary: Summary) -> UserError:
     causes += [f"{n} images {what}" for what, n in summary.image_notes.items() if _is_odd(what)]
     causes = [labels.cause] if labels.cause else causes
     most = counts.most_common(1)[0][0] if counts else ""
-    fix = FIXES.get(most, "correct the labels, or export them again")
+    fixes = (fix for begin, fix in FIXES.items() if most.startswith(begin))
+    fix = next(fixes, "correct the labels, or export them again")
     return UserError(
         f"{labels.source}: no box to train on in its {len(labels.images)} images: "
         f"{'; '.join(causes) or 'it has none'}; {fix}"

@@ -95,9 +95,10 @@ def everything(coco, **changes):
     ("coco", "cause"),
     [
         (everything(coco_of(2), image_id="a.jpg"), "image_id of its annotations (first 'a.jpg')"),
-        (everything(coco_of(2), bbox=None), "2 boxes without bbox"),
+        (everything(coco_of(2), bbox=None), "2 boxes without bbox, dropped; write bbox as ["),
         (everything(coco_of(2), bbox=None, segmentation=[[1, 1]]), "2 boxes without bbox"),
         (everything(coco_of(2), bbox="4,4,20,20"), "2 boxes without four numbers as bbox (it is"),
+        (everything(coco_of(2), category_id="dog"), "write the ids of its categories into"),
         (everything(coco_of(2), iscrowd=1), "2 boxes that are crowds (iscrowd 1); write iscrowd 0"),
         (everything(coco_of(2), iscrowd="true"), "2 boxes that are crowds"),
         ({**coco_of(2), "annotations": []}, "its list 'annotations' is empty"),
