@@ -68,18 +68,18 @@ def match_ids(coco: dict[str, Any], notes: Counter) -> None:
         known = {entry["id"] for entry in coco[group]}
         alike: dict[Any, list[Any]] = {}
         for id_ in known:
-            alike.setdefault(_plain(id_), []).append(id_)
+            alike.setdefault(plain_id(id_), []).append(id_)
         for annotation in coco["annotations"]:
             if key not in annotation or annotation[key] in known:
                 continue
-            same = alike.get(_plain(annotation[key]), [])
+            same = alike.get(plain_id(annotation[key]), [])
             if len(same) == 1:
                 annotation[key] = same[0]
                 notes[f"whose {key} is text and the id a number (or reverse), matched"] += 1
 
 
-def _plain(id_: Any) -> Any:
-    """An id without its type: a whole number where its text is one."""
+def plain_id(id_: Any) -> Any:
+    """Return an id without its type: a whole number where its text is one."""
     text = str(id_).strip()
     try:
         return int(float(text)) if float(text).is_integer() and len(text) < 16 else int(text)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from src.data.coco_boxes import some
+from src.data.coco_boxes import plain_id, some
 from src.data.coco_json import check_coco, check_entry, read_coco, shared_files
 from src.data.json_stream import read_json
 from src.errors import UserError
@@ -146,10 +146,10 @@ def _match_types(source: CocoSource, key: str, name: str) -> list[str]:
     strange = [number for number, id_ in enumerate(values) if id_ is not None and id_ not in ids]
     if not strange:
         return []
-    by_text: dict[str, list[Any]] = {}
+    alike: dict[Any, list[Any]] = {}
     for id_ in ids:
-        by_text.setdefault(_without_type(id_), []).append(id_)
-    matches = {number: by_text.get(_without_type(values[number]), []) for number in strange}
+        alike.setdefault(plain_id(id_), []).append(id_)
+    matches = {number: alike.get(plain_id(values[number]), []) for number in strange}
     matches = {number: found for number, found in matches.items() if len(found) == 1}
     if not matches:
         return []
@@ -160,13 +160,6 @@ def _match_types(source: CocoSource, key: str, name: str) -> list[str]:
         f"{key} of {len(matches)} annotations is of another type than the ids in '{name}': "
         f"matched, first {first!r:.60} with {values[next(iter(matches))]!r:.60}"
     ]
-
-
-def _without_type(id_: Any) -> str:
-    """Text that is the same for 7, 7.0, "7" and "007"."""
-    text = str(id_).strip()
-    whole = text[:-2] if text.endswith(".0") else text
-    return str(int(whole)) if whole.isdecimal() else text
 
 
 def _find_strays(source: CocoSource) -> list[str]:
