@@ -19,6 +19,7 @@ from src.federated.resume import StateKeeper
 class KeepAfterRound(Callback):
     """Saves, and evaluates, the global model whenever the manager has taken one, and the state.
 
+    An iteration that failed has no model of its own, so its number is left out of the checkpoints.
     It stands behind the manager in the list of callbacks.
     """
 
@@ -40,16 +41,19 @@ class KeepAfterRound(Callback):
         """After each step."""
         for record in self._manager.rounds[self._saved :]:
             # A late silo has a later model by now than that of the iteration it took part in.
-            self._keeper.save(self._manager.iteration - 1)
+            number = self._manager.iteration - 1
+            has_model = record.result != "lost" or number != record.iteration
+            if has_model:
+                self._keeper.save(number)
             self._saved += 1
             if self._state is not None:
                 self._state.save()
-            if self._journal is None:
+            if self._journal is None or not has_model:
                 continue
             if self._manager.finished:
                 # Servers wait with their end for the connections of silos.
                 self._manager.close()
-            self._journal.after(record.iteration)
+            self._journal.after(number)
 
 
 class FollowIterations(Callback):

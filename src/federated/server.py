@@ -54,6 +54,7 @@ class ServerJob(FLServerJob):
         self.aggregation_type = ""
         self._aggregation = aggregation
         self._label = label
+        self._failure = ""  # of the iteration that has just ended
         self._folder = Path(checkpoint_dir)
         # No other server has this name, and what a killed one leaves is written over.
         self._partial = self._folder / f".{http_server_address}.partial.ckpt"
@@ -78,6 +79,21 @@ class ServerJob(FLServerJob):
             say(self._label, f"WARNING: {line}")
         return [(f.iteration, f.stamp, str(f.path)) for f in files]
 
+    def on_iteration_end_callback(
+        self,
+        feature_list: Any,
+        fl_name: str,
+        instance_name: str,
+        iteration_num: int,
+        iteration_valid: bool,
+        iteration_reason: str,
+    ) -> None:
+        """Keep the model; of an iteration that failed it is the one of before."""
+        self._failure = "" if iteration_valid else " ".join(iteration_reason.split()) or "no reason"
+        super().on_iteration_end_callback(
+            feature_list, fl_name, instance_name, iteration_num, iteration_valid, iteration_reason
+        )
+
     def _save_feature_map(self, feature_map: FeatureMap, iteration_num: int) -> str:
         target = self._folder / recovery_name(self.fl_name, iteration_num)
         try:
@@ -86,7 +102,13 @@ class ServerJob(FLServerJob):
         except OSError as error:
             say(self._label, f"WARNING: {target} was not written: {reason(error)}")
             return ""
-        say(self._label, f"iteration {iteration_num} is done, its model is {target}")
+        said = f"iteration {iteration_num} is done, its model is {target}"
+        if self._failure:
+            said = (
+                f"WARNING: iteration {iteration_num} failed ({self._failure}); the model of before "
+                f"is kept, in {target}"
+            )
+        say(self._label, said)
         for old in self._own_files()[KEPT_FILES:]:
             old.unlink(missing_ok=True)
         return str(target)

@@ -129,7 +129,10 @@ class Silo:
         while not (self.joined or self.finished):
             if self._held != self.iteration:
                 self._pull_latest(patience)
-            self._ask_to_join(patience)
+            if self.iteration > self._iterations:
+                self._finish()
+            else:
+                self._ask_to_join(patience)
         if self.joined:
             self._on_phase("train", self.iteration)
 
@@ -182,8 +185,6 @@ class Silo:
             self._enter()
         elif reply.outcome is Outcome.FULL:
             self._when_full(patience)
-        elif reply.outcome is Outcome.FINISHED and self.iteration > self._iterations:
-            self._finish()
         elif reply.outcome is Outcome.REFUSED:
             raise SyncError(f"{reply.address} does not let this silo join: {reply.reason}")
         elif reply.outcome is Outcome.FINISHED:

@@ -22,7 +22,14 @@ from src.federated.rank_start import is_leader, label_of, opened_ranks
 from src.federated.ranks import Ranks, WatchRanks
 from src.federated.resume import StateKeeper, require_same_job, resumed_state, set_momentum
 from src.federated.resume_state import ResumeState, state_file, terms_of_state
-from src.federated.rounds import Deadlines, SyncError, declared_size, identity
+from src.federated.rounds import (
+    Deadlines,
+    SyncError,
+    declared_size,
+    has_failed,
+    identity,
+    summary_of,
+)
 from src.federated.task import Task
 from src.federated.travelling import local_names
 from src.job.addresses import server_addresses
@@ -102,12 +109,28 @@ def _run_silo(
         manager.join()
         require_same_job(resumed, manager.iteration)
         train(job, config, task, manager, keeper, status, steps, ranks, resumed)
-        if manager.finished and is_leader(config):
+        took_part = manager.rounds[-1].iteration if manager.rounds else 0
+        if manager.finished and is_leader(config) and took_part != manager.iteration - 1:
             keeper.save_last(manager.iteration - 1)
     finally:
         manager.close()
-    status.update(phase="finished")
     say(label, f"finished: {len(manager.rounds)} iterations in this process")
+    _judge(label, manager)
+    status.update(phase="finished")
+
+
+def _judge(label: str, manager: SiloManager) -> None:
+    """Say how many iterations failed; a SyncError where they are too many."""
+    failed = sum(record.result == "lost" for record in manager.rounds)
+    aggregated = len(manager.rounds) - failed
+    if failed:
+        say(label, summary_of(aggregated, failed))
+    if has_failed(aggregated, failed):
+        raise SyncError(
+            f"{summary_of(aggregated, failed)}: the model is that of the last one that was "
+            "aggregated; the servers' log says why the others failed. To train on, give servers "
+            "and workers --resume and a larger --fl_iteration_num"
+        )
 
 
 def _failed(status: StatusFile, reason: str) -> int:

@@ -108,22 +108,29 @@ def put_aside_earlier_run(folder: Path, fl_name: str) -> Path | None:
 
 
 def require_iterations_left(
-    folder: Path, fl_name: str, iterations: int, leave_out: Collection[RecoveryFile] = ()
+    folder: Path,
+    fl_name: str,
+    iterations: int,
+    leave_out: Collection[RecoveryFile] = (),
+    resume: bool = False,
 ) -> int:
-    """The iteration that a start from the newest file of `folder` begins with.
+    """Return the iteration that a start from the newest file of `folder` begins with.
 
     Args:
         leave_out: files that will have gone by then.
+        resume: a finished job may be taken up again, for silos to get its last model; what is
+            returned is then more than `iterations`.
 
     Raises:
         UserError: the job's last iteration is done already, or no file is whole.
     """
     files, _ = usable_files(folder, fl_name, leave_out)
     first = files[0].iteration + 1 if files else 1
-    if first > iterations:
+    if first > iterations and not resume:
         raise UserError(
             f"{files[0].path} is of iteration {first - 1}, and fl_iteration_num is {iterations}: "
-            "nothing is left to do; raise --fl_iteration_num or give another --checkpoint_dir"
+            f"nothing is left to do; train on with --resume --fl_iteration_num={first + 9} (at the "
+            "workers too), or begin a new job in another --checkpoint_dir"
         )
     return first
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any
 
@@ -18,9 +19,11 @@ QUIET_S = 3.0
 class JobEnd:
     """Watches one job for its end, on behalf of one process of it.
 
-    A server may end when the job's last iteration is done and no silo is connected to it any
-    more: each of our workers keeps one connection and closes it when it has the last model. The
-    scheduler may end when the servers have.
+    A server may end when the job's last iteration is done, no silo is connected to it any more,
+    and as many silos as the last iteration counted were connected to the job's servers at its end:
+    each of our workers keeps one connection and closes it when it has the last model. For one that
+    was not there, killed after its last upload, servers stay until the deadline. The scheduler may
+    end when the servers have.
 
     Args:
         store: the job in Redis.
@@ -34,6 +37,10 @@ class JobEnd:
         self._fetch_timeout_s = fetch_timeout_s
         self._finished_at: float | None = None
         self._quiet_since: float | None = None
+        self._was_running = False
+        self._before: set[str] = set()  # connected when the job was last seen running
+        self._seen: set[str] = set()  # of these and of those at its end, all
+        self._told_of_missing = False
         self._notes: list[str] = []
 
     def take_notes(self) -> list[str]:
@@ -47,6 +54,8 @@ class JobEnd:
         try:
             if self._store.status().get("runningState") != FINISHED:
                 self._finished_at = self._quiet_since = None
+                self._was_running = True
+                self._before = set(self._peers(pid)) if self._http_port else set()
                 return ""
             if self._finished_at is None:
                 self._finished_at = now
@@ -58,20 +67,47 @@ class JobEnd:
 
     def _server(self, pid: int, now: float, waited: float) -> str:
         peers = self._peers(pid)
-        if peers and waited < self._fetch_timeout_s:
-            self._quiet_since = None
-            return ""
+        if (seen := self._seen | self._before | set(peers)) != self._seen or waited == 0:
+            self._seen = seen
+            self._store.note_fetching(f"{socket.gethostname()}:{self._http_port}", len(seen))
         if peers:
+            self._quiet_since = None
+            if waited < self._fetch_timeout_s:
+                return ""
             self._notes.append(self._missing(peers))
             return "job finished"
         if self._quiet_since is None:
             self._quiet_since = now
-        return "job finished, every silo has left" if now - self._quiet_since >= QUIET_S else ""
+        if now - self._quiet_since < QUIET_S:
+            return ""
+        if waited >= self._fetch_timeout_s or self._all_have_come():
+            return "job finished, every silo has left"
+        self._tell_of_missing()
+        return ""
+
+    def _all_have_come(self) -> bool:
+        """Whether all silos of the last iteration were connected; they fetch while they are."""
+        # A Redis in which no iteration has ended does not know the silos of a finished job.
+        known = bool(self._store.status().get("lastIterationResult"))
+        uploaded = len(self._store.uploaded(self._last_iteration()))
+        return known and self._store.fetching() >= max(uploaded, 1)
+
+    def _tell_of_missing(self) -> None:
+        if not self._told_of_missing:
+            self._told_of_missing = True
+            self._notes.append(
+                f"job finished; silos that do not have its last model yet get it within "
+                f"{self._fetch_timeout_s:.0f} s (--fetch_timeout)"
+            )
 
     def _scheduler(self, waited: float) -> str:
-        servers_gone = not self._store.heartbeats() and waited >= QUIET_S
+        gone = not self._store.heartbeats()
+        self._was_running |= not gone
+        # One that is started before the servers of a finished job, to go on, waits for them.
+        if not self._was_running:
+            return ""
         overdue = waited > self._fetch_timeout_s + 60
-        return "job finished" if servers_gone or overdue else ""
+        return "job finished" if (gone and waited >= QUIET_S) or overdue else ""
 
     def _peers(self, pid: int) -> list[str]:
         """Address of each silo that is connected to the server's HTTP port."""
@@ -85,8 +121,11 @@ class JobEnd:
             if c.raddr and c.laddr.port == self._http_port and c.status == psutil.CONN_ESTABLISHED
         ]
 
+    def _last_iteration(self) -> int:
+        return int(self._store.status().get("iterationNum", "1")) - 1
+
     def _missing(self, peers: list[str]) -> str:
-        iteration = int(self._store.status().get("iterationNum", "1")) - 1
+        iteration = self._last_iteration()
         uploaded = ", ".join(self._store.uploaded(iteration)) or "no longer known"
         return (
             "WARNING: not every silo has fetched the last model within "

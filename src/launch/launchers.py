@@ -83,9 +83,10 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
     checkpoint_dir = Path(config.checkpoint_dir).expanduser().absolute()
     prepare_job(job, store, checkpoint_dir, config.resume)
     ensure_initial_model(job, checkpoint_dir, config)
-    first = require_iterations_left(checkpoint_dir, job.name, job.iterations)
-    # A job that Redis knows goes on where it is, whatever the files say.
-    first = int(store.status().get("iterationNum", first))
+    first = require_iterations_left(checkpoint_dir, job.name, job.iterations, resume=config.resume)
+    if first <= job.iterations:
+        # A job that Redis knows goes on where it is, whatever the files say.
+        first = int(store.status().get("iterationNum", first))
     note_job(base, job)
     if not config.resume:
         note_start(base)
@@ -113,6 +114,13 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
     print(f"{len(ports)} server(s) of {job.name} take requests on {listed}")
     threshold = job["round.start_fl_job_threshold"]
     silos = "1 silo has" if threshold == 1 else f"{threshold} silos have"
+    if first > job.iterations:
+        print(
+            f"all {job.iterations} iterations are done: silos that do not have the last model get "
+            f"it within {config.fetch_timeout:.0f} s (--fetch_timeout). To train on, give servers "
+            f"and workers more iterations: --resume --fl_iteration_num={job.iterations + 10}"
+        )
+        return started
     print(f"iteration {first} of {job.iterations} begins when {silos} joined")
     print(
         "next: run_cross_silo_fasterrcnn_worker.py "

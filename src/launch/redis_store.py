@@ -172,6 +172,29 @@ class JobStore:
             f"ms_fl:{self.fl_name}:{self.instance()}:status:Hash", "iterationNum", iteration
         )
 
+    def run_again(self) -> None:
+        """Take back that the job is finished, for servers that start from now on."""
+        self._redis.hset(
+            f"ms_fl:{self.fl_name}:{self.instance()}:status:Hash", "runningState", RUNNING
+        )
+
+    def note_fetching(self, server: str, silos: int) -> None:
+        """Enter at how many silos `server` has seen at the job's end; see `fetching`."""
+        key = self._fetching_key()
+        self._redis.hset(key, server, silos)
+        self._redis.expire(key, 24 * 3600)
+
+    def fetching(self) -> int:
+        """Silos that were connected to the job's servers at its end, and could fetch its model."""
+        return sum(map(int, self._redis.hvals(self._fetching_key())))
+
+    def forget_fetching(self) -> None:
+        """Let servers that start from now on count the silos again."""
+        self._redis.delete(self._fetching_key())
+
+    def _fetching_key(self) -> str:
+        return f"ms_fl:{self.fl_name}:{self.instance()}:lastModelFetching:Hash"
+
     def heartbeats(self) -> dict[str, int]:
         """Milliseconds to live of each server's sign of life; servers renew theirs each second."""
         beats = {k: self._redis.pttl(k) for k in self.keys() if ":server:heartbeat:" in k}

@@ -208,13 +208,15 @@ def models_there(job: JobConfig, folder: Path, config: Any) -> str | Finding:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"--checkpoint_dir {folder}: {there} is no folder that can be written")
     aside = [] if config.resume else files_of_earlier_run(folder, job.name)
-    first = require_iterations_left(folder, job.name, job.iterations, leave_out=aside)
+    first = require_iterations_left(folder, job.name, job.iterations, aside, config.resume)
     left, broken = usable_files(folder, job.name, leave_out=aside)
     if not left:
         return f"{folder}: no model of {job.name} yet, an initial one will be made"
     require_same_settings(left[0].path, config)
     moved = f"; {len(aside)} of an earlier run go aside" if aside else ""
     begins = f"begins iteration {first} of {job.iterations} from {left[0].path.name}{moved}"
+    if first > job.iterations:
+        begins = f"all {job.iterations} iterations are done, {left[0].path.name} is the last model"
     if broken:
         return Finding(WARN, "checkpoint_dir", f"{'; '.join(broken)}; {begins}")
     return f"{folder}: {begins}"

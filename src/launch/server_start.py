@@ -21,7 +21,7 @@ from src.launch.checkpoint_content import mark_of
 from src.launch.detector_size import trained_shapes
 from src.launch.live_servers import live_servers
 from src.launch.processes import require_not_running
-from src.launch.redis_store import JobStore, settings_of
+from src.launch.redis_store import FINISHED, JobStore, settings_of
 from src.model_utils.config import PROJECT_DIR, Config, find_config_file, setting
 
 # Three recovery files and the one being written, beside the initial model.
@@ -58,6 +58,7 @@ def prepare_job(job: JobConfig, store: JobStore, checkpoint_dir: Path, resume: b
     if resume:
         _take_settings(job, store)
         _bring_up_to_date(job, store, checkpoint_dir)
+        _take_up_finished(job, store)
         return
     purged = store.purge()
     if purged:
@@ -94,6 +95,17 @@ def _bring_up_to_date(job: JobConfig, store: JobStore, checkpoint_dir: Path) -> 
     first = files[0].iteration + 1
     store.go_on_at(first)
     print(f"Redis knew iteration {known}, an older state; going on at {first} as the files say")
+
+
+def _take_up_finished(job: JobConfig, store: JobStore) -> None:
+    """Let a finished job go on where there are iterations left, or give its last model again."""
+    status = store.status()
+    if status.get("runningState") != FINISHED or live_servers(store):
+        return
+    store.forget_fetching()
+    if int(status.get("iterationNum", 0)) <= job.iterations:
+        store.run_again()
+        print(f"{job.name} had finished; it goes on to iteration {job.iterations}")
 
 
 def require_same_settings(model: Path, config: Config) -> None:

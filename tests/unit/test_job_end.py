@@ -25,17 +25,25 @@ class Job:
         self.state = FINISHED
         self.silos: list[str] = []
         self.servers: dict[str, int] = {}
+        self.sent, self.result = ["clinic_0"], "Weight aggregation finished!"
+        self.seen: dict[str, int] = {}
+
+    def note_fetching(self, server, silos):
+        self.seen[server] = silos
+
+    def fetching(self):
+        return sum(self.seen.values())
 
     def status(self):
         if self.state is None:
             raise redis.ConnectionError("away")
-        return {"runningState": self.state, "iterationNum": "6"}
+        return {"runningState": self.state, "iterationNum": "6", "lastIterationResult": self.result}
 
     def heartbeats(self):
         return self.servers
 
     def uploaded(self, iteration):
-        return [f"clinic_0 ({iteration})"]
+        return [f"{name} ({iteration})" for name in self.sent]
 
 
 @pytest.fixture
@@ -52,27 +60,33 @@ def after(job, end, seconds):
     return end.poll(1)
 
 
-def test_a_server_ends_when_no_silo_has_been_connected_for_a_while(job):
+def finished(job, silos=("clinic:1",)):
+    """The end of a server that has seen the job run, with silos connected, until now."""
     end = JobEnd(job, 7000, FETCH_S)
-    assert after(job, end, 0) == ""
-    assert after(job, end, QUIET_S - 0.125) == ""
-    assert after(job, end, 0.125) == LEFT
+    job.state, job.silos = RUNNING, list(silos)
+    assert after(job, end, 100 * FETCH_S) == ""
+    job.state, job.silos = FINISHED, []
+    assert after(job, end, 0.5) == ""
+    return end
+
+
+def test_a_server_ends_when_its_silos_have_left(job):
+    end = finished(job)
+    assert after(job, end, QUIET_S - 0.1) == ""
+    assert after(job, end, 0.1) == LEFT
 
 
 def test_a_server_that_looks_late_ends_too(job):
-    end = JobEnd(job, 7000, FETCH_S)
-    assert after(job, end, 0) == ""
+    end = finished(job)
     assert after(job, end, QUIET_S + 5) == LEFT
-    end = JobEnd(job, 7000, FETCH_S)
+    end = finished(job)
     job.silos = ["clinic:1"]
-    assert after(job, end, 0) == ""
     assert after(job, end, FETCH_S + 5) == "job finished"
 
 
-def test_a_silo_that_comes_back_begins_the_quiet_time_anew(job):
-    end = JobEnd(job, 7000, FETCH_S)
-    assert after(job, end, 0) == ""
-    job.silos = ["clinic:1"]
+def test_a_silo_that_comes_back_begins_the_quiet_time_again(job):
+    end = finished(job)
+    job.silos = ["clinic:2"]
     assert after(job, end, QUIET_S - 0.5) == ""
     job.silos = []
     assert after(job, end, 0.125) == ""
@@ -80,12 +94,46 @@ def test_a_silo_that_comes_back_begins_the_quiet_time_anew(job):
     assert after(job, end, 0.125) == LEFT
 
 
+def test_a_silo_that_was_away_at_the_end_is_waited_for(job):
+    job.sent = ["clinic_0", "bank_0"]
+    end = finished(job)
+    assert after(job, end, FETCH_S / 2) == ""
+    (note,) = end.take_notes()
+    assert "within 40 s (--fetch_timeout)" in note
+    job.silos = ["bank:1"]
+    assert after(job, end, 1) == ""
+    job.silos = []
+    assert after(job, end, 1) == ""
+    assert after(job, end, QUIET_S) == LEFT
+    assert end.take_notes() == []
+
+
+def test_a_silo_that_never_comes_is_waited_for_so_long(job):
+    job.sent = ["clinic_0", "bank_0"]
+    end = finished(job)
+    assert after(job, end, FETCH_S - 0.1) == ""
+    assert after(job, end, 0.1) == LEFT
+
+
+def test_silos_of_other_servers_count(job):
+    job.sent = ["clinic_0", "bank_0"]
+    job.seen["elsewhere:7000"] = 1
+    end = finished(job)
+    assert after(job, end, QUIET_S) == LEFT
+
+
+def test_a_finished_job_that_is_served_again_waits_for_silos_nobody_knows(job):
+    job.sent, job.result = [], ""
+    end = finished(job)
+    assert after(job, end, FETCH_S - 0.1) == ""
+    assert after(job, end, 0.1) == LEFT
+
+
 def test_a_job_that_goes_on_again_is_not_finished(job):
-    end = JobEnd(job, 7000, FETCH_S)
-    assert after(job, end, 0) == ""
-    job.state = RUNNING
+    end = finished(job)
+    job.state, job.silos = RUNNING, ["clinic:1"]
     assert after(job, end, 100 * FETCH_S) == ""
-    job.state = FINISHED
+    job.state, job.silos = FINISHED, []
     assert after(job, end, 1) == ""
     assert after(job, end, QUIET_S - 0.125) == ""
     assert after(job, end, 0.125) == LEFT
@@ -118,11 +166,15 @@ def test_the_scheduler_ends_when_the_servers_have(job):
     assert after(job, end, 0.125) == "job finished"
 
 
-def test_the_scheduler_gives_the_servers_a_moment_to_show_signs_of_life(job):
+def test_the_scheduler_of_a_finished_job_waits_for_servers_to_go_on(job):
     end = JobEnd(job, 0, FETCH_S)
     assert after(job, end, 0) == ""
-    assert after(job, end, QUIET_S - 0.125) == ""
-    assert after(job, end, 0.125) == "job finished"
+    assert after(job, end, 100 * FETCH_S) == ""
+    job.servers, job.state = {"beat": 900}, RUNNING
+    assert after(job, end, 1) == ""
+    job.servers, job.state = {}, FINISHED
+    assert after(job, end, 1) == ""
+    assert after(job, end, QUIET_S) == "job finished"
 
 
 def test_the_scheduler_does_not_wait_for_a_server_that_hangs(job):
