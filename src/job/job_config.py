@@ -59,6 +59,8 @@ SCHEMA: dict[str, tuple[type, Any]] = {
     "unsupervised.eval_type": (str, ("NOT_EVAL",)),
     "encrypt.encrypt_type": (str, None),
     "encrypt.encrypt_train_type": (str, None),
+    "encrypt.privacy_eval_type": (str, None),
+    "encrypt.laplace_eval.laplace_eval_eps": (float, ANY),
     "encrypt.pw_encrypt.share_secrets_ratio": (float, ANY),
     "encrypt.pw_encrypt.cipher_time_window": (int, ANY),
     "encrypt.pw_encrypt.reconstruct_secrets_threshold": (int, ANY),
@@ -98,7 +100,7 @@ REQUIRED = (
     "summary.metrics_file", "summary.failure_event_file",
 )  # fmt: skip
 
-# What the engine accepts but cannot do between silos: the neutral value, and the reason.
+# What the engine accepts but cannot do between silos: the neutral value or values, and the reason.
 NEUTRAL: dict[str, tuple[Any, str]] = {
     "encrypt.encrypt_type": (
         "NOT_ENCRYPT",
@@ -108,6 +110,10 @@ NEUTRAL: dict[str, tuple[Any, str]] = {
     "encrypt.encrypt_train_type": (
         "NOT_ENCRYPT",
         "this release of the engine reads encrypt_type only",
+    ),
+    "encrypt.privacy_eval_type": (
+        ("NOT_EVAL", "NOT_ENCRYPT"),
+        "this release of the engine does not know it",
     ),
     "compression.upload_compress_type": (
         "NO_COMPRESS",
@@ -119,6 +125,13 @@ NEUTRAL: dict[str, tuple[Any, str]] = {
     ),
     "client_verify.pki_verify": (False, "it verifies phones, and silos send no such signature"),
     "client.http_url_prefix": ("", "the servers would listen on paths that no silo asks for"),
+}
+
+
+# What other pages or files set here and this suite sets elsewhere.
+ELSEWHERE = {
+    "checkpoint_dir": "the engine never read it; remove it and give --checkpoint_dir to "
+    "run_cross_silo_fasterrcnn_server.py",
 }
 
 
@@ -230,7 +243,8 @@ def _check(file: Path | str, key: str, value: Any) -> None:
     if key not in SCHEMA:
         if any(known.startswith(f"{key}.") for known in SCHEMA):
             raise UserError(f"{file}: {key} is {value!r}, expected keys below it")
-        raise UserError(f"{file}: unknown key '{key}'{nearest(key, SCHEMA)}")
+        hint = f": {ELSEWHERE[key]}" if key in ELSEWHERE else nearest(key, SCHEMA)
+        raise UserError(f"{file}: unknown key '{key}'{hint}")
     kind, allowed = SCHEMA[key]
     if value is None:
         return
@@ -242,9 +256,11 @@ def _check(file: Path | str, key: str, value: Any) -> None:
         raise UserError(f"{file}: {key} is {value!r}, expected {' or '.join(allowed)}")
     if allowed is not None and kind is not str and not allowed[0] <= value <= allowed[1]:
         raise UserError(f"{file}: {key} is {value}, expected {allowed[0]} to {allowed[1]}")
-    if key in NEUTRAL and value != NEUTRAL[key][0]:
-        neutral, reason = NEUTRAL[key]
-        raise UserError(f"{file}: {key} is {value!r}, expected {neutral!r}: {reason}")
+    neutral, reason = NEUTRAL.get(key, (value, ""))
+    neutral = neutral if isinstance(neutral, tuple) else (neutral,)
+    if value not in neutral:
+        expected = " or ".join(map(repr, neutral))
+        raise UserError(f"{file}: {key} is {value!r}, expected {expected}: {reason}")
 
 
 def _check_windows(job: JobConfig) -> None:

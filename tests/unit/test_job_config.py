@@ -63,6 +63,8 @@ def test_a_flag_below_a_key_that_is_no_group(tmp_path):
         ),
         ({"round": 3}, "round is 3, expected keys below it"),
         ({"fl_name": ...}, "fl_name is missing"),
+        ({"checkpoint_dir": "./fl_ckpt"}, "remove it and give --checkpoint_dir to"),
+        ({"encrypt__privacy_eval_type": "LAPLACE"}, "'NOT_EVAL' or 'NOT_ENCRYPT': this release"),
         ({"enable_ssl": 1}, "enable_ssl is 1, expected True or False"),
         ({"fl_iteration_num": "30"}, "fl_iteration_num is '30', expected a whole number"),
         ({"fl_iteration_num": 0}, "fl_iteration_num is 0, expected 1 to"),
@@ -85,8 +87,16 @@ def test_refused_with_the_key_and_the_reason(tmp_path, changes, message):
     assert str(path) in str(caught.value)
 
 
-def test_upstreams_newer_key_passes_with_its_neutral_value(tmp_path):
-    load_job(changed(tmp_path, encrypt__encrypt_train_type="NOT_ENCRYPT"))
+def test_upstreams_newer_keys_pass_with_their_neutral_values(tmp_path):
+    newer = {"encrypt_train_type": "NOT_ENCRYPT", "privacy_eval_type": "NOT_ENCRYPT"}
+    newer["laplace_eval"] = {"laplace_eval_eps": 230260}
+    load_job(changed(tmp_path, **{f"encrypt__{key}": value for key, value in newer.items()}))
+    load_job(changed(tmp_path, encrypt__privacy_eval_type="NOT_EVAL"))
+
+
+def test_upstreams_file_loads_unchanged():
+    job = load_job(PROJECT_DIR / "tests" / "upstream_files" / "default_yaml_config.yaml")
+    assert (job.name, job.iterations) == ("FasterRCNN", 30)
 
 
 def test_a_file_that_would_run_something_is_refused(tmp_path):
