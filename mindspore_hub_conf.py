@@ -17,7 +17,7 @@ from typing import Any
 from src.errors import UserError
 from src.evaluation.checkpoints import load_detector
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
-from src.model_utils.config import Config, check_values, default_values, load_config, setting
+from src.model_utils.config import DEFAULT_CONFIG, Config, check_values, load_config
 
 
 class UnknownNetworkError(UserError, NotImplementedError):
@@ -31,10 +31,12 @@ def create_network(
 
     Args:
         name: "faster_rcnn", the only one.
-        config: a configuration, or the path of a file of one; without it the defaults hold.
+        config: a configuration, or the path of a file of one; without it `default_config.yaml`
+            of the current folder or next to this script.
         kwargs: keys of the configuration with their values, laid over the file: `backbone`
-            ("resnet_v1.5_50" or "resnet_v1_50"), `num_classes`, `coco_classes`; `ckpt_file` is a
-            checkpoint of a whole detector to load.
+            ("resnet_v1.5_50", "resnet_v1_50", ...), `num_classes`, `coco_classes`; `ckpt_file` is
+            a checkpoint of a whole detector to load. A `ckpt_file` of the file is not loaded: it
+            is what tools/export.py exports.
 
     Raises:
         UserError: another name (it is a NotImplementedError too), an unknown key, a configuration
@@ -45,12 +47,11 @@ def create_network(
             f"create_network: no network {name!r} here, expected 'faster_rcnn'"
         )
     if isinstance(config, Config):
-        checked = check_values(kwargs, default_values(), "create_network")
-        settled = Config({**vars(config), **checked})
+        settled = Config({**vars(config), **check_values(kwargs, "create_network")})
     else:
-        settled = load_config(config, **kwargs)
+        settled = load_config(config or DEFAULT_CONFIG, **kwargs)
     network = Faster_Rcnn_Resnet(settled)
-    given = setting(settled, "ckpt_file")
+    given = settled.ckpt_file
     checkpoint = Path(given).expanduser()
     if given and "ckpt_file" not in kwargs and not checkpoint.exists():
         # Upstream's own file names one of its machines, and upstream does not load it here.

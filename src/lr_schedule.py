@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Callable
 
 import mindspore
@@ -10,7 +11,7 @@ import numpy as np
 from mindspore import Tensor, ops
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
-from src.model_utils.config import Config
+from src.model_utils.config import Config, setting
 
 DROP = 0.1
 LONGEST_WARMUP = 1 / 3
@@ -44,14 +45,15 @@ def dynamic_lr(config: Config, steps_per_epoch: int) -> list[float]:
 
 
 def multistep_lr(config: Config, dataset_size: int) -> list[float]:
-    """Warm-up, then a drop by 10 at each epoch of `config.sgd_step`; `config.epoch_size` epochs.
+    """Return one rate a step for `config.epoch_size` epochs; it drops by 10 at milestones.
 
     Args:
-        config: base_lr, warmup_step, warmup_ratio, sgd_step and epoch_size are read.
+        config: base_lr, milestones (epochs, counted from 0) and epoch_size are read.
         dataset_size: steps of an epoch.
     """
     total = dataset_size * config.epoch_size
-    return _warmed_up(config, total, config.warmup_step, _drops(config, dataset_size))
+    drops = _drops(config, setting(config, "milestones"), dataset_size)
+    return [drops(step) for step in range(total)]
 
 
 def run_lr(
@@ -61,10 +63,11 @@ def run_lr(
 
     The warm-up takes `config.warmup_step` steps, but at most a third of the run, so that a short
     run leaves it. Then `config.lr_type` decides: "dynamic" is a cosine that ends at the run's
-    end, "step" drops by 10 at the epochs of `config.sgd_step`.
+    end, "step" drops by 10 at the epochs of `config.sgd_step`, "multistep" at those of
+    `config.milestones` and has no warm-up.
 
     Args:
-        config: base_lr, lr_type, warmup_step, warmup_ratio and sgd_step are read.
+        config: base_lr, lr_type, warmup_step, warmup_ratio, sgd_step and milestones are read.
         steps_per_iteration: local steps between two synchronisations.
         iterations: synchronisations of the run.
         steps_per_epoch: steps of one pass over the silo's images.
@@ -74,8 +77,11 @@ def run_lr(
     """
     total = steps_per_iteration * iterations
     warmup = min(config.warmup_step, int(total * LONGEST_WARMUP))
-    if config.lr_type == "step":
-        after_warmup = _drops(config, steps_per_epoch)
+    if config.lr_type == "multistep":
+        warmup = 0
+        after_warmup = _drops(config, config.milestones, steps_per_epoch)
+    elif config.lr_type == "step":
+        after_warmup = _drops(config, config.sgd_step, steps_per_epoch)
     else:
         after_warmup = _cosine(config, warmup, total - warmup)
     return np.array(_warmed_up(config, total, warmup, after_warmup), dtype=np.float32)
@@ -85,9 +91,9 @@ def _cosine(config: Config, warmup: int, decay_steps: int) -> Callable[[int], fl
     return lambda step: a_cosine_learning_rate(step, config.base_lr, warmup, decay_steps)
 
 
-def _drops(config: Config, steps_per_epoch: int) -> Callable[[int], float]:
+def _drops(config: Config, epochs: Sequence[int], steps_per_epoch: int) -> Callable[[int], float]:
     def rate(step: int) -> float:
-        drops = sum(step >= epoch * steps_per_epoch for epoch in config.sgd_step)
+        drops = sum(step >= epoch * steps_per_epoch for epoch in epochs)
         return config.base_lr * DROP**drops
 
     return rate

@@ -1,9 +1,10 @@
-"""Write docs/flags.md anew: every flag of every script, every key of the configuration files.
+"""Write docs/flags.md and default_config.yaml again, from the scripts and the table of keys.
 
   python tools/write_flags.py
 
-asks each script for its --help (a minute). To be run after a flag or a key has changed; a test of
-`make test` compares the page with the scripts. Success: one line with the page's path.
+asks each script for its --help (a minute). To be run after a flag or a key of
+src/model_utils/config_keys.py has changed; tests compare. It replaces an edited
+default_config.yaml: this is for developers of the suite. Success: a line for each of the two files.
 """
 
 import sys
@@ -15,18 +16,16 @@ from src.errors import require_packages, run_command
 
 require_packages()
 
-from src.model_utils.config import PROJECT_DIR, parse_known, script_parser
-from src.reporting.flags_page import write_flags_page
-
-PAGE = PROJECT_DIR / "docs" / "flags.md"
+from src.model_utils.config import parse_known, script_parser
+from src.reporting.flags_page import write_all
 
 
 def main() -> int:
     """Ask, write."""
     parser = script_parser(__doc__)
     parse_known(parser)
-    write_flags_page(PAGE)
-    print(f"written: {PAGE}")
+    for path in write_all():
+        print(f"written: {path}")
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from src.errors import UserError
-from src.model_utils.config import Config
+from src.model_utils.config import KEYS, ONE_KIND, Config
 
 EQUAL = (
     ("rpn_in_channels", "fpn_out_channels"),
@@ -12,17 +12,8 @@ EQUAL = (
     ("fpn_in_channels", "resnet_out_channels"),
     ("num_bboxes_stage2", "rpn_proposal_max_num"),
 )
-# Variants that exist as keys only; elsewhere they have a meaning, here they would be ignored.
-FIXED = {
-    "use_sigmoid_cls": True,
-    "rpn_head_use_sigmoid": True,
-    "rpn_cls_out_channels": 1,
-    "rpn_proposal_nms_across_levels": False,
-    "rpn_nms_across_levels": False,
-    "rpn_proposal_min_bbox_size": 0,
-    "rpn_min_bbox_min_size": 0,
-    "rcnn_num_layers": 2,
-}
+# A loaded configuration has been checked for these; one made in a script has not.
+FIXED = {name: key.default for name, key in KEYS.items() if key.instead == ONE_KIND}
 
 
 def check_config(config: Config) -> None:

@@ -21,9 +21,13 @@ from src.model_utils.config import Config, setting
 
 __all__ = ["BACKBONES", "FasterRcnn_Infer", "Faster_Rcnn", "generator_img_meta"]
 
+# Where they stride; resnet_block says how deep they are. ModelZoo's deeper ones stride on the 3x3,
+# whatever their names say.
 BACKBONES = {
     "resnet_v1.5_50": resnet.ResidualBlockUsing,
     "resnet_v1_50": resnet50v1.ResidualBlockUsing_V1,
+    "resnet_v1_101": resnet.ResidualBlockUsing,
+    "resnet_v1_152": resnet.ResidualBlockUsing,
 }
 
 

@@ -30,7 +30,7 @@ class CheckpointKeeper:
         network: its parameters are saved, frozen ones included.
         folder: ckpt/mindrecord_0 of the worker.
         user: mindrecord_0.
-        config: save_checkpoint, keep_checkpoint_max and run_eval are read.
+        config: save_checkpoint, checkpoints_kept and run_eval are read.
         mark: the fingerprint of what the network is trained with; None writes none.
     """
 
@@ -49,7 +49,7 @@ class CheckpointKeeper:
         self._folder = folder
         self._user = user
         self._config = config
-        self._kept = config.keep_checkpoint_max
+        self._kept = config.checkpoints_kept
         self._on = config.save_checkpoint
         self._partial = folder / ".partial.ckpt"
         # An earlier process's count too, where this one goes on in its folder.

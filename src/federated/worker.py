@@ -87,6 +87,8 @@ def _run_silo(
     log_to_console(label)
     if is_leader(config):
         say_settings(label, config)
+    for note in config.notes if is_leader(config) else []:
+        say(label, f"note: {note}")
     status.update(phase="loading the data")
     shard = shard_of(config)
     resumed = resumed_state(job, config, shard, ranks, partial(say, label))

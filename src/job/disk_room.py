@@ -26,7 +26,7 @@ def disk_room(folder: Path, needed: int, what: str) -> str:
     if free < needed:
         raise UserError(
             f"{folder}: {what} need {_amount(needed)}, and {_amount(free)} are free; "
-            "free some, choose a folder on another disk, or keep fewer (--keep_checkpoint_max)"
+            "free some, choose a folder on another disk, or keep fewer (--checkpoints_kept)"
         )
     return f"{what} need {_amount(needed)}, {_amount(free)} are free in {there}"
 
@@ -35,7 +35,7 @@ def worker_files(config: Any, iterations: int, workers: int) -> int:
     """Checkpoints that all workers of this machine will have written when the job is done."""
     if not config.save_checkpoint:
         return 0
-    kept = min(iterations, config.keep_checkpoint_max or iterations)
+    kept = min(iterations, config.checkpoints_kept or iterations)
     return (kept + bool(config.run_eval)) * workers
 
 

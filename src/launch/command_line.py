@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from src.job.job_config import JobConfig, load_job
-from src.model_utils.config import DEFAULT_CONFIG, parse_bool, script_parser
-from src.model_utils.flag_help import HELP
+from src.model_utils.config import (
+    ALIASES,
+    DEFAULT_CONFIG,
+    KEYS,
+    add_key_flags,
+    parse_bool,
+    script_parser,
+)
 from src.security.passwords import CLIENT, FLAG, SERVER
 
 DEFAULT_JOB = "default_yaml_config.yaml"
 
-LOG_KEYS = {"log_max_mb": float, "log_files_kept": int}
+LOG_KEYS = ("log_max_mb", "log_files_kept")
 
 # Flags that win over a key of the federation's YAML file.
 JOB_FLAGS = {
@@ -92,9 +98,8 @@ def add_scheduler_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_log_flags(parser: argparse.ArgumentParser) -> None:
-    """The keys of default_config.yaml that a scheduler heeds too."""
-    for key, kind in LOG_KEYS.items():
-        parser.add_argument(f"--{key}", type=kind, default=argparse.SUPPRESS, help=HELP[key])
+    """Add the keys of default_config.yaml that a scheduler reads too."""
+    add_key_flags(parser, LOG_KEYS)
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +147,6 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
 
 def add_worker_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that the worker launcher takes and hands on to each worker."""
-    suppress = argparse.SUPPRESS
     parser.add_argument(
         "--dataset_path",
         default="",
@@ -186,8 +190,10 @@ def add_worker_flags(parser: argparse.ArgumentParser) -> None:
         "round.global_iteration_time_window (default 0: that and 600 more)",
     )
     _add_resume(parser)
-    parser.add_argument("--client_batch_size", dest="batch_size", type=int, default=suppress)
-    parser.add_argument("--client_learning_rate", dest="base_lr", type=float, default=suppress)
+    for alias, key in ALIASES.items():
+        kind = type(KEYS[key].default)
+        text = f"upstream's name for --{key}; upstream's scripts ignored it"
+        parser.add_argument(f"--{alias}", type=kind, default=argparse.SUPPRESS, help=text)
 
 
 WORKER_FLAGS = (

@@ -103,10 +103,14 @@ def worker_bytes(config: Any, kept: int = 0) -> float:
     Args:
         kept: arrays of the model's size that the aggregation algorithm keeps.
     """
-    pixels = config.img_width * config.img_height * config.batch_size
-    width = max(*config.resnet_out_channels[:1], config.fpn_out_channels) / FULL_CHANNELS
     models = (WORKER_PER_MODEL + kept) * model_bytes(config)
-    return PROCESS_BYTES + models + pixels * BYTES_PER_PIXEL * width
+    return PROCESS_BYTES + models + config.batch_size * image_bytes(config)
+
+
+def image_bytes(config: Any) -> float:
+    """Return a rough estimate of the memory that each image of a training batch takes."""
+    width = max(*config.resnet_out_channels[:1], config.fpn_out_channels) / FULL_CHANNELS
+    return config.img_width * config.img_height * BYTES_PER_PIXEL * width
 
 
 def server_bytes(config: Any, held: int = 1) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from src.launch.live_servers import require_no_live_servers
 from src.launch.machine_checks import (
     PROCESS_BYTES,
     device,
+    image_bytes,
     machine_checks,
     memory,
     server_bytes,
@@ -107,6 +109,7 @@ def server_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
 
     return [
         *machine_checks(),
+        *value_checks(config),
         aggregation_check(job, config),
         federated_check(config),
         Check("address", addresses),
@@ -144,6 +147,7 @@ def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
 
     return [
         *machine_checks(),
+        *value_checks(config),
         aggregation_check(job, config),
         federated_check(config),
         privacy_check(job, config),
@@ -157,6 +161,25 @@ def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         *tls_checks(job, "worker"),
         *reach_checks(job, config),
     ]
+
+
+def value_checks(config: Any) -> list[Check]:
+    """Return a warning for each value that means something else here than where it comes from."""
+    notes = list(config.notes)
+    batch = getattr(config, "client_batch_size", None)
+    if batch is not None:
+        notes.append(
+            f"--client_batch_size={batch} takes effect here, upstream's scripts ignored it: about "
+            f"{image_bytes(config) / 1e9:.2g} GB of memory for each image of a batch, "
+            f"{worker_bytes(config) / 1e9:.1f} GB for a worker"
+        )
+    rate = getattr(config, "client_learning_rate", None)
+    if rate is not None:
+        notes.append(
+            f"--client_learning_rate={rate:g} takes effect here, upstream's scripts ignored it; "
+            f"without it base_lr of the configuration holds"
+        )
+    return [Check("values", partial(Finding, WARN, "values", note)) for note in notes]
 
 
 def aggregation_check(job: JobConfig, config: Any) -> Check:

@@ -1,16 +1,18 @@
-"""Configuration of detector, data and training: YAML file, then flags, checked against one table.
+"""Configuration of detector, data and training: defaults, then one file, then flags.
 
-`default_config.yaml` beside the scripts is that table: its keys are the keys that exist, its
-values the defaults and the types. A user's file is laid over it, flags over both.
+The keys, their defaults and their values stand in one table, `config_keys.py`. The file is the one
+given as --config_path, or `default_config.yaml` of the current folder or next to the scripts; it
+holds what differs from the defaults. All files and flags go through the same checks.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.errors import UserError
+from src.errors import UserError, nearest
 from src.model_utils.config_file import (
     DEFAULT_CONFIG,
     PROJECT_DIR,
@@ -18,22 +20,41 @@ from src.model_utils.config_file import (
     read_yaml_documents,
 )
 from src.model_utils.config_flags import (
-    add_config_flags,
+    add_key_flags,
     merge,
     parse_bool,
     parse_cli_to_yaml,
     parse_known,
     script_parser,
 )
-from src.model_utils.config_values import check_values
-from src.model_utils.flag_help import HELP
+from src.model_utils.config_keys import (
+    ALIASES,
+    BACKBONE_BLOCKS,
+    COCO_CLASSES,
+    DERIVED,
+    IDLE,
+    KEYS,
+    ONE_KIND,
+    SECTIONS,
+    Key,
+)
 
 # Everything about the configuration is imported from here, as upstream's callers do.
 __all__ = [
+    "ALIASES",
+    "BACKBONE_BLOCKS",
+    "COCO_CLASSES",
     "DEFAULT_CONFIG",
+    "IDLE",
+    "KEYS",
+    "ONE_KIND",
     "PROJECT_DIR",
+    "SECTIONS",
     "Config",
+    "Key",
+    "add_key_flags",
     "check_values",
+    "config",
     "default_values",
     "feature_shapes_of",
     "find_config_file",
@@ -48,6 +69,10 @@ __all__ = [
     "script_parser",
     "setting",
 ]
+
+# Above this base_lr and without grad_clip a job is warned: the demo's detector, from random
+# weights, reached a loss of nan with 0.04 after 49 steps.
+HIGH_LR = 0.01
 
 
 class Config:
@@ -79,8 +104,24 @@ def _wrap(value: Any) -> Any:
     return value
 
 
+if TYPE_CHECKING:
+    config: Config
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Give upstream's global `config` when it is first asked for.
+
+        It is read from the file alone, `default_config.yaml` of the current folder or next to the
+        scripts; the command line is not looked at.
+        """
+        if name != "config":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()["config"] = found = load_config(DEFAULT_CONFIG)
+        return found
+
+
 def setting(config: Any, key: str) -> Any:
-    """`config.key`, or the default file's value where `config` has no such key.
+    """Return `config.key`, or the key's default where `config` has no such key.
 
     For the keys that this suite adds to upstream's: a configuration made from upstream's keys
     alone, as `Config(dict)`, serves wherever the loaded one does.
@@ -89,7 +130,7 @@ def setting(config: Any, key: str) -> Any:
 
 
 def parse_yaml(yaml_path: str | Path) -> tuple[dict, dict, dict]:
-    """(values, help texts, choices) of a file with one to three YAML documents, as upstream's.
+    """Return (values, help texts, choices) of a file with one to three YAML documents.
 
     Raises:
         UserError: no file, broken YAML, or more than three documents.
@@ -105,12 +146,33 @@ def parse_yaml(yaml_path: str | Path) -> tuple[dict, dict, dict]:
 
 
 def default_values() -> dict[str, Any]:
-    """A fresh copy of the values of the default file."""
-    return read_yaml_documents(PROJECT_DIR / DEFAULT_CONFIG)[0]
+    """Return a fresh copy of every key's default."""
+    return {name: copy.deepcopy(key.default) for name, key in KEYS.items()}
+
+
+def check_values(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return `values` with each key known and each value of its type and in its range.
+
+    A None, as YAML gives for a key with nothing behind it, stands for the default and is left out.
+
+    Raises:
+        UserError: unknown key (names the nearest), wrong type, or out of range.
+    """
+    known = {**KEYS, **DERIVED}
+    checked = {}
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"{where}: unknown key '{name}'{nearest(str(name), known)}")
+        if value is not None:
+            checked[name] = known[name].checked(name, value, where)
+    return checked
 
 
 def load_config(path: str | Path | None = None, **overrides: Any) -> Config:
-    """The checked configuration: defaults, the file at `path`, then `overrides`.
+    """Return the checked configuration: defaults, the file at `path`, then `overrides`.
+
+    Its attribute `notes` lists what a user should know of values that mean something else here
+    than where the file comes from.
 
     Args:
         path: a YAML file; None takes the defaults alone.
@@ -119,57 +181,105 @@ def load_config(path: str | Path | None = None, **overrides: Any) -> Config:
     Raises:
         UserError: no such file, broken YAML, unknown key, wrong type, shapes that do not fit.
     """
-    defaults = default_values()
-    values = dict(defaults)
-    where = str(PROJECT_DIR / DEFAULT_CONFIG)
+    from_file: dict[str, Any] = {}
+    where = "configuration"
     if path is not None:
         file = find_config_file(path)
         where = str(file)
-        values.update(check_values(parse_yaml(file)[0], defaults, where))
-    values.update(check_values(overrides, defaults, "command line"))
-    _derive(values, where)
-    return Config(values)
+        from_file = check_values(parse_yaml(file)[0], where)
+    given = check_values(overrides, "command line")
+    # What a file says of its own image size is compared before a flag changes that size.
+    _complete({**default_values(), **from_file}, from_file, where)
+    chosen = {**{k: v for k, v in from_file.items() if k not in DERIVED}, **given}
+    values = {**default_values(), **chosen}
+    _complete(values, chosen, where)
+    loaded = Config(values)
+    loaded.notes = _notes(values, chosen)
+    return loaded
 
 
 def feature_shapes_of(height: int, width: int) -> list[list[int]]:
-    """(h, w) of P2 to P6: strides 4 to 32 of the image, then every second pixel of P5."""
+    """Return (h, w) of P2 to P6: strides 4 to 32 of the image, then every second pixel of P5."""
     shapes = [[-(-height // s), -(-width // s)] for s in (4, 8, 16, 32)]
     last = shapes[-1]
     return [*shapes, [-(-last[0] // 2), -(-last[1] // 2)]]
 
 
-def _derive(values: dict[str, Any], where: str) -> None:
-    """Fill in what follows from the image size, and check what the file says of it."""
+def _complete(values: dict[str, Any], given: dict[str, Any], where: str) -> None:
+    """Fill in what follows from other keys, and check what `given` says of it."""
     height, width = values["img_height"], values["img_width"]
     if height % 32 or width % 32:
         raise UserError(
             f"{where}: img_width x img_height is {width}x{height}, expected multiples of 32"
         )
-    expected = feature_shapes_of(height, width)
-    shapes = values.setdefault("feature_shapes", expected)
-    if [list(shape) for shape in shapes] != expected:
-        raise UserError(
-            f"{where}: feature_shapes {shapes} does not fit {width}x{height} images, expected "
-            f"{expected}; remove the key and it is derived"
-        )
+    shapes = feature_shapes_of(height, width)
+    anchors = values["num_anchors"] * sum(h * w for h, w in shapes)
+    for key, expected in (("feature_shapes", shapes), ("num_bboxes", anchors)):
+        values[key] = expected
+        if given.get(key, expected) != expected:
+            raise UserError(
+                f"{where}: {key} {given[key]} does not fit {width}x{height} images, expected "
+                f"{expected}; remove the key and it is derived"
+            )
+    _complete_backbone(values, given, where)
     if len(values["coco_classes"]) != values["num_classes"]:
         raise UserError(
             f"{where}: num_classes is {values['num_classes']}, but coco_classes lists "
             f"{len(values['coco_classes'])} names with the background; make them agree"
         )
-    values["num_bboxes"] = values["num_anchors"] * sum(h * w for h, w in shapes)
+
+
+def _complete_backbone(values: dict[str, Any], given: dict[str, Any], where: str) -> None:
+    """Give a backbone its blocks; refuse the blocks of a ResNet-50 under a deeper one's name."""
+    backbone = values["backbone"]
+    usual, shallow = BACKBONE_BLOCKS[backbone], KEYS["resnet_block"].default
+    if "resnet_block" not in given:
+        values["resnet_block"] = list(usual)
+    elif usual != shallow and values["resnet_block"] == shallow:
+        raise UserError(
+            f"{where}: backbone is {backbone!r} and resnet_block is {shallow}, a ResNet-50's; set "
+            f"resnet_block: {usual}, or remove it from the file"
+        )
+
+
+def _notes(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """Return a line for each value that means something else here, or nothing."""
+    notes = []
+    kept = values["keep_checkpoint_max"]
+    if kept:
+        notes.append(
+            f"keep_checkpoint_max: {kept} deletes nothing here, as upstream's example never read "
+            f"it: all checkpoints are kept; for the newest {kept} of each worker set "
+            f"checkpoints_kept: {kept}"
+        )
+    rate, scale = values["base_lr"], values["loss_scale"]
+    if rate > HIGH_LR and not values["grad_clip"]:
+        notes.append(
+            f"base_lr: {rate:g} without grad_clip may end in a loss of nan: upstream's example "
+            f"divided the gradient by loss_scale twice, so that {rate:g} acted as "
+            f"{rate / scale:g}, and here it is divided once; set base_lr: "
+            f"{KEYS['base_lr'].default:g}, the default, or grad_clip: True"
+        )
+    idle = [
+        f"{key}: {value}"
+        for key, value in given.items()
+        if key in IDLE and key != "keep_checkpoint_max" and value != KEYS[key].default
+    ]
+    if idle:
+        notes.append(f"without effect here: {', '.join(idle)} (--help says what is read instead)")
+    return notes
 
 
 def get_config(
     argv: list[str] | None = None, parser: argparse.ArgumentParser | None = None
 ) -> Config:
-    """The configuration of a command: defaults, `--config_path`, then the other flags.
+    """Return the configuration of a command: defaults, `--config_path`, then the other flags.
 
     Its attribute `given_flags` lists the keys that came from the command line.
 
     Args:
         argv: the command's words; None takes those of the process.
-        parser: flags of the command itself; their values become attributes beside the keys.
+        parser: flags of the command itself; their values become attributes next to the keys.
 
     Raises:
         UserError: as `load_config`, or an unknown flag (names the nearest).
@@ -178,12 +288,19 @@ def get_config(
     if "--config_path" not in parser._option_string_actions:
         parser.add_argument("--config_path", default=DEFAULT_CONFIG, help="YAML file of the keys")
     own = {action.dest for action in parser._actions}
-    defaults = default_values()
-    add_config_flags(parser, defaults, HELP, {}, DEFAULT_CONFIG)
+    add_key_flags(parser)
     args = vars(parse_known(parser, argv))
-    given = {k: v for k, v in args.items() if k in defaults and v is not None}
-    config = load_config(args["config_path"], **given)
-    for key in own & set(args) - set(defaults):
-        setattr(config, key, args[key])
-    config.given_flags = sorted(given)
-    return config
+    for alias, key in ALIASES.items():
+        if alias in args:
+            args.setdefault(key, args[alias])
+    given = {k: v for k, v in args.items() if k in KEYS and k not in own}
+    loaded = load_config(args["config_path"], **given)
+    # Only a command with flags of ranks has ranks, whatever the file says.
+    for name in {"run_distribute", "device_num", "rank_id"} - own:
+        setattr(loaded, name, KEYS[name].default)
+    for name in own & set(args):
+        # A flag of the command that is a key too, and was not given, leaves the file's value.
+        if args[name] is not None or name not in KEYS:
+            setattr(loaded, name, args[name])
+    loaded.given_flags = sorted(given)
+    return loaded

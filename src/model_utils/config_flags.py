@@ -1,14 +1,18 @@
-"""Flags of a command: one for each scalar key, and what a wrong one is told."""
+"""Flags of a command: one for each scalar key, and the error for a wrong one."""
 
 from __future__ import annotations
 
 import argparse
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from src.errors import UserError, nearest
 from src.model_utils.config_file import DEFAULT_CONFIG
+from src.model_utils.config_keys import GONE_FLAGS, IDLE, SECTIONS, Key
+
+IDLE_TITLE = "accepted from upstream's and ModelZoo's files, without effect here"
 
 
 def parse_bool(text: str) -> bool:
@@ -36,22 +40,10 @@ def parse_cli_to_yaml(
     A flag that was not given is absent from the result, so that `merge` keeps the file's value.
     Lists and dicts are set in the file only.
     """
-    add_config_flags(parser, cfg, helper or {}, choices or {}, cfg_path)
-    return parser.parse_args(argv)
-
-
-def add_config_flags(
-    parser: argparse.ArgumentParser,
-    cfg: dict[str, Any],
-    helper: dict[str, str],
-    choices: dict[str, list],
-    cfg_path: str,
-) -> None:
-    """A `--key` for each scalar of `cfg` that `parser` does not have yet."""
     group = parser.add_argument_group(f"keys of {Path(cfg_path).name}")
-    taken = set(parser._option_string_actions)
+    helper, choices = helper or {}, choices or {}
     for key, value in cfg.items():
-        if isinstance(value, (list, dict)) or f"--{key}" in taken:
+        if isinstance(value, (list, dict)) or f"--{key}" in parser._option_string_actions:
             continue
         group.add_argument(
             f"--{key}",
@@ -61,6 +53,35 @@ def add_config_flags(
             metavar=type(value).__name__.upper(),
             help=helper.get(key, f"default {value!r}".replace("%", "%%")),
         )
+    return parser.parse_args(argv)
+
+
+def add_key_flags(parser: argparse.ArgumentParser, names: Iterable[str] | None = None) -> None:
+    """Give `parser` a `--key` for each scalar key that it lacks, in a group for each section.
+
+    Args:
+        names: the keys; None takes all of them.
+    """
+    for title, keys in {**SECTIONS, IDLE_TITLE: IDLE}.items():
+        wanted = [name for name in keys if names is None or name in names]
+        if wanted:
+            group = parser.add_argument_group(title)
+            for name in wanted:
+                _add_flag(parser, group, name, keys[name])
+
+
+def _add_flag(parser: argparse.ArgumentParser, group: Any, name: str, key: Key) -> None:
+    flag, default = f"--{name}", key.default
+    if isinstance(default, (list, dict)) or flag in parser._option_string_actions:
+        return
+    several = len(key.choices) > 1
+    group.add_argument(
+        flag,
+        type=parse_bool if isinstance(default, bool) else type(default),
+        default=argparse.SUPPRESS,
+        metavar="{" + ",".join(key.choices) + "}" if several else type(default).__name__.upper(),
+        help=f"{key.help} (default {default!r})".replace("%", "%%"),
+    )
 
 
 def merge(args: argparse.Namespace, cfg: dict[str, Any]) -> dict[str, Any]:
@@ -116,6 +137,8 @@ def parse_known(
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         flag = unknown[0].split("=")[0]
+        if flag in GONE_FLAGS:
+            raise UserError(f"{flag}: {GONE_FLAGS[flag]}")
         known = [name for name in parser._option_string_actions if name.startswith("--")]
         raise UserError(f"unknown flag {flag}{nearest(flag, known)}; --help lists them")
     return args

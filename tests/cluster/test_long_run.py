@@ -56,7 +56,7 @@ def start(job: Job) -> None:
     job.write(ITERATIONS)
     job.scheduler()
     job.servers()
-    job.workers("--batch_size=1", "--sync_frequency=1", f"--keep_checkpoint_max={KEPT}")
+    job.workers("--batch_size=1", "--sync_frequency=1", f"--checkpoints_kept={KEPT}")
 
 
 def follow(job: Job) -> list[Sample]:

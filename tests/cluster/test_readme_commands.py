@@ -86,6 +86,7 @@ class Reader:
         words = ["--out=.", "--images=300", "--val_images=4", "--width=96", "--height=64"]
         succeed(self.folder, "tools/make_demo_coco.py", *words)
         settings = TINY.read_text() + "test_score_thr: 0.001  # so that it finds something\n"
+        settings += "keep_checkpoint_max: 1  # as upstream's file has it\n"
         (self.folder / "default_config.yaml").write_text(settings)
 
     def typed(self, line: str) -> str:
@@ -193,6 +194,14 @@ def test_what_readme_promises_of_each_is_there(reader):
         assert (folder / name).is_file(), name
     log = (folder / "scheduler" / "scheduler.log").read_text()
     assert "Scheduler started successfully." in log
+
+
+def test_upstreams_limit_deletes_no_checkpoint_and_is_named(reader):
+    found = list((reader.folder / "worker_0" / "ckpt" / "mindrecord_0").glob("*epoch.ckpt"))
+    assert len(found) == ITERATIONS > 1
+    note = "keep_checkpoint_max: 1 deletes nothing here"
+    assert note in said_by(reader, "python run_cross_silo_fasterrcnn_worker.py")
+    assert (reader.folder / "worker_0" / "worker.log").read_text().count(note) == 1
 
 
 def test_status_watches_until_the_end_and_finish_leaves_nothing(reader):

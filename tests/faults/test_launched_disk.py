@@ -53,7 +53,7 @@ def start(job: Job, iterations: int, *worker_flags: str) -> None:
 
 
 def test_workers_without_room_for_a_checkpoint_end_and_go_on_later(job, disk):
-    start(job, 40, "--keep_checkpoint_max=2")
+    start(job, 40, "--checkpoints_kept=2")
     # Room for lines and status files, none for a model.
     disk.fill(leave=40_000)
     job.wait_for_end("worker")
@@ -69,7 +69,7 @@ def test_workers_without_room_for_a_checkpoint_end_and_go_on_later(job, disk):
     assert job.running("server")
     disk.empty()
     reached = max(one["iteration"] for one in job.rounds("worker_0"))
-    job.workers(*EACH_STEP, "--keep_checkpoint_max=2")
+    job.workers(*EACH_STEP, "--checkpoints_kept=2")
     job.wait_for_end()
     rounds = job.rounds("worker_0")
     assert rounds[0]["iteration"] >= reached and rounds[-1]["iteration"] == 40

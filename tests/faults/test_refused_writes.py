@@ -264,7 +264,7 @@ def worker_keeper(folder: Path):
 
     from src.federated.checkpoint_keeper import CheckpointKeeper
 
-    config = SimpleNamespace(keep_checkpoint_max=0, save_checkpoint=True, run_eval=False)
+    config = SimpleNamespace(checkpoints_kept=0, save_checkpoint=True, run_eval=False)
     return CheckpointKeeper("worker_0", nn.Dense(40, 40), folder, "mindrecord_0", config)
 
 

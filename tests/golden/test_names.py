@@ -25,6 +25,8 @@ def test_parameters_in_network_order(golden, module):
     [
         (faster_rcnn_resnet, "resnet_v1.5_50", ((1, 1), (2, 2))),
         (faster_rcnn_resnet, "resnet_v1_50", ((2, 2), (1, 1))),
+        (faster_rcnn_resnet, "resnet_v1_101", ((1, 1), (2, 2))),
+        (faster_rcnn_resnet, "resnet_v1_152", ((1, 1), (2, 2))),
         (faster_rcnn_resnet50v1, "resnet_v1.5_50", ((2, 2), (1, 1))),
     ],
 )

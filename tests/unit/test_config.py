@@ -1,12 +1,16 @@
 """The configuration of detector, data and training: files, flags, and what is refused."""
 
-import json
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+import src.model_utils.config
 from src.errors import UserError
+from src.launch.command_line import add_worker_flags
 from src.model_utils.config import (
+    KEYS,
     PROJECT_DIR,
     Config,
     default_values,
@@ -16,7 +20,8 @@ from src.model_utils.config import (
     parse_yaml,
     script_parser,
 )
-from src.model_utils.flag_help import HELP
+
+UPSTREAM = PROJECT_DIR / "tests" / "upstream_files" / "default_config.yaml"
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -52,15 +57,119 @@ def test_feature_shapes_follow_the_image():
     )
 
 
-def test_upstreams_file_loads_unchanged(tmp_path):
-    import yaml
+def test_a_file_in_the_current_folder_is_checked_and_completed_like_any_other(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("default_config.yaml").write_text("base_lr: 1\n")
+    config = get_config(["--base_lr=0.01"])
+    assert (config.base_lr, config.seed) == (0.01, 1)
+    Path("default_config.yaml").write_text("pre_traind: x.ckpt\n")
+    with pytest.raises(UserError, match="did you mean pre_trained"):
+        get_config([])
 
-    cases = json.loads((PROJECT_DIR / "tests/golden/config.json").read_text())
-    values = {k: v for k, v in cases["def16"].items() if k != "num_bboxes"}
-    values["coco_classes"] = [str(i) for i in range(values.get("num_classes", 81))]
-    values.setdefault("num_classes", 81)
-    path = write(tmp_path, yaml.safe_dump(values))
-    assert load_config(path).feature_shapes == cases["def16"]["feature_shapes"]
+
+def test_a_flag_changes_the_image_size_of_a_file_with_feature_shapes():
+    assert load_config(UPSTREAM, img_width=640).feature_shapes == feature_shapes_of(768, 640)
+
+
+def upstream_with(tmp_path: Path, **changes) -> Path:
+    """Upstream's file with other values, as ModelZoo's files are."""
+    values = {**parse_yaml(UPSTREAM)[0], **changes}
+    return write(tmp_path, yaml.safe_dump({k: v for k, v in values.items() if v is not ...}))
+
+
+def test_upstreams_file_runs_unchanged_and_says_what_means_something_else():
+    config = load_config(UPSTREAM)
+    assert (config.base_lr, config.checkpoints_kept, config.seed) == (0.04, 0, 1)
+    kept, rate, idle = config.notes
+    assert "keep_checkpoint_max: 5 deletes nothing" in kept and "checkpoints_kept: 5" in kept
+    assert "0.04 acted as 0.00015625" in rate and "grad_clip: True" in rate
+    assert idle.startswith("without effect here: checkpoint_path: /cache/train/")
+    assert idle.count(":") < 5 and "ckpt_file" not in idle
+
+
+@pytest.mark.parametrize(
+    ("changes", "blocks", "note"),
+    [
+        ({"run_distribute": False, "feature_shapes": ...}, [3, 4, 6, 3], ""),
+        ({"num_bboxes": 245520, "python_multiprocessing": ...}, [3, 4, 6, 3], ""),
+        (
+            {"backbone": "resnet_v1_101", "resnet_block": [3, 4, 23, 3], "base_lr": 0.02},
+            [3, 4, 23, 3],
+            "0.02 acted as",
+        ),
+        ({"backbone": "resnet_v1_152", "resnet_block": ...}, [3, 8, 36, 3], ""),
+        ({"lr_type": "multistep", "milestones": [6, 9], "device_target": "Ascend"}, None, ""),
+        ({"run_distribute": True, "device_num": 8}, None, "device_num: 8"),
+        ({"epoch_size": 12}, None, "epoch_size: 12"),
+    ],
+)
+def test_files_of_modelzoo_run(tmp_path, changes, blocks, note):
+    config = load_config(upstream_with(tmp_path, **changes))
+    assert blocks is None or config.resnet_block == blocks
+    assert note in " ".join(config.notes)
+    assert len(config.notes) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"opt_type": "adam"}, "opt_type is 'adam', expected sgd: silos train with SGD; set base_"),
+        ({"finetune": True}, "finetune is True, expected False: nothing reads it; pre_trained"),
+        ({"backbone": "inception_resnet_v2"}, "resnet_v1_152: another ResNet .* resnet_block"),
+        ({"backbone": "resnet_v1_101"}, r"a ResNet-50's; set resnet_block: \[3, 4, 23, 3\]"),
+        ({"num_bboxes": 163680}, "num_bboxes 163680 does not fit 1280x768 images"),
+        ({"use_sigmoid_cls": False}, "use_sigmoid_cls is False, expected True: the detector has"),
+    ],
+)
+def test_what_would_train_something_else_is_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        load_config(upstream_with(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("values", [{"base_lr": 0.01}, {"base_lr": 0.04, "grad_clip": True}])
+def test_no_note_about_a_rate_that_trains(values):
+    assert load_config(**values).notes == []
+
+
+def test_upstreams_global_config_is_read_from_the_file_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("default_config.yaml").write_text("img_width: 96\nimg_height: 64\n")
+    monkeypatch.setattr(sys, "argv", ["my_script.py", "--img_width=32", "--my_flag"])
+    monkeypatch.delitem(vars(src.model_utils.config), "config", raising=False)
+    from src.model_utils.config import config
+
+    assert (config.img_width, config.seed) == (96, 1)
+    from src.model_utils.config import config as second
+
+    assert second is config
+    monkeypatch.delitem(vars(src.model_utils.config), "config")
+    assert not hasattr(src.model_utils.config, "another_name")
+
+
+def test_upstreams_names_of_flags_set_the_key_unless_its_own_flag_does():
+    def loaded(*words):
+        parser = script_parser(None)
+        add_worker_flags(parser)
+        return get_config(list(words), parser)
+
+    config = loaded("--client_batch_size=32", "--client_learning_rate=0.01")
+    assert (config.batch_size, config.base_lr) == (32, 0.01)
+    assert config.given_flags == ["base_lr", "batch_size"]
+    assert loaded("--client_batch_size=32", "--batch_size=3").batch_size == 3
+
+
+def test_ranks_of_a_file_are_named_and_not_started(tmp_path):
+    path = write(tmp_path, "run_distribute: True\ndevice_num: 8\n")
+    config = get_config([f"--config_path={path}"])
+    assert (config.run_distribute, config.device_num) == (False, 1)
+    assert config.notes[0].startswith("without effect here: run_distribute: True, device_num: 8 (")
+
+
+def test_a_flag_that_nothing_ever_read_is_told_apart_from_a_typing_error():
+    with pytest.raises(UserError, match="--img_size: upstream's code never read it; leave it out"):
+        get_config(["--img_size=3"])
 
 
 @pytest.mark.parametrize(
@@ -71,6 +180,7 @@ def test_upstreams_file_loads_unchanged(tmp_path):
         ("batch_size: True\n", "batch_size is True, expected a whole number"),
         ("batch_size: 0\n", "batch_size is 0, expected more than 0"),
         ("keep_ratio: 1\n", "keep_ratio is 1, expected True or False"),
+        ("batch_size: '4'\n", "batch_size is '4', expected a whole number"),
         ("backbone: vgg\n", "expected one of resnet_v1.5_50, resnet_v1_50"),
         ("finetune: True\n", "finetune is True, expected False: nothing reads it"),
         ("sync_type: often\n", "expected one of fixed, adaptive"),
@@ -117,10 +227,9 @@ def test_three_documents_are_values_help_and_choices(tmp_path):
     assert parse_yaml(path) == ({"seed": 1}, {"seed": "a number"}, {"seed": [1, 2]})
 
 
-def test_help_is_of_keys_that_exist_and_tells_their_defaults():
-    defaults = default_values()
-    assert set(HELP) <= set(defaults)
-    assert all(f"(default {defaults[key]!r})" in text for key, text in HELP.items())
+def test_defaults_are_fresh_copies():
+    default_values()["coco_classes"].clear()
+    assert len(default_values()["coco_classes"]) == 81
 
 
 def test_help_begins_with_what_must_be_given_and_the_description(capsys):
@@ -132,4 +241,18 @@ def test_help_begins_with_what_must_be_given_and_the_description(capsys):
         get_config(["--help"], parser)
     told = capsys.readouterr().out
     assert told.startswith("usage: tool.py [flags] --json JSON folder\n\nWhat it does.\n")
-    assert "--images" in told and "--base_lr" in told
+    assert "--images" in told
+    own, useful, idle = (told.index(f"\n  --{flag} ") for flag in ("json", "base_lr", "opt_type"))
+    assert own < useful < told.index("\naccepted from upstream's") < idle
+
+
+def test_help_explains_every_flag(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # else lines are broken at hyphens too
+    with pytest.raises(SystemExit):
+        get_config(["--help"], script_parser(None, "tool.py"))
+    told = " ".join(capsys.readouterr().out.split())
+    scalar = [name for name, key in KEYS.items() if not isinstance(key.default, (list, dict))]
+    assert len(scalar) > 100
+    for name in scalar:
+        assert " ".join(KEYS[name].help.split()) in told, name
+        assert len(KEYS[name].help) > 5

@@ -7,17 +7,14 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import yaml
 
 from src.job.job_config import NEUTRAL
-from src.model_utils.config import DEFAULT_CONFIG, PROJECT_DIR
-from src.model_utils.config_values import UNAVAILABLE
+from src.model_utils.config import DEFAULT_CONFIG, IDLE, KEYS, PROJECT_DIR
+from src.reporting.flags_page import config_file
 
-# What stands behind this heading of the file is accepted for upstream's files alone.
-HEADING = "# ---- accepted for upstream's files, without effect here"
-# They name all keys, whether or not anything reads them.
-TABLES = ("src/model_utils/config_values.py", "src/model_utils/flag_help.py")
+# It names all keys, whether or not anything reads them.
+TABLE = "src/model_utils/config_keys.py"
 JOB_TABLE = "src/job/job_config.py"
 
 
@@ -37,21 +34,23 @@ def words_of_the_code(*left_out: str) -> set[str]:
     return words
 
 
-@pytest.fixture(scope="module")
-def sections() -> tuple[set[str], set[str]]:
-    """Keys of default_config.yaml before and behind the heading."""
+def test_every_key_of_detector_and_training_is_read_or_said_to_have_no_effect():
+    unread = set(KEYS) - set(IDLE) - words_of_the_code(TABLE)
+    assert not unread, f"nothing reads {sorted(unread)}: remove them, or move them to IDLE"
+
+
+def test_a_default_is_a_value_that_the_key_takes():
+    for name, key in KEYS.items():
+        assert key.checked(name, key.default, "the table") == key.default
+
+
+def test_the_file_next_to_the_scripts_is_the_table():
     text = (PROJECT_DIR / DEFAULT_CONFIG).read_text(encoding="utf-8")
-    before, behind = text.split(HEADING)
-    return set(yaml.safe_load(before)), set(yaml.safe_load(behind.split("\n", 1)[1]))
-
-
-def test_every_key_of_detector_and_training_is_read_or_said_to_have_no_effect(sections):
-    unread = sections[0] - words_of_the_code(*TABLES)
-    assert not unread, f"nothing reads {sorted(unread)}: remove them, or move them to the section"
-
-
-def test_what_is_refused_with_a_reason_has_no_effect(sections):
-    assert set(UNAVAILABLE) <= sections[1]
+    assert text == config_file(), "python tools/write_flags.py writes it again"
+    values = yaml.safe_load(text)
+    assert values == {
+        name: key.default for name, key in KEYS.items() if name not in IDLE and not key.follows
+    }
 
 
 def dotted(values: dict, prefix: str = "") -> Iterator[str]:

@@ -75,7 +75,12 @@ def assert_agree(found):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"backbone": "resnet_v1_50"}, {"without_bg_loss": False, "keep_ratio": False}],
+    [
+        {},
+        {"backbone": "resnet_v1_50"},
+        {"backbone": "resnet_v1_101", "resnet_block": [1, 1, 3, 1]},
+        {"without_bg_loss": False, "keep_ratio": False},
+    ],
     ids=str,
 )
 def test_onnx_finds_the_same_boxes(changes):

@@ -11,7 +11,7 @@ from src.federated.fingerprint import FEATURE_NAME
 from src.model_utils.config import load_config
 from src.training import save_models
 
-BACKBONES = {"resnet_v1.5_50": (1, 2), "resnet_v1_50": (2, 1)}
+BACKBONES = {"resnet_v1.5_50": (1, 2), "resnet_v1_50": (2, 1), "resnet_v1_101": (1, 2)}
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

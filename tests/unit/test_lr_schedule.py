@@ -39,10 +39,12 @@ def test_steps_of_ten_at_the_given_epochs():
     np.testing.assert_allclose(rates[30:], 0.001)
 
 
-def test_multistep_lr():
-    rates = multistep_lr(config(sgd_step=[2, 3], epoch_size=4, warmup_step=2), 5)
-    np.testing.assert_allclose(rates[:2], [0.025, 0.0625])
-    np.testing.assert_allclose(rates[2:], [0.1] * 8 + [0.01] * 5 + [0.001] * 5)
+def test_multistep_drops_at_milestones_and_has_no_warmup():
+    """As ModelZoo's: in a run, and as the list that upstream's function gives."""
+    settings = config(lr_type="multistep", milestones=[2, 3], epoch_size=4, warmup_step=2)
+    expected = [0.1] * 10 + [0.01] * 5 + [0.001] * 5
+    np.testing.assert_allclose(multistep_lr(settings, 5), expected)
+    np.testing.assert_allclose(run_lr(settings, 5, 4, 5), expected)
 
 
 def test_beyond_the_end_the_last_rate_holds():

@@ -57,6 +57,7 @@ def test_what_changes_the_count():
     found, v1 = layers(), layers(backbone="resnet_v1_50")
     changed = {name for name in found if found[name] != v1[name]}
     assert changed == {f"stage{stage}.0.conv1" for stage in (2, 3, 4)}
+    assert layers(backbone="resnet_v1_101") == found
     assert 4 * v1["stage3.0.conv1"][0] == found["stage3.0.conv1"][0]
     with_background = layers(without_bg_loss=False)["head.reg"]
     assert 4 * with_background[0] == 5 * found["head.reg"][0]

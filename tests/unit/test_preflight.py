@@ -36,7 +36,7 @@ from src.launch.machine_checks import (
     worker_bytes,
 )
 from src.launch.reach_checks import servers_answer
-from src.launch.role_checks import keys_of_job, models_there, redis_answers
+from src.launch.role_checks import keys_of_job, models_there, redis_answers, value_checks
 from src.model_utils.config import load_config
 from src.weights.checkpoint_names import map_name
 
@@ -105,6 +105,17 @@ def test_pins_are_read(tmp_path):
 def test_names_and_shapes_are_the_networks(network, tiny):
     expected = {p.name: tuple(p.shape) for p in network.get_parameters()}
     assert parameter_shapes(tiny) == expected
+
+
+@pytest.mark.parametrize(("backbone", "blocks"), [("resnet_v1_101", 33), ("resnet_v1_152", 50)])
+def test_names_and_shapes_of_deeper_backbones(backbone, blocks):
+    from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
+
+    deep = load_config(backbone=backbone).resnet_block
+    config = load_config(TINY, backbone=backbone, resnet_block=deep)
+    found = parameter_shapes(config)
+    assert found == {p.name: p.shape for p in Faster_Rcnn_Resnet(config).get_parameters()}
+    assert len([name for name in found if name.endswith("conv2.weight")]) == blocks
 
 
 def test_names_and_shapes_of_the_full_detector():
@@ -194,7 +205,7 @@ def test_more_workers_than_cores(monkeypatch):
 def test_checkpoints_to_be_written(tmp_path):
     config = load_config(None)
     assert worker_files(config, 30, 2) == 60
-    config.keep_checkpoint_max = 4
+    config.checkpoints_kept = 4
     assert worker_files(config, 30, 2) == 8
     config.save_checkpoint = False
     assert worker_files(config, 30, 2) == 0
@@ -214,6 +225,20 @@ def test_whose_keys_are_in_redis(tmp_path, redis, redis_port):
     assert "1 keys of FasterRCNN; also of Other (2); 1 keys that are of no federation" in text
     assert keys_of_job(job, resume=False) == "1 keys of an ended job FasterRCNN will be removed"
     assert redis.exists("ms_fl:FasterRCNN:InstanceName:String")
+
+
+def test_what_upstreams_flags_and_values_mean_here():
+    config = load_config(base_lr=0.04, batch_size=32)
+    config.client_batch_size, config.client_learning_rate = 32, 0.04
+    rate, batch, flag = (check.run() for check in value_checks(config))
+    assert {rate.level, batch.level, flag.level} == {WARN}
+    assert "0.04 acted as 0.00015625" in rate.text
+    assert (
+        "--client_batch_size=32 takes effect" in batch.text and "about 5 GB of memory" in batch.text
+    )
+    assert f"{worker_bytes(config) / 1e9:.1f} GB for a worker" in batch.text
+    assert "--client_learning_rate=0.04 takes effect" in flag.text
+    assert value_checks(load_config(TINY)) == []
 
 
 def test_a_redis_that_is_not_there(tmp_path):

@@ -193,9 +193,7 @@ def test_whole_lines_stay_as_they_are(tmp_path, mend, content):
 def test_the_newest_checkpoints_of_both_processes_are_kept(tmp_path):
     from src.federated.checkpoint_keeper import CheckpointKeeper
 
-    config = SimpleNamespace(
-        keep_checkpoint_max=2, save_checkpoint=True, run_eval=False, resume=True
-    )
+    config = SimpleNamespace(checkpoints_kept=2, save_checkpoint=True, run_eval=False, resume=True)
     folder = tmp_path / "ckpt" / "mindrecord_0"
     for iterations in ((9, 10, 11), (12,)):
         keeper = CheckpointKeeper("worker_0", nn.Dense(2, 3), folder, "mindrecord_0", config)

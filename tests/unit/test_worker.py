@@ -153,7 +153,7 @@ def test_epochs_that_resume_leaves_out_are_counted_and_not_said(monkeypatch):
 
 
 def keeper(folder, kept=0, on=True, mark=None):
-    config = SimpleNamespace(keep_checkpoint_max=kept, save_checkpoint=on, run_eval=False)
+    config = SimpleNamespace(checkpoints_kept=kept, save_checkpoint=on, run_eval=False)
     return CheckpointKeeper(
         "worker_0", nn.Dense(2, 3), folder / "ckpt" / "mindrecord_0", "mindrecord_0", config, mark
     )
@@ -247,7 +247,7 @@ def test_none_is_written_when_switched_off(tmp_path):
 
 
 def test_no_room_is_said_before_training(tmp_path):
-    with pytest.raises(UserError, match="--keep_checkpoint_max"):
+    with pytest.raises(UserError, match="--checkpoints_kept"):
         keeper(tmp_path).require_room(iterations=10**15, workers=2)
 
 
