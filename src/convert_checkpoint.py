@@ -30,7 +30,7 @@ require_packages()
 
 from src.files import reason, whole_file
 from src.launch.detector_size import parameter_shapes
-from src.model_utils.config import load_config, parse_known, script_parser
+from src.model_utils.config import BACKBONE_BLOCKS, load_config, parse_known, script_parser
 from src.weights.conversion import DETECTOR_EPS, Converted, convert
 from src.weights.kinds import V1, V1_5
 from src.weights.source import RECORD_NAME
@@ -80,9 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--backbone",
-        choices=(V1_5, V1),
-        help="where the weights stride: on the 3x3 or on the 1x1; files do not tell (default: what "
-        f"is usual for their kind, {V1_5})",
+        choices=tuple(BACKBONE_BLOCKS),
+        help="the key backbone of the detector that they are for: how deep the ResNet is, and "
+        f"whether it strides on the 3x3 or, {V1}, on the 1x1, which files do not tell (default: "
+        f"what is usual for their kind, {V1_5})",
     )
     parser.add_argument(
         "--bn_eps",
@@ -104,7 +105,7 @@ def main() -> None:
         raise UserError(f"--bn_eps is {args.bn_eps}, expected 0 to 1")
     classes = [name.strip() for name in args.classes.split(",")] if args.classes else None
     path = args.ckpt_file.expanduser()
-    shapes = parameter_shapes(load_config())
+    shapes = parameter_shapes(load_config(backbone=args.backbone or V1_5))
     converted = convert(path, shapes, args.backbone, args.bn_eps, classes)
     default = Path("detector.ckpt" if converted.kind.whole else "backbone.ckpt")
     out = (args.out or default).expanduser()

@@ -6,6 +6,7 @@ Written from the papers (He et al., 2015; Ioffe and Szegedy, 2015), not from the
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +15,7 @@ WIDTHS = (64, 128, 256, 512)
 Pads = tuple[int, int]  # rows above and below, columns to the left and right alike
 
 
-def names_and_shapes() -> dict[str, tuple[int, ...]]:
+def names_and_shapes(blocks_of_stages: Sequence[int] = BLOCKS) -> dict[str, tuple[int, ...]]:
     """Of torchvision's `resnet50().state_dict()`, without the classifier and counters."""
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -25,7 +26,7 @@ def names_and_shapes() -> dict[str, tuple[int, ...]]:
 
     unit("conv1", "bn1", 64, 3, 7)
     channels = 64
-    for stage, (blocks, width) in enumerate(zip(BLOCKS, WIDTHS), 1):
+    for stage, (blocks, width) in enumerate(zip(blocks_of_stages, WIDTHS), 1):
         for block in range(blocks):
             name = f"layer{stage}.{block}"
             unit(f"{name}.conv1", f"{name}.bn1", width, channels, 1)
@@ -37,13 +38,17 @@ def names_and_shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def random_weights(small_variances: bool = False) -> dict[str, np.ndarray]:
+def random_weights(
+    small_variances: bool = False, blocks: Sequence[int] = BLOCKS
+) -> dict[str, np.ndarray]:
     """Weights whose features keep their size over the layers.
 
     Args:
         small_variances: statistics of the size of epsilon, where its value matters much.
+        blocks: of the four stages.
     """
-    return {name: _draw(name, shape, small_variances) for name, shape in names_and_shapes().items()}
+    shapes = names_and_shapes(blocks)
+    return {name: _draw(name, shape, small_variances) for name, shape in shapes.items()}
 
 
 def _draw(name: str, shape: tuple[int, ...], small: bool) -> np.ndarray:

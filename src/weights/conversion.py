@@ -117,7 +117,10 @@ def _require_parts(
     wanted = {name for name in shapes if kind.whole or name.startswith(BACKBONE)}
     for name in sorted(wanted ^ set(values)):
         what = "lacks" if name in wanted else "has"
-        raise UserError(f"{path}: taken for a {kind.title}, but it {what} {name}: another network")
+        raise UserError(
+            f"{path}: taken for a {kind.title}, but it {what} {name}: another network, or of "
+            "another depth, which --backbone names"
+        )
     for name, value in values.items():
         compared = -1 if name in CLASS_TENSORS else None
         if tuple(value.shape[:compared]) != tuple(shapes[name][:compared]):

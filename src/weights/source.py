@@ -58,13 +58,18 @@ def unpack(record: np.ndarray | bytes | None, path: str) -> Source | None:
     return source
 
 
+def strides_on_1x1(backbone: str) -> bool:
+    """Return whether the first 1x1 convolution of a block has the stride, in place of the 3x3."""
+    return backbone == "resnet_v1_50"
+
+
 def require_backbone(source: Source | None, backbone: str, path: str) -> None:
     """Refuse weights that were trained with the stride elsewhere; shapes do not tell.
 
     Raises:
         UserError: names both.
     """
-    if source is not None and source.backbone != backbone:
+    if source is not None and strides_on_1x1(source.backbone) != strides_on_1x1(backbone):
         raise UserError(
             f"{path}: was converted as {source.backbone} ({source.kind}), this detector's backbone "
             f"is {backbone}: set backbone: {source.backbone}, or convert it again with "

@@ -99,6 +99,17 @@ def test_features_are_those_of_the_source(tmp_path, backbone, eps, small):
     assert relative(found[3], elsewhere[3]) > 0.05
 
 
+def test_a_deeper_resnet_is_converted_when_it_is_named(tmp_path):
+    config = load_config(backbone="resnet_v1_101")
+    path = save_torch(tmp_path / "a.pth", random_weights(blocks=config.resnet_block))
+    with pytest.raises(UserError, match="of another depth, which --backbone names"):
+        convert(path, SHAPES)
+    found = convert(path, parameter_shapes(config), config.backbone)
+    assert found.source.backbone == "resnet_v1_101"
+    wanted = {name for name in parameter_shapes(config) if name.startswith(PREFIX)}
+    assert set(found.values) == wanted and "backbone.layer3.22.conv3.weight" in wanted
+
+
 def test_the_detectors_epsilon_is_the_one_converted_for():
     assert resnet.BN_EPS == DETECTOR_EPS
 

@@ -186,6 +186,13 @@ def test_a_backbone_that_strides_elsewhere_is_refused(tmp_path, trained, backbon
     build_detector(config_of(ANIMALS, pre_trained=str(path), backbone=other))
 
 
+def test_a_deeper_backbone_takes_weights_that_stride_as_it_does(tmp_path, trained):
+    path = save(tmp_path / "a.ckpt", trained, source(ANIMALS, "resnet_v1.5_50"))
+    deeper = config_of(ANIMALS, pre_trained=str(path), backbone="resnet_v1_101")
+    assert matching_names(path, deeper) == (115, 115)
+    assert "loaded 115 of" in build_detector(deeper)[1]
+
+
 def test_a_file_of_pytorch_names_the_command(tmp_path):
     path = tmp_path / "resnet50.pth"
     path.write_bytes(b"")
