@@ -37,7 +37,8 @@ def main() -> int:
     limits = rotation(load_config(args.config_path, **given))
     job, address = job_from(args), args.scheduler_manage_address
     return launch_and_stay(
-        args.foreground, lambda: launch_scheduler(job, address, args.start_timeout, limits)
+        args.foreground,
+        lambda: launch_scheduler(job, address, args.start_timeout, limits, args.config_path),
     )
 
 

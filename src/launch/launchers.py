@@ -33,7 +33,7 @@ from src.launch.server_start import (
     prepare_job,
     servers_to_start,
 )
-from src.model_utils.config import PROJECT_DIR, Config, find_config_file
+from src.model_utils.config import DEFAULT_CONFIG, PROJECT_DIR, Config, find_config_file
 from src.security.passwords import FLAG
 from src.security.tls import as_record
 
@@ -41,7 +41,11 @@ ROLE_SCRIPT = PROJECT_DIR / "test_fl_fasterrcnn.py"
 
 
 def launch_scheduler(
-    job: JobConfig, manage_address: str, timeout_s: float, log_rotation: tuple[int, int] = (0, 0)
+    job: JobConfig,
+    manage_address: str,
+    timeout_s: float,
+    log_rotation: tuple[int, int] = (0, 0),
+    config_path: str = DEFAULT_CONFIG,
 ) -> list[Started]:
     """Start the scheduler in the current folder and return when it listens."""
     base = Path.cwd()
@@ -51,7 +55,8 @@ def launch_scheduler(
     role = Role(
         role="scheduler",
         number=0,
-        argv=role_command("MS_SCHED", job, base) + [f"--scheduler_manage_address={host}:{port}"],
+        argv=role_command("MS_SCHED", job, base, config_path)
+        + [f"--scheduler_manage_address={host}:{port}"],
         address=f"{host}:{port}",
         job_end=_job_end(job, 0, 60.0),
         env={"GLOG_v": "1"},
@@ -90,7 +95,7 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
     note_job(base, job)
     if not config.resume:
         note_start(base)
-    command = role_command("MS_SERVER", job, base)
+    command = role_command("MS_SERVER", job, base, config.config_path)
     roles = [
         Role(
             role="server",
@@ -172,8 +177,7 @@ def worker_flags(
     # The others are set for each worker.
     given = set(config.given_flags) - {"device_id", "threads"}
     return [
-        *role_command("MS_WORKER", job, base),
-        f"--config_path={find_config_file(config.config_path)}",
+        *role_command("MS_WORKER", job, base, config.config_path),
         f"--dataset_path={data_folder(config).absolute()}",
         f"--user_id={number}",
         f"--threads={threads}",
@@ -188,13 +192,17 @@ def _store(job: JobConfig) -> JobStore:
     return JobStore(job.redis_address, job.name, tls=job.tls)
 
 
-def role_command(ms_role: str, job: JobConfig, base: Path) -> list[str]:
-    """The command of a role, with the federation's file as the flags have changed it."""
+def role_command(ms_role: str, job: JobConfig, base: Path, config_path: str) -> list[str]:
+    """The command of a role, with the federation's file as the flags have changed it.
+
+    Every role reads the launcher's file of detector and training: another one may be broken.
+    """
     command = [
         sys.executable,
         str(ROLE_SCRIPT),
         f"--ms_role={ms_role}",
         f"--yaml_config={_effective_yaml(job, base)}",
+        f"--config_path={find_config_file(config_path)}",
     ]
     return [*command, f"{FLAG}={job.ssl_passwords}"] if job.ssl_passwords else command
 

@@ -55,6 +55,8 @@ def test_finish_in_the_middle_then_a_new_start_in_the_same_folder(job):
 
 
 def test_everything_killed_then_a_new_start_without_cleaning(job, store):
+    # Every role reads the file that the launcher was given, not the one of the current folder.
+    (job.folder / "default_config.yaml").write_text("not_a_key: 1\n")
     job.servers()
     job.workers()
     job.at_iteration(2)
