@@ -50,7 +50,9 @@ def read_command_line() -> Config:
         UserError: no checkpoint, or two.
     """
     config = get_config(parser=build_parser())
-    if bool(config.checkpoint) == bool(config.ckpt_file):
+    # The file's ckpt_file gives way: upstream's files name one that is nowhere.
+    both = config.checkpoint and "ckpt_file" in config.given_flags
+    if both or not (config.checkpoint or config.ckpt_file):
         raise UserError("give one checkpoint: --checkpoint=FILE.ckpt (or --ckpt_file)")
     config.checkpoint = config.checkpoint or Path(config.ckpt_file)
     return config
