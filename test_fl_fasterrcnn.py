@@ -106,6 +106,14 @@ def _path_or_none(text: str) -> Path | None:
     return Path(text) if text else None
 
 
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number: 3 is the worker of mindrecord_3; its name is --silo_name"
+        )
+    return int(text)
+
+
 def role_parser() -> argparse.ArgumentParser:
     """The flags of all three roles."""
     parser = launcher_parser(__doc__)
@@ -114,7 +122,9 @@ def role_parser() -> argparse.ArgumentParser:
     parser.add_argument("--scheduler_manage_address", default="127.0.0.1:18019")
     parser.add_argument("--tcp_server_ip", default="127.0.0.1")
     parser.add_argument("--checkpoint_dir", default="./fl_ckpt")
-    parser.add_argument("--user_id", type=int, default=0, help="number of the worker and its shard")
+    parser.add_argument(
+        "--user_id", type=_number, default=0, help="number of the worker and its shard"
+    )
     parser.add_argument("--local_worker_num", type=int, default=1, help="workers on this machine")
     parser.add_argument("--output_dir", type=Path, default=Path(), help="for ckpt/ and loss_0.log")
     parser.add_argument("--status_file", type=_path_or_none, help="JSON file to keep up to date")

@@ -25,6 +25,8 @@ from ports import free_port_range
 
 from src.model_utils.config import PROJECT_DIR
 
+ROLE = "test_fl_fasterrcnn.py"
+
 # As /usr/bin/python3 would: without site-packages.
 CALL_WITHOUT_PACKAGES = """
 import pathlib, runpy, sys
@@ -88,6 +90,8 @@ def test_flags_that_every_launcher_has(folder, script, flags, message):
         (DISTRIBUTED, ["--run_distribute", "--first_rank=2"], "expected ranks within 0 to 1"),
         (DISTRIBUTED, ["--run_distribute", "--rank_host=node"], "'node' is refused by the engine"),
         (DISTRIBUTED, ["--run_distribute", "--sync_type=adaptive"], "FedAvg with sync_type fixed"),
+        (ROLE, ["--user_id=alice"], "'alice' is not a number: 3 is the worker of mindrecord_3"),
+        (ROLE, ["--img_size=768"], "--img_size: upstream's code never read it; leave it out"),
         (FINISH, ["--redisport=1"], "(did you mean --redis_port?)"),
     ],
 )
