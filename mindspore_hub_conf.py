@@ -35,8 +35,8 @@ def create_network(
             of the current folder or next to this script.
         kwargs: keys of the configuration with their values, laid over the file: `backbone`
             ("resnet_v1.5_50", "resnet_v1_50", ...), `num_classes`, `coco_classes`; `ckpt_file` is
-            a checkpoint of a whole detector to load. A `ckpt_file` of the file is not loaded: it
-            is what tools/export.py exports.
+            a checkpoint of a whole detector to load. One that the file names is loaded where it
+            is there.
 
     Raises:
         UserError: another name (it is a NotImplementedError too), an unknown key, a configuration
@@ -51,7 +51,7 @@ def create_network(
     else:
         settled = load_config(config or DEFAULT_CONFIG, **kwargs)
     network = Faster_Rcnn_Resnet(settled)
-    given = settled.ckpt_file
+    given = getattr(settled, "ckpt_file", "")
     checkpoint = Path(given).expanduser()
     if given and "ckpt_file" not in kwargs and not checkpoint.exists():
         # Upstream's own file names one of its machines, and upstream does not load it here.
