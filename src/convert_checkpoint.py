@@ -32,8 +32,7 @@ from src.files import reason, whole_file
 from src.launch.detector_size import parameter_shapes
 from src.model_utils.config import BACKBONE_BLOCKS, load_config, parse_known, script_parser
 from src.weights.conversion import DETECTOR_EPS, Converted, convert
-from src.weights.kinds import V1, V1_5
-from src.weights.source import RECORD_NAME
+from src.weights.source import RECORD_NAME, V1, V1_5
 
 
 def load_weights(model_path: str | Path, use_fp16_weight: bool) -> list[dict[str, Any]]:

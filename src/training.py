@@ -27,6 +27,7 @@ from src.federated.fingerprint import (
     digest,
     fingerprint,
     key_aspects,
+    require_trainable,
 )
 from src.federated.terms import NO_TERMS, Terms
 from src.federated.travelling import local_names
@@ -37,7 +38,8 @@ from src.lr_schedule import run_lr
 from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device
 from src.network_define import LossCallBack, mean_loss, steps_of_call, train_cell
-from src.weights.pretrained import load_pretrained
+from src.weights.head_classes import SCORES
+from src.weights.pretrained import load_pretrained, read_checkpoint
 
 
 def open_shard(
@@ -79,7 +81,15 @@ def build_detector(config: Config) -> tuple[nn.Cell, str]:
     if not config.pre_trained:
         return net, f"weights drawn from seed {config.seed}"
     path = Path(config.pre_trained).expanduser()
-    return net, str(load_pretrained(net, path, fine_tune_for=config.coco_classes))
+    content = read_checkpoint(path)
+    mark, scores = content.get(FEATURE_NAME), content.get(SCORES[1])
+    require_trainable(
+        config,
+        None if mark is None else mark.asnumpy(),
+        None if scores is None else scores.size,
+        path,
+    )
+    return net, str(load_pretrained(net, path, config.coco_classes, content))
 
 
 def shared_aspects(config: Config, net: nn.Cell) -> dict[str, object]:
@@ -93,7 +103,11 @@ def shared_aspects(config: Config, net: nn.Cell) -> dict[str, object]:
 
 
 def save_models(
-    net: nn.Cell, config: Config, servers: Path, workers: Path, aggregation: Aggregation
+    net: nn.Cell,
+    config: Config,
+    servers: Path,
+    workers: Path,
+    aggregation: Aggregation,
 ) -> int:
     """Write what the servers start from (what travels) and the whole detector.
 

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from src.errors import UserError
+from src.weights.source import CONVERT, V1, V1_5
 
 FEATURE_NAME = "suite.fingerprint"
 
@@ -50,15 +54,30 @@ def differing(names: Sequence[str], mine: np.ndarray, theirs: np.ndarray) -> lis
 
     Args:
         names: the aspects' names, as given to `fingerprint`.
-        theirs: as the servers returned it.
+        theirs: as the servers returned it, open or not.
     """
-    theirs = np.asarray(theirs, np.float64).reshape(-1)
+    theirs = np.abs(np.asarray(theirs, np.float64).reshape(-1))
     if theirs.size != mine.size or not np.isfinite(theirs).all():
         return ["version of this software"]
     different = np.abs(theirs - mine.astype(np.float64)) > 0.5
     if different[0]:
         return ["version of this software"]
     return [name for name, differs in zip(names, different[1:]) if differs]
+
+
+def opened(mark: np.ndarray) -> np.ndarray:
+    """Return the fingerprint of an initial model that was made without a checkpoint."""
+    return -np.abs(mark)
+
+
+def is_open(mark: np.ndarray) -> bool:
+    """Return whether a fingerprint is that of a model that was made without a checkpoint."""
+    return bool(np.asarray(mark).reshape(-1)[:1].sum() < 0)
+
+
+def same_mark(mark: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two fingerprints agree in all aspects, open or not."""
+    return mark.size == other.size and bool(np.abs(np.abs(mark) - np.abs(other)).max() < 0.5)
 
 
 def key_aspects(config: Any) -> dict[str, object]:
@@ -75,6 +94,42 @@ def unlike_aspects(known: Mapping[str, object], mark: np.ndarray) -> list[str]:
     """
     found = differing(ASPECTS, fingerprint({name: known.get(name) for name in ASPECTS}), mark)
     return [name for name in found if name in known]
+
+
+def require_trainable(
+    config: Any, mark: np.ndarray | None, classes: int | None, path: Path, key: str = ""
+) -> None:
+    """Refuse to train on with weights that mean something else under `config`.
+
+    The image size may differ, and so may the number of classes: the box head is then drawn again.
+
+    Args:
+        config: of the detector to train.
+        mark: the fingerprint in the checkpoint; None where there is none.
+        classes: columns of the checkpoint's class scores; None where it has no box head.
+        path: of the checkpoint, for the message.
+        key: what the message begins with.
+
+    Raises:
+        UserError: another backbone, other anchors, or as many classes with other names.
+    """
+    if mark is None:
+        return
+    known = {key: getattr(config, key) for key in ("backbone", "anchor_scales")}
+    if classes == config.num_classes:
+        known["coco_classes"] = config.coco_classes
+    other = V1 if config.backbone == V1_5 else V1_5
+    words = {
+        "backbone": f"another backbone than {config.backbone} (set backbone: {other})",
+        "anchor_scales": f"other anchor_scales than {config.anchor_scales} (set them as they were)",
+        "coco_classes": f"{classes} classes of other names, or in another order (give coco_classes "
+        f"as it was; to train it for others give --classes=<its names> to "
+        f"{CONVERT.format(path)} --backbone={config.backbone})",
+    }
+    unlike = unlike_aspects(known, mark)
+    if unlike:
+        found = ", and with ".join(words[name] for name in unlike)
+        raise UserError(f"{key}{path}: was trained with {found}")
 
 
 def common_factor(mine: np.ndarray, theirs: np.ndarray) -> float:

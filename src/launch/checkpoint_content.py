@@ -9,13 +9,15 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from src.errors import UserError
-from src.federated.fingerprint import FEATURE_NAME
+from src.federated.fingerprint import FEATURE_NAME, require_trainable
 from src.launch.detector_size import Shape, parameter_shapes
 from src.weights.checkpoint_messages import checkpoint_messages
 from src.weights.checkpoint_names import map_name
-from src.weights.head_classes import other_classes
-from src.weights.kinds import CONVERT
-from src.weights.source import RECORD_NAME, Source, require_backbone, unpack
+from src.weights.head_classes import SCORES, other_classes
+from src.weights.source import CONVERT, RECORD_NAME, Source, require_backbone, unpack
+
+# What a message about --pre_trained begins with.
+KEY = "pre_trained: "
 
 
 def checkpoint_shapes(path: Path) -> dict[str, Shape]:
@@ -65,7 +67,11 @@ def _source(content: Any, path: Path) -> Source | None:
 
 def mark_of(path: Path) -> np.ndarray | None:
     """The fingerprint of the job that a checkpoint is of; None without one. Raises as before."""
-    for value in _content(path).value:
+    return _mark(_content(path))
+
+
+def _mark(content: Any) -> np.ndarray | None:
+    for value in content.value:
         if value.tag == FEATURE_NAME and value.tensor.tensor_type == "Float32":
             return np.frombuffer(value.tensor.tensor_content, np.float32)
     return None
@@ -77,14 +83,17 @@ def matching_names(path: Path, config: Any) -> tuple[int, int]:
     A box head of other classes is not counted and no fault: it is drawn anew.
 
     Raises:
-        UserError: not a checkpoint, none of them in it, one of another shape, or a backbone that
-            strides elsewhere.
+        UserError: not a checkpoint, none of them in it, one of another shape, a backbone that
+            strides elsewhere, or as many classes of other names.
     """
     wanted = parameter_shapes(config)
     content = _content(path)
-    require_backbone(_source(content, path), config.backbone, f"pre_trained: {path}")
+    shapes = _shapes(content)
+    require_backbone(_source(content, path), shapes, config.backbone, path, KEY)
+    classes = shapes.get(SCORES[1], (None,))[0]
+    require_trainable(config, _mark(content), classes, path, KEY)
     found = 0
-    for name, shape in _shapes(content).items():
+    for name, shape in shapes.items():
         target = name if name in wanted else map_name(name)
         if target not in wanted or other_classes(target, shape, wanted[target]):
             continue

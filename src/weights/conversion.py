@@ -16,13 +16,11 @@ from src.weights.files import read_weights
 from src.weights.head_classes import BOX_COLUMNS, BOXES, CLASS_TENSORS, SCORES, require_count
 from src.weights.kinds import (
     TORCHVISION_DETECTORS,
-    V1,
-    V1_5,
     Kind,
     is_dropped,
     recognise,
 )
-from src.weights.source import Source
+from src.weights.source import V1, V1_5, Source
 from src.weights.torchvision_detector import order_classes
 
 DETECTOR_EPS = 1e-5  # that of src/FasterRcnn/resnet.py, which needs MindSpore; a test compares them

@@ -10,11 +10,9 @@ import numpy as np
 
 from src.errors import UserError
 from src.weights.backbone_names import COUNTER, from_mindspore, from_torch
-from src.weights.source import OWN_ENTRIES, RECORD_NAME
+from src.weights.source import OWN_ENTRIES, RECORD_NAME, V1_5
 from src.weights.torchvision_detector import detector_values
 
-V1_5, V1 = "resnet_v1.5_50", "resnet_v1_50"
-CONVERT = "python -m src.convert_checkpoint --ckpt_file={}"
 Values = dict[str, np.ndarray]
 
 TORCH_POOLING = (

@@ -13,8 +13,16 @@ from mindspore import Parameter, Tensor, nn
 from src.errors import UserError
 from src.weights.checkpoint_names import map_name
 from src.weights.head_classes import CLASS_TENSORS, Refit, refit
-from src.weights.kinds import CONVERT, V1, V1_5
-from src.weights.source import RECORD_NAME, Source, require_backbone, require_classes, unpack
+from src.weights.source import (
+    CONVERT,
+    RECORD_NAME,
+    V1,
+    V1_5,
+    Source,
+    require_backbone,
+    require_classes,
+    unpack,
+)
 
 # In names of ModelZoo's ResNet-50, and of none that was converted.
 MODELZOO_PART = "down_sample_layer."
@@ -56,7 +64,10 @@ class LoadReport:
 
 
 def load_pretrained(
-    net: nn.Cell, path: str | Path, fine_tune_for: Sequence[str] | None = None
+    net: nn.Cell,
+    path: str | Path,
+    fine_tune_for: Sequence[str] | None = None,
+    content: dict[str, Parameter] | None = None,
 ) -> LoadReport:
     """Load what `path` holds for `net`, cast to float32; the rest of `net` stays as it is.
 
@@ -67,6 +78,7 @@ def load_pretrained(
         fine_tune_for: the network's class names; a box head of other classes is then no fault: its
             class-dependent tensors stay as they are in `net`, but for columns of classes that a
             converted checkpoint names too. None refuses it.
+        content: of the file, where it has been read already.
 
     Returns:
         What was loaded and what was not found; its text is a line for the user.
@@ -76,7 +88,7 @@ def load_pretrained(
             another shape, or a backbone that strides elsewhere. `net` is then unchanged.
     """
     parameters = {parameter.name: parameter for parameter in net.get_parameters()}
-    content = read_checkpoint(path)
+    content = read_checkpoint(path) if content is None else content
     found = _by_own_names(content, parameters)
     if not found:
         raise UserError(
@@ -84,7 +96,7 @@ def load_pretrained(
             "ResNet-50 FPN checkpoint"
         )
     source = _source(content, path)
-    require_backbone(source, backbone_of(net), str(path))
+    require_backbone(source, content, backbone_of(net), str(path))
     report = LoadReport(str(path), hint=_hint(content, path))
     if fine_tune_for is not None:
         own = {n: parameters[n].asnumpy() for n in CLASS_TENSORS if n in parameters}

@@ -7,8 +7,9 @@ tell stand in it: where the backbone strides, and which classes the box head kno
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +18,11 @@ from src.errors import UserError
 RECORD_NAME = "suite.source"
 # How all entries begin that this suite adds to the parameters.
 OWN_ENTRIES = "suite."
+# What SGD and Momentum of MindSpore keep for each weight begins so.
+OPTIMISER_SLOTS = ("accum.", "moments.")
+# Values of the key `backbone`, by where a block strides: on the 3x3, or on the 1x1.
+V1_5, V1 = "resnet_v1.5_50", "resnet_v1_50"
+CONVERT = "python -m src.convert_checkpoint --ckpt_file={}"
 
 
 @dataclass(frozen=True)
@@ -63,17 +69,48 @@ def strides_on_1x1(backbone: str) -> bool:
     return backbone == "resnet_v1_50"
 
 
-def require_backbone(source: Source | None, backbone: str, path: str) -> None:
+def of_upstreams_worker(names: Iterable[str]) -> bool:
+    """Return whether a checkpoint with these names is one of upstream's federated workers.
+
+    They hold a whole detector with what its optimiser keeps. This suite saves the detector alone,
+    with entries of its own; a classifier with an optimiser is not meant.
+    """
+    known = list(names)
+    return (
+        not any(name.startswith(OWN_ENTRIES) for name in known)
+        and any(name.startswith("rcnn.") for name in known)
+        and any(name.startswith(OPTIMISER_SLOTS) for name in known)
+    )
+
+
+def require_backbone(
+    source: Source | None, names: Iterable[str], backbone: str, path: str | Path, key: str = ""
+) -> None:
     """Refuse weights that were trained with the stride elsewhere; shapes do not tell.
+
+    Args:
+        source: what a converted checkpoint says of its origin.
+        names: of the checkpoint's entries.
+        backbone: of the detector that is to have them.
+        path: of the checkpoint, for the message.
+        key: what the message begins with.
 
     Raises:
         UserError: names both.
     """
     if source is not None and strides_on_1x1(source.backbone) != strides_on_1x1(backbone):
         raise UserError(
-            f"{path}: was converted as {source.backbone} ({source.kind}), this detector's backbone "
-            f"is {backbone}: set backbone: {source.backbone}, or convert it again with "
+            f"{key}{path}: was converted as {source.backbone} ({source.kind}), this detector's "
+            f"backbone is {backbone}: set backbone: {source.backbone}, or convert it again with "
             f"--backbone={backbone} if that is what it was trained as"
+        )
+    # Upstream's federated example builds this one, whatever its file says.
+    if backbone != V1 and of_upstreams_worker(names):
+        raise UserError(
+            f"{key}{path}: is a checkpoint of upstream's workers (it holds their optimiser's "
+            f"state), which train {V1} whatever their configuration says, and this detector's "
+            f"backbone is {backbone}: set backbone: {V1}; for a detector that was trained as "
+            f"{backbone} elsewhere give what {CONVERT.format(path)} --backbone={backbone} makes"
         )
 
 

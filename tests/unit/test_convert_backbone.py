@@ -20,7 +20,7 @@ from src.launch.detector_size import parameter_shapes
 from src.model_utils.config import PROJECT_DIR, load_config
 from src.weights.batch_norm import fold_epsilon
 from src.weights.conversion import DETECTOR_EPS, convert
-from src.weights.kinds import V1, V1_5
+from src.weights.source import V1, V1_5
 
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean"}
 NORM["running_var"] = "moving_variance"

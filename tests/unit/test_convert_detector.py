@@ -18,7 +18,7 @@ from src.launch.detector_size import parameter_shapes
 from src.model_utils.config import load_config
 from src.weights import coco
 from src.weights.conversion import convert
-from src.weights.kinds import V1
+from src.weights.source import V1
 from src.weights.torchvision_detector import detector_name
 
 CONFIG = load_config()

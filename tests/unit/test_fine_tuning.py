@@ -10,11 +10,13 @@ from src.evaluation.checkpoints import load_detector
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.federated.aggregation import Aggregation
 from src.launch.checkpoint_content import matching_names, source_of
+from src.launch.detector_size import parameter_shapes
 from src.model_utils.config import load_config
 from src.training import build_detector, save_models
+from src.weights.conversion import convert
 from src.weights.head_classes import CLASS_TENSORS
 from src.weights.pretrained import backbone_of, load_pretrained
-from src.weights.source import RECORD_NAME, Source, unpack
+from src.weights.source import RECORD_NAME, Source, of_upstreams_worker, unpack
 
 TINY = "configs/tiny/default_config.yaml"
 ANIMALS = ["background", "cat", "dog", "horse"]
@@ -73,12 +75,17 @@ def test_the_head_of_other_classes_is_drawn_anew(tmp_path, trained, caplog):
     assert matching_names(path, config) == (111, 115)
 
 
+def workers_checkpoint(folder, **changes):
+    """A detector of animals as this suite's workers save it, with its fingerprint."""
+    config = config_of(ANIMALS, **changes)
+    net, path = Faster_Rcnn_Resnet(config), folder / "w.ckpt"
+    save_models(net, config, folder / "s.ckpt", path, Aggregation())
+    return net, path
+
+
 def test_a_worker_checkpoint_is_fine_tuned_for_other_sizes_and_classes(tmp_path):
-    """The fingerprint that it carries is for who measures it."""
-    config = config_of(ANIMALS, seed=3)
-    net, path = Faster_Rcnn_Resnet(config), tmp_path / "w.ckpt"
-    save_models(net, config, tmp_path / "s.ckpt", path, Aggregation())
-    other = config_of(PETS, img_width=96, anchor_scales=[8], pre_trained=str(path))
+    net, path = workers_checkpoint(tmp_path, seed=3)
+    other = config_of(PETS, img_width=96, pre_trained=str(path))
     tuned, said = build_detector(other)
     assert "111 of the network's 115 parameters" in said and "not found" not in said
     found, given = values_of(tuned), values_of(net)
@@ -88,6 +95,83 @@ def test_a_worker_checkpoint_is_fine_tuned_for_other_sizes_and_classes(tmp_path)
     same = config_of(ANIMALS, img_width=96, pre_trained=str(path))
     assert "115 of the network's 115 parameters" in build_detector(same)[1]
     assert matching_names(path, same) == (115, 115)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"backbone": "resnet_v1_50"}, r"resnet_v1_50 \(set backbone: resnet_v1.5_50\)$"),
+        ({"anchor_scales": [8]}, r"other anchor_scales than \[8\] \(set them as they were\)$"),
+        ({"coco_classes": ["background", "horse", "cat", "dog"]}, "4 classes of other names, or"),
+        ({"coco_classes": PETS, "backbone": "resnet_v1_50"}, "another backbone than resnet_v1_50"),
+    ],
+)
+def test_a_worker_checkpoint_of_another_kind_is_refused_by_name(tmp_path, changes, words):
+    _, path = workers_checkpoint(tmp_path)
+    config = config_of(changes.pop("coco_classes", ANIMALS), pre_trained=str(path), **changes)
+    for refusing in (lambda: build_detector(config), lambda: matching_names(path, config)):
+        with pytest.raises(UserError, match=words) as error:
+            refusing()
+        assert f"{path}: was trained with" in str(error.value)
+    net = Faster_Rcnn_Resnet(config)
+    with pytest.raises(UserError, match="was trained with other values of: "):
+        load_detector(net, config, path)
+
+
+def test_other_classes_of_the_same_number_are_trained_from_a_converted_checkpoint(tmp_path):
+    """What the refusal says: the converter is told the names."""
+    net, path = workers_checkpoint(tmp_path)
+    config = config_of(["background", "horse", "cat", "fish"], pre_trained=str(path))
+    with pytest.raises(UserError, match=f"--classes=<its names> to .*--ckpt_file={path} "):
+        build_detector(config)
+    found = convert(path, parameter_shapes(config), "resnet_v1.5_50", None, ANIMALS)
+    config.pre_trained = str(save(tmp_path / "converted.ckpt", found.values, found.source))
+    tuned, said = build_detector(config)
+    assert said.endswith("but for the columns of background, horse, cat")
+    theirs, ours = (values_of(n)["rcnn.cls_scores.weight"] for n in (net, tuned))
+    np.testing.assert_array_equal(ours[..., :3], theirs[..., [0, 3, 1]])
+
+
+@pytest.mark.parametrize("slots", ["accum.", "moments."])
+def test_a_checkpoint_of_upstreams_workers_is_of_resnet_v1_50(tmp_path, trained, slots):
+    """Upstream saves the training step's cell, and always trains the stride on the 1x1."""
+    beside = {slots + name: value for name, value in trained.items()}
+    scalars = {name: np.ones(1, np.float32) for name in ("momentum", "global_step")}
+    path = save(tmp_path / "0-epoch.ckpt", {**trained, **beside, **scalars})
+    config = config_of(ANIMALS, pre_trained=str(path))
+    net = Faster_Rcnn_Resnet(config)
+    for refusing in (
+        lambda: build_detector(config),
+        lambda: matching_names(path, config),
+        lambda: load_detector(net, config, path),
+    ):
+        with pytest.raises(UserError, match="upstream's workers.*: set backbone: resnet_v1_50;"):
+            refusing()
+    right = config_of(ANIMALS, pre_trained=str(path), backbone="resnet_v1_50")
+    assert "115 of the network's 115 parameters" in build_detector(right)[1]
+    assert matching_names(path, right) == (115, 115)
+    assert "115 of 115 tensors" in load_detector(Faster_Rcnn_Resnet(right), right, path)
+    # What the refusal says of a detector that others trained with the stride on the 3x3.
+    found = convert(path, parameter_shapes(config), "resnet_v1.5_50", None, ANIMALS)
+    config.pre_trained = str(save(tmp_path / "converted.ckpt", found.values, found.source))
+    assert "115 of the network's 115 parameters" in build_detector(config)[1]
+
+
+def test_a_classifier_with_its_optimisers_state_is_no_worker_of_upstreams(tmp_path, trained):
+    values = {n[len("backbone.") :]: v for n, v in trained.items() if n.startswith("backbone.")}
+    beside = {f"moments.{name}": value for name, value in values.items()}
+    path = save(tmp_path / "resnet50.ckpt", {**values, **beside})
+    config = config_of(ANIMALS, pre_trained=str(path))
+    build_detector(config)
+    matching_names(path, config)
+
+
+def test_this_suites_own_checkpoints_are_never_taken_for_upstreams(tmp_path, trained):
+    """Neither those with a fingerprint nor the first version's, which have none."""
+    _, path = workers_checkpoint(tmp_path)
+    assert not of_upstreams_worker(mindspore.load_checkpoint(str(path)))
+    assert not of_upstreams_worker(trained)
+    assert not of_upstreams_worker([*trained, "accum.rcnn.cls_scores.bias", "suite.fingerprint"])
 
 
 @pytest.mark.parametrize("without_bg_loss", [True, False])
