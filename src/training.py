@@ -18,7 +18,7 @@ from src.errors import UserError
 from src.evaluation.evaluator import Evaluator
 from src.evaluation.validation_set import open_validation
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
-from src.federated.aggregation import Aggregation
+from src.federated.aggregation import FEDNOVA, Aggregation
 from src.federated.checkpoint_keeper import save_network
 from src.federated.fingerprint import (
     FEATURE_NAME,
@@ -27,6 +27,7 @@ from src.federated.fingerprint import (
     digest,
     fingerprint,
     key_aspects,
+    opened,
     require_trainable,
 )
 from src.federated.terms import NO_TERMS, Terms
@@ -111,7 +112,8 @@ def save_models(
 ) -> int:
     """Write what the servers start from (what travels) and the whole detector.
 
-    Both hold the fingerprint of what they are trained with.
+    Both hold the fingerprint of what they are trained with; what the servers start from is open
+    where it was made without a checkpoint, unless servers add to it (FedNova).
 
     Returns:
         Number of parameters that travel.
@@ -122,7 +124,8 @@ def save_models(
     weights = {p.name: p.asnumpy() for p in trained if p.name not in local}
     beside = aggregation.server_features(weights)
     mark = fingerprint({**shared_aspects(config, net), **aggregation.aspects()})
-    beside[FEATURE_NAME] = mark
+    is_open = not config.pre_trained and aggregation.kind != FEDNOVA
+    beside[FEATURE_NAME] = opened(mark) if is_open else mark
     features = [*travelling, *({"name": n, "data": Tensor(a)} for n, a in beside.items())]
     for target, write in (
         (workers, lambda path: save_network(net, path, mark)),

@@ -9,12 +9,20 @@ from typing import Callable
 import numpy as np
 from cluster.engine import Engine
 
-from src.federated.fingerprint import FEATURE_NAME, fingerprint
+from src.federated.fingerprint import FEATURE_NAME, FROZEN_ASPECT, fingerprint
+from src.federated.model_check import Start
 from src.federated.rounds import Deadlines
 from src.federated.silo import Silo
 from src.federated.transport import Client
 
-ASPECTS = {"backbone": "resnet", "class list": ["cat", "dog"], "image size": (192, 320)}
+ASPECTS = {
+    "backbone": "resnet",
+    "class list": ["cat", "dog"],
+    "image size": (192, 320),
+    FROZEN_ASPECT: "of the seed",
+}
+# Of a silo that starts from a checkpoint.
+PRE_TRAINED = {**ASPECTS, FROZEN_ASPECT: "of the checkpoint"}
 DEADLINES = Deadlines(join=30, request=10, wait=30)
 WINDOWS = (60, 20, 60)  # of an engine that meets faults: start, update, global; seconds
 MOMENTS = ("before the uploads", "between the uploads", "while aggregating")
@@ -30,6 +38,12 @@ def weights() -> dict[str, np.ndarray]:
 
 def initial() -> dict[str, np.ndarray]:
     return {**weights(), FEATURE_NAME: fingerprint(ASPECTS)}
+
+
+def checkpoint(change: float = 5.0) -> Start:
+    """What a silo has from a checkpoint, of other values than `weights`."""
+    flat = {name: value.reshape(-1) + np.float32(change) for name, value in weights().items()}
+    return Start(flat, "resnet50.ckpt")
 
 
 class Member(Silo):

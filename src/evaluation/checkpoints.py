@@ -7,7 +7,7 @@ from pathlib import Path
 from mindspore import Parameter, nn
 
 from src.errors import UserError
-from src.federated.fingerprint import FEATURE_NAME, key_aspects, unlike_aspects
+from src.federated.fingerprint import FEATURE_NAME, key_aspects, same_mark, unlike_aspects
 from src.federated.travelling import local_names
 from src.model_utils.config import Config, setting
 from src.training import shared_aspects
@@ -46,8 +46,7 @@ def load_detector(
     said = ""
     if frozen_from is not None:
         kept = frozen | local
-        if local - held:
-            _require_same_keys(config, frozen_from, read_checkpoint(frozen_from))
+        _require_same_keys(config, frozen_from, read_checkpoint(frozen_from))
         missing = kept - held - set(load_pretrained(net, frozen_from).loaded)
         if missing:
             other = "" if local else ", or the servers' ..._initial.ckpt"
@@ -85,8 +84,7 @@ def _require_detector(
     found = f"{checkpoint}: {len(held & own)} of its {len(held)} names match"
     found += f", and the detector has {len(own)} tensors"
     if missing <= frozen:
-        beside = sorted(checkpoint.parent.glob("*_initial.ckpt"))
-        example = beside[0] if beside else "the ..._initial.ckpt beside it"
+        example = _whole_detector_of(checkpoint)
         raise UserError(
             f"{found}; the {len(missing)} that are missing are frozen and not kept by servers: "
             f"give a whole detector to take them from, --frozen_from={example}"
@@ -107,6 +105,19 @@ def _require_detector(
         f"{found} (missing {len(missing)}, first {min(missing)}): not a trained detector of this "
         "configuration; give the checkpoint of one, and its --config_path"
     )
+
+
+def _whole_detector_of(checkpoint: Path) -> str:
+    """Return what to take the frozen tensors of a servers' checkpoint from, as an example.
+
+    Where silos started from a checkpoint of theirs it is not the initial model next to it.
+    """
+    mark = read_checkpoint(checkpoint).get(FEATURE_NAME)
+    for path in sorted(checkpoint.parent.glob("*_initial.ckpt")):
+        theirs = read_checkpoint(path).get(FEATURE_NAME)
+        if mark is None or theirs is None or same_mark(mark.asnumpy(), theirs.asnumpy()):
+            return str(path)
+    return "worker_0/ckpt/..."
 
 
 def _require_same_keys(config: Config, path: Path, content: dict[str, Parameter]) -> None:

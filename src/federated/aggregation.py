@@ -78,7 +78,7 @@ class Aggregation:
     def made_for(self, mark: np.ndarray) -> bool:
         """Whether a model's fingerprint, in which `aspects` come last, names this algorithm."""
         own = fingerprint(self.aspects())
-        return mark.size < own.size or abs(float(mark[-2]) - float(own[-2])) < 0.5
+        return mark.size < own.size or abs(abs(float(mark[-2])) - float(own[-2])) < 0.5
 
     def words(self) -> str:
         """The settings as a check tells them."""

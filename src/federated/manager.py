@@ -24,6 +24,7 @@ from src.federated.adaptive import adaptive_of
 from src.federated.aggregation import ABSOLUTE, Aggregation
 from src.federated.algorithms import algorithm_of
 from src.federated.engine_client import without_engine_client
+from src.federated.model_check import Start
 from src.federated.privacy import Privacy
 from src.federated.rank_silo import silo_of
 from src.federated.ranks import Ranks
@@ -72,6 +73,7 @@ class SiloManager(FederatedLearningManager):
         privacy: puts noise on what is sent; None sends the weights as they are.
         ranks: the processes that this silo consists of; None where it is this one.
         all_needed: see `Silo`.
+        pre_trained: the checkpoint that the model's weights are from; "" where from none.
 
     Raises:
         UserError: at the first join, where this silo and the servers do not fit together.
@@ -108,6 +110,7 @@ class SiloManager(FederatedLearningManager):
         privacy: Privacy | None = None,
         ranks: Ranks | None = None,
         all_needed: bool = False,
+        pre_trained: str = "",
     ):
         with without_engine_client():
             # It copies every parameter of the cell that it is given: one that has none.
@@ -140,6 +143,7 @@ class SiloManager(FederatedLearningManager):
             adds=self._algorithm.adds,
             declared=self._algorithm.declared,
             all_needed=all_needed,
+            start=self._start(pre_trained) if pre_trained else None,
         )
         self._entered = 0  # the iteration that the algorithm was told of last
 
@@ -242,6 +246,11 @@ class SiloManager(FederatedLearningManager):
         sizes = {param.name: param.size for param in self._travelling()}
         absolute = {ABSOLUTE + name: size for name, size in sizes.items()}
         return {**sizes, **absolute} if self._adaptive else sizes
+
+    def _start(self, pre_trained: str) -> Start:
+        """Return a copy of what travels, as it is now; it goes with the first model of silos."""
+        weights = {p.name: p.asnumpy().reshape(-1).copy() for p in self._travelling()}
+        return Start(weights, pre_trained)
 
     def _staying(self) -> list:
         """The parameters that are trained and stay in the silo."""

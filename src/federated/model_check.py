@@ -1,8 +1,9 @@
-"""Whether the model that servers hold is this silo's, and whether it is a mean at all."""
+"""Whether the servers' model is this silo's and a mean at all, and what to train from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Callable
 
 import numpy as np
@@ -10,7 +11,24 @@ import numpy as np
 from src.errors import UserError
 from src.federated import fingerprint as fp
 from src.federated.replies import Reply
-from src.federated.rounds import SyncError, difference, sample
+from src.federated.rounds import Features, SyncError, difference, sample
+
+
+@dataclass(frozen=True)
+class Start:
+    """The weights that a silo has from its checkpoint.
+
+    Attributes:
+        weights: name -> 1-D float32 array of every weight that travels.
+        origin: the checkpoint's path.
+    """
+
+    weights: dict[str, np.ndarray]
+    origin: str
+
+    def equals(self, weights: Features) -> bool:
+        """Return whether `weights`, 1-D, are the same to the last bit."""
+        return all(np.array_equal(own, weights[name]) for name, own in self.weights.items())
 
 
 class ModelCheck:
@@ -20,19 +38,29 @@ class ModelCheck:
         sizes: name -> number of values of every weight that travels.
         aspects: what must agree between silos, see `fingerprint`; {} checks no fingerprint.
         log: takes a line.
+        start: what this silo starts from where the servers have no checkpoint; None: their model.
+        adds: the servers add what is sent to their model.
     """
 
     def __init__(
-        self, sizes: Mapping[str, int], aspects: Mapping[str, object], log: Callable[[str], None]
+        self,
+        sizes: Mapping[str, int],
+        aspects: Mapping[str, object],
+        log: Callable[[str], None],
+        start: Start | None = None,
+        adds: bool = False,
     ):
         self._sizes = sizes
         self._aspects = aspects
         self._log = log
+        self._start = start
+        self._adds = adds
+        self._was_open = False  # the model before
         self._extra = {fp.FEATURE_NAME: fp.fingerprint(aspects)} if aspects else {}
 
-    def sent_beside(self, adds: bool) -> dict[str, np.ndarray]:
+    def sent_beside(self) -> dict[str, np.ndarray]:
         """What travels beside the weights; servers that add get zeros, to leave theirs as it is."""
-        return {name: array * (not adds) for name, array in self._extra.items()}
+        return {name: array * (not self._adds) for name, array in self._extra.items()}
 
     def factor(self, reply: Reply) -> float:
         """By what the model in `reply` is a multiple of a mean; 1 where it is one."""
@@ -63,20 +91,87 @@ class ModelCheck:
                 "servers a model from tools/create_initial_checkpoint.py"
             )
 
+    def starting_weights(self, reply: Reply) -> tuple[Features, bool]:
+        """Return the weights to train from, and whether they are this silo's own.
+
+        They are the servers', but for an initial model that the servers made without a checkpoint
+        where this silo has one. The silo's own weights are kept until a model of silos arrives.
+
+        Args:
+            reply: with a model that `require_own` has let through.
+
+        Raises:
+            UserError: the silo has a checkpoint, and cannot start from it.
+        """
+        self._was_open = self._is_open(reply)
+        if not self._was_open:
+            self._start = None
+        weights = {name: reply.features[name] for name in self._sizes}
+        if self._start is None or self._start.equals(weights):
+            return weights, False
+        origin = self._start.origin
+        theirs = f"the servers' initial model was made without a checkpoint ({reply.address})"
+        if not self._differing(reply):
+            # The fingerprint would not tell a silo that starts from the servers' weights.
+            raise UserError(
+                f"{theirs} and differs from {origin} in trained weights alone, where nobody could "
+                f"notice a silo that starts from another one; start the servers with "
+                f"--pre_trained={origin} too"
+            )
+        self._log(f"{theirs}; starting from {origin}, as every silo must")
+        return {**weights, **self._start.weights}, True
+
+    def _is_open(self, reply: Reply) -> bool:
+        """Whether silos may start from other weights than the model's in `reply`."""
+        return not self._adds and fp.is_open(reply.features.get(fp.FEATURE_NAME, np.empty(0)))
+
+    def _differing(self, reply: Reply) -> list[str]:
+        """The aspects in which the model's fingerprint, if it has one, is not this silo's."""
+        if not self._extra or fp.FEATURE_NAME not in reply.features:
+            return []
+        mine, theirs = self._extra[fp.FEATURE_NAME], reply.features[fp.FEATURE_NAME]
+        return fp.differing(list(self._aspects), mine, theirs)
+
     def _require_agreement(self, reply: Reply) -> None:
         if self._extra and fp.FEATURE_NAME in reply.features:
-            theirs = reply.features[fp.FEATURE_NAME]
-            aspects = fp.differing(list(self._aspects), self._extra[fp.FEATURE_NAME], theirs)
-            if aspects:
-                raise UserError(
-                    f"the servers at {reply.address} and this silo do not agree on: "
-                    f"{', '.join(aspects)}; give all of them the same configuration and the same "
-                    "pre_trained (a model that was in the servers' --checkpoint_dir before may be "
-                    "of another one)"
-                )
+            aspects = self._differing(reply)
+            if aspects == [fp.FROZEN_ASPECT]:
+                self._heed_start(reply)
+            elif aspects:
+                raise self._disagreement(reply, aspects)
         elif self._extra:
             self._log(
                 "WARNING: the servers' model carries no fingerprint, so nobody checks that the "
                 "silos' settings agree; tools/create_initial_checkpoint.py makes one with it"
             )
             self._extra = {}
+
+    def _heed_start(self, reply: Reply) -> None:
+        """Let other frozen weights pass where this silo may start from its own.
+
+        Raises:
+            UserError: it may not.
+        """
+        if self._start is not None and self._is_open(reply):
+            return
+        if self._start is not None and self._adds:
+            raise UserError(
+                f"the servers at {reply.address} add to their own model (FedNova), whose frozen "
+                f"weights are not those of {self._start.origin}; start the servers with "
+                f"--pre_trained={self._start.origin} too"
+            )
+        if self._was_open and not self._is_open(reply):
+            raise UserError(
+                "the silos did not all start from the same weights (pre_trained, seed), as the "
+                f"fingerprint of the model at {reply.address} shows; start the job again with the "
+                "same --pre_trained and --seed for every silo; where the servers have them too, "
+                "another silo is refused before it trains"
+            )
+        raise self._disagreement(reply, [fp.FROZEN_ASPECT])
+
+    def _disagreement(self, reply: Reply, aspects: list[str]) -> UserError:
+        return UserError(
+            f"the servers at {reply.address} and this silo do not agree on: {', '.join(aspects)}; "
+            "give all of them the same configuration and the same pre_trained (a model that was in "
+            "the servers' --checkpoint_dir before may be of another one)"
+        )

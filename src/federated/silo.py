@@ -15,7 +15,7 @@ from typing import Callable
 
 import numpy as np
 
-from src.federated.model_check import ModelCheck
+from src.federated.model_check import ModelCheck, Start
 from src.federated.replies import Outcome, Reply
 from src.federated.rounds import (
     Deadlines,
@@ -54,6 +54,8 @@ class Silo:
         adds: the servers add what is sent to their model (FedNova), in place of a mean of models.
         declared: what the silo declares as its weight in place of its images (FedNova).
         all_needed: an iteration ends well only with the uploads of all its silos.
+        start: the silo's own initial weights where they are from a checkpoint: it starts from
+            them where the servers' initial model was made without one.
 
     Attributes:
         iteration: the servers' current one, from 1; 0 before the first `join`.
@@ -84,6 +86,7 @@ class Silo:
         adds: bool = False,
         declared: int | None = None,
         all_needed: bool = False,
+        start: Start | None = None,
     ):
         self.client = client
         of_images = declared_size(images, data_size_unit)
@@ -103,7 +106,7 @@ class Silo:
         self._rounds_path = rounds_path
         self._rounds_file = Lossy("rounds.jsonl", log)
         self._adds = adds
-        self._check = ModelCheck(self._sizes, dict(aspects or {}), log)
+        self._check = ModelCheck(self._sizes, dict(aspects or {}), log, start, adds)
         self._requests = ServerRequests(
             client, self.data_size, threshold, deadlines or Deadlines(), log, all_needed
         )
@@ -160,7 +163,7 @@ class Silo:
         sent = sample(features, self._sizes)
         record.client_s = time.perf_counter() - begin
         self._on_phase("push", self.iteration)
-        everything = {**features, **self._check.sent_beside(self._adds)}
+        everything = {**features, **self._check.sent_beside()}
         self._requests.upload(everything, record)
         self._on_phase("wait", self.iteration)
         self._await_end(everything, record, sent)
@@ -246,11 +249,11 @@ class Silo:
 
     def _pull_latest(self, patience: Patience) -> None:
         reply = self._requests.latest(patience)
-        self._take(reply)
-        which = f"the weights that iteration {self.iteration} starts from"
-        if self.iteration > self._iterations:
-            which = "the last model of the job"
-        self._log(f"received {which}: {traffic(reply.received, reply.seconds)}")
+        if not self._take(reply):
+            which = f"the weights that iteration {self.iteration} starts from"
+            if self.iteration > self._iterations:
+                which = "the last model of the job"
+            self._log(f"received {which}: {traffic(reply.received, reply.seconds)}")
 
     def _take_newest(self, reply: Reply, iteration: int) -> np.ndarray:
         """Load the model that ended `iteration`, or the latest where others have ended since.
@@ -270,14 +273,17 @@ class Silo:
         self._pull_latest(self._requests.patience())
         return ended
 
-    def _take(self, reply: Reply) -> None:
-        """Check the model in a reply and load it."""
+    def _take(self, reply: Reply) -> bool:
+        """Check the model in a reply and load it, or the silo's own in its place: then True."""
         reply = self._sound(reply)
         self._check.require_own(reply)
         self._see(reply.iteration)
+        # Of the servers' model in either case: whether it has changed tells what became of a round.
         self._sample = sample(reply.features, self._sizes)
-        self._load({name: reply.features[name] for name in self._sizes})
+        weights, own = self._check.starting_weights(reply)
+        self._load(dict(weights))
         self._held = self.iteration
+        return own
 
     def _sound(self, reply: Reply) -> Reply:
         """`reply`, or where its model is no mean the same one of another server, or the one before.

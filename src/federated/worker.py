@@ -217,6 +217,7 @@ def make_manager(
         steps=steps,
         ranks=ranks,
         all_needed=job["round.update_model_ratio"] >= 1.0,
+        pre_trained=config.pre_trained,
     )
 
 

@@ -16,8 +16,9 @@ from engine import Engine
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
+from src.errors import UserError
 from src.federated.aggregation import AdaptiveSettings, Aggregation
-from src.federated.fingerprint import FEATURE_NAME, fingerprint
+from src.federated.fingerprint import FEATURE_NAME, FROZEN_ASPECT, fingerprint, opened
 from src.federated.manager import SiloManager
 from src.federated.privacy import Privacy
 from src.federated.privacy_ledger import PrivacyLedger
@@ -149,7 +150,7 @@ class TrainedSilo:
         self.network = Plane()
         self.lines: list[str] = []
         self.batches = batches(number)
-        aspects = aggregation.aspects()
+        aspects = {FROZEN_ASPECT: pre_trained, **aggregation.aspects()}
         self.manager = SiloManager(
             str(engine.yaml_path),
             self.network,
@@ -176,12 +177,20 @@ class TrainedSilo:
 
 
 def engine_of(
-    aggregation: Aggregation, folder, servers: int = 1, iterations: int = ITERATIONS, **options
+    aggregation: Aggregation,
+    folder,
+    servers: int = 1,
+    iterations: int = ITERATIONS,
+    opened_at: np.ndarray | None = None,
+    **options,
 ) -> Engine:
-    weights = {"weight": first_model()[:WIDTH], "bias": first_model()[WIDTH:]}
+    """The servers, with `first_model`, or with an open one of other values."""
+    first = first_model() if opened_at is None else opened_at
+    weights = {"weight": first[:WIDTH], "bias": first[WIDTH:]}
     features = {name: array.astype(np.float32) for name, array in weights.items()}
     features.update(aggregation.server_features(features))
-    features[FEATURE_NAME] = fingerprint(aggregation.aspects())
+    mark = fingerprint({FROZEN_ASPECT: "", **aggregation.aspects()})
+    features[FEATURE_NAME] = mark if opened_at is None else opened(mark)
     options = {"silos": SILOS, **options}
     engine = Engine(features, folder, servers=servers, iterations=iterations, **options)
     values = yaml.safe_load(engine.yaml_path.read_text())
@@ -330,6 +339,49 @@ def test_a_late_silo_sends_a_private_change_of_the_latest_model(tmp_path):
     assert np.abs(np.concatenate([a.reshape(-1) for a in protected.values()]) - latest).max() < 1e-3
 
 
+@pytest.mark.parametrize(
+    "aggregation",
+    [Aggregation(), Aggregation("FedProx", iid_rate=0.7), Aggregation("Scaffold")],
+    ids=lambda value: value.kind,
+)
+def test_silos_with_a_checkpoint_train_as_if_the_servers_had_it_too(aggregation, tmp_path):
+    elsewhere = first_model() + 7
+    with engine_of(aggregation, tmp_path, opened_at=elsewhere) as engine:
+        silos = [TrainedSilo(engine, n, aggregation, pre_trained="r.ckpt") for n in range(SILOS)]
+        train_together(silos)
+        late = TrainedSilo(engine, 0, aggregation)
+        with pytest.raises(UserError, match="do not agree on: frozen weights"):
+            late.manager.join()
+    for silo in silos:
+        np.testing.assert_allclose(silo.kept.models, reference(aggregation), rtol=2e-5, atol=2e-6)
+        said = [line for line in silo.lines if "starting from r.ckpt, as every silo must" in line]
+        assert len(said) == 1
+
+
+def test_with_privacy_the_clipped_change_is_from_the_silos_own_start(tmp_path):
+    clip, aggregation = 0.05, Aggregation()
+    with engine_of(aggregation, tmp_path, opened_at=first_model() + 7, iterations=1) as engine:
+        silos = []
+        for number in range(SILOS):
+            (folder := tmp_path / str(number)).mkdir()
+            settings = PrivacySettings(clip, 0.0, 1e-5)
+            privacy = Privacy(settings, PrivacyLedger(folder, folder), print)
+            options = {"iterations": 1, "pre_trained": "r.ckpt", "privacy": privacy}
+            silos.append(TrainedSilo(engine, number, aggregation, **options))
+        train_together(silos)
+    for silo in silos:
+        assert 0 < np.linalg.norm(silo.kept.models[0] - first_model()) <= clip * 1.001
+
+
+def test_fednovas_servers_need_the_checkpoint_too(tmp_path):
+    """They add to their own model, so silos cannot start from another one."""
+    aggregation = Aggregation("FedNova")
+    with engine_of(aggregation, tmp_path) as engine:
+        silo = TrainedSilo(engine, 0, aggregation, pre_trained="r.ckpt")
+        with pytest.raises(UserError, match=r"FedNova.*start the servers with --pre_trained=r\.ck"):
+            silo.manager.join()
+
+
 ADAPTIVE = Aggregation(
     adaptive=AdaptiveSettings(observation_window_size=1, ema_alpha=0.3, unchanged_round=1)
 )
@@ -363,11 +415,14 @@ def adaptive_reference() -> tuple[list[np.ndarray], list[list[int]]]:
     return models, steps
 
 
-def test_adaptive_synchronisation_takes_fewer_steps_when_changes_disagree(tmp_path):
+@pytest.mark.parametrize("checkpoint", ["", "r.ckpt"])
+def test_adaptive_synchronisation_takes_fewer_steps_when_changes_disagree(tmp_path, checkpoint):
+    """Also where the silos start from a checkpoint and the servers have made another model."""
+    elsewhere = first_model() + 7 if checkpoint else None
     models, steps = adaptive_reference()
     assert steps[0] == [3, 5] and steps[-2] == [2, 3], "the case does not show a change"
-    with engine_of(ADAPTIVE, tmp_path, iterations=ROUNDS) as engine:
-        silos = [TrainedSilo(engine, n, ADAPTIVE, iterations=ROUNDS) for n in range(SILOS)]
+    with engine_of(ADAPTIVE, tmp_path, iterations=ROUNDS, opened_at=elsewhere) as engine:
+        silos = [TrainedSilo(engine, n, ADAPTIVE, ROUNDS, checkpoint) for n in range(SILOS)]
         train_together(silos)
     for number, silo in enumerate(silos):
         np.testing.assert_allclose(silo.kept.models, models, rtol=2e-5, atol=2e-6)

@@ -10,9 +10,21 @@ import time
 import numpy as np
 import pytest
 from cluster.engine import Engine
-from members import ASPECTS, Exchange, Member, assert_mean, initial, together, weights
+from members import (
+    ASPECTS,
+    PRE_TRAINED,
+    Exchange,
+    Member,
+    assert_mean,
+    checkpoint,
+    copied,
+    initial,
+    together,
+    weights,
+)
 
 from src.errors import UserError
+from src.federated.fingerprint import FEATURE_NAME, fingerprint, opened
 from src.federated.replies import Outcome
 from src.federated.rounds import (
     Deadlines,
@@ -159,6 +171,91 @@ def test_a_lost_iteration_is_told_and_the_global_model_stays(tmp_path):
         np.testing.assert_array_equal(first.model["conv.bias"], before["conv.bias"])
         assert absent.exchange(absent.train(1.0)).result == "lost"
         assert_mean([first, absent], together(first, absent))
+
+
+def make(folder):
+    folder.mkdir()
+    return folder
+
+
+def open_engine(folder, **options) -> Engine:
+    """Servers whose initial model was made without a checkpoint."""
+    model = initial()
+    return Engine({**model, FEATURE_NAME: opened(model[FEATURE_NAME])}, folder, **options)
+
+
+def starting(engine: Engine, name: str, images: int = 10, **options) -> Member:
+    """A silo that starts from the checkpoint."""
+    return Member(engine, name, images, aspects=PRE_TRAINED, start=checkpoint(), **options)
+
+
+def test_an_open_start_gives_the_model_of_servers_that_had_the_checkpoint(tmp_path):
+    models = []
+    for number, engine in enumerate(
+        (
+            open_engine(make(tmp_path / "open"), iterations=2),
+            Engine(
+                {**checkpoint().weights, FEATURE_NAME: fingerprint(PRE_TRAINED)},
+                make(tmp_path / "same"),
+                iterations=2,
+            ),
+        )
+    ):
+        with engine:
+            first, second = starting(engine, "a", 30), starting(engine, "b", 10)
+            first.join()
+            for name, value in checkpoint().weights.items():
+                np.testing.assert_array_equal(first.model[name], value)
+            again = starting(engine, "a", 30)  # restarted within the iteration
+            again.join()
+            assert again.said("kept the place in iteration 1")
+            assert again.said("starting from resnet50.ckpt, as every silo must") == (number == 0)
+            assert_mean([again, second], together(again, second))
+            models.append(copied(again.model))
+            late = Member(engine, "late without the checkpoint")
+            with pytest.raises(UserError, match=r"do not agree on: frozen weights \(pre_trained"):
+                late.join()
+            assert_mean([again, second], together(again, second))
+            assert len([line for line in second.lines if "starting from" in line]) <= 1
+    for name, value in models[1].items():
+        np.testing.assert_allclose(models[0][name], value, rtol=3e-7, atol=3e-7)
+
+
+def test_an_open_iteration_that_is_lost_begins_again_from_the_checkpoint(tmp_path):
+    with open_engine(tmp_path, windows=(20, 2, 30)) as engine:
+        first, absent = starting(engine, "a"), starting(engine, "b")
+        first.join()
+        absent.join()
+        assert first.exchange(first.train(1.0)).result == "lost" and first.iteration == 2
+        assert absent.exchange(absent.train(1.0)).result == "lost"
+        for silo in (first, absent):
+            for name, value in checkpoint().weights.items():
+                np.testing.assert_array_equal(silo.model[name], value)
+        assert_mean([first, absent], together(first, absent))
+
+
+def test_silos_of_different_starts_are_told_after_the_first_iteration(tmp_path):
+    with open_engine(tmp_path) as engine:
+        first, without = starting(engine, "a"), Member(engine, "b")
+        first.join()
+        without.join()
+        np.testing.assert_array_equal(without.model["conv.bias"], weights()["conv.bias"])
+        other = Exchange(without, 1.0)
+        words = r"did not all start from the same weights \(pre_trained, seed\)"
+        with pytest.raises(UserError, match=words):
+            first.exchange(first.train(1.0))
+        with pytest.raises(UserError, match=words):
+            other.end()
+
+
+def test_a_start_that_no_silo_could_tell_from_another_is_refused(tmp_path):
+    with open_engine(tmp_path) as engine:
+        same_frozen = Member(engine, "a", start=checkpoint())
+        with pytest.raises(UserError, match="start the servers with --pre_trained=resnet50.ckpt"):
+            same_frozen.join()
+        same = Member(engine, "b", start=checkpoint(0.0))
+        same.join()
+        assert same.joined and not same.said("starting from")
 
 
 def test_fewer_uploads_than_silos_end_an_iteration(tmp_path):
