@@ -150,7 +150,7 @@ class TrainedSilo:
         self.network = Plane()
         self.lines: list[str] = []
         self.batches = batches(number)
-        aspects = {FROZEN_ASPECT: pre_trained, **aggregation.aspects()}
+        aspects = {FROZEN_ASPECT: options.get("pre_trained", ""), **aggregation.aspects()}
         self.manager = SiloManager(
             str(engine.yaml_path),
             self.network,
