@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,3 +177,16 @@ class Lossy:
         if self._lost:
             self._warn(f"{self._what} is written again; {self._lost} not written in between")
             self._lost = 0
+
+
+def digest_of(path: Path) -> str:
+    """Return a hexadecimal digest of what is in a file.
+
+    Raises:
+        OSError: with a file name.
+    """
+    state = hashlib.blake2b(digest_size=16)
+    with named(path), path.open("rb") as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()

@@ -34,6 +34,7 @@ from src.federated.terms import NO_TERMS, Terms
 from src.federated.travelling import local_names
 from src.files import reason, whole_file
 from src.job.log_files import rotation
+from src.job.recovery_files import ORIGIN_NAME, InitialOrigin
 from src.job.status_file import StatusFile
 from src.lr_schedule import run_lr
 from src.model_utils.config import Config, setting
@@ -109,11 +110,15 @@ def save_models(
     servers: Path,
     workers: Path,
     aggregation: Aggregation,
+    origin: InitialOrigin | None = None,
 ) -> int:
     """Write what the servers start from (what travels) and the whole detector.
 
     Both hold the fingerprint of what they are trained with; what the servers start from is open
     where it was made without a checkpoint, unless servers add to it (FedNova).
+
+    Args:
+        origin: goes into the whole detector's file, for the server launcher.
 
     Returns:
         Number of parameters that travel.
@@ -126,9 +131,10 @@ def save_models(
     mark = fingerprint({**shared_aspects(config, net), **aggregation.aspects()})
     is_open = not config.pre_trained and aggregation.kind != FEDNOVA
     beside[FEATURE_NAME] = opened(mark) if is_open else mark
+    own = {} if origin is None else {ORIGIN_NAME: origin.packed()}
     features = [*travelling, *({"name": n, "data": Tensor(a)} for n, a in beside.items())]
     for target, write in (
-        (workers, lambda path: save_network(net, path, mark)),
+        (workers, lambda path: save_network(net, path, mark, own)),
         (servers, lambda path: ms.save_checkpoint(features, str(path))),
     ):
         try:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from commands import TINY
 from mindspore import Tensor, load_checkpoint, save_checkpoint
+
+from src.model_utils.config import load_config
+from src.training import build_detector
 
 WEIGHTS = {"conv.weight": np.ones((4, 3), np.float32), "fc.bias": np.full(7, 2, np.float32)}
 
@@ -28,3 +32,20 @@ def assert_same_model(first: dict[str, np.ndarray], second: dict[str, np.ndarray
     assert first.keys() == second.keys()
     for name, value in first.items():
         np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+def save_resnet(path: Path, seed: int = 7) -> Path:
+    """Write a ResNet of the tiny detector's backbone under ModelZoo's names, and return the path.
+
+    Args:
+        seed: that its values are drawn from, another one than the tiny configuration's.
+    """
+    net, _ = build_detector(load_config(TINY, seed=seed))
+    values = {}
+    for parameter in net.get_parameters():
+        part, _, name = parameter.name.partition(".")
+        if part == "backbone":
+            name = name.replace("conv_down_sample", "down_sample_layer.0")
+            name = name.replace("bn_down_sample", "down_sample_layer.1")
+            values[name] = parameter.asnumpy()
+    return save_model(path, values)

@@ -8,6 +8,7 @@ servers hold, and fl_ckpt/FasterRCNN_initial.ckpt, the whole detector, which a w
 this by itself when its checkpoint_dir holds no model. Other keys of default_config.yaml are flags.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -18,7 +19,13 @@ from src.errors import require_packages, run_command
 require_packages()
 
 from src.federated.aggregation import aggregation_of
-from src.job.recovery_files import recovery_name
+from src.job.recovery_files import (
+    initial_origin,
+    list_recovery_files,
+    recovery_name,
+    require_names,
+    whole_detector,
+)
 from src.launch.command_line import job_from, launcher_parser
 from src.model_utils.config import get_config
 
@@ -27,9 +34,13 @@ def main() -> None:
     """Parse, build, write."""
     parser = launcher_parser(__doc__)
     parser.add_argument("--checkpoint_dir", type=Path, default=Path("fl_ckpt"))
+    # Of the server launcher alone: it may replace what it has made by itself.
+    parser.add_argument("--for_launcher", action="store_true", help=argparse.SUPPRESS)
     config = get_config(parser=parser)
     job = job_from(config)
     name, aggregation = job.name, aggregation_of(job, config)
+    if not config.pre_trained and not list_recovery_files(config.checkpoint_dir, name):
+        require_names(config.checkpoint_dir, name)
     print("building the detector", flush=True)
     # Late, so that --help and a wrong flag do not wait for MindSpore.
     from src.training import build_detector, save_models
@@ -37,8 +48,9 @@ def main() -> None:
     net, origin = build_detector(config)
     config.checkpoint_dir.mkdir(parents=True, exist_ok=True)
     servers = config.checkpoint_dir / recovery_name(name, 0)
-    workers = config.checkpoint_dir / f"{name}_initial.ckpt"
-    count = save_models(net, config, servers, workers, aggregation)
+    workers = whole_detector(config.checkpoint_dir, name)
+    made_from = initial_origin(config, servers, config.for_launcher)
+    count = save_models(net, config, servers, workers, aggregation, made_from)
     print(f"{servers}: {count} trainable parameters for the servers; {origin}")
     print(f"{workers}: the whole detector, for --pre_trained of a worker")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,16 @@ from src.job.console import say
 from src.job.disk_room import kept_files, require_disk, worker_files
 
 
-def save_network(network: nn.Cell, path: Path, mark: np.ndarray | None = None) -> None:
-    """A checkpoint of all parameters and, beside them, the fingerprint of their job."""
-    beside = None if mark is None else {FEATURE_NAME: Tensor(mark)}
-    ms.save_checkpoint(network, str(path), append_dict=beside)
+def save_network(
+    network: nn.Cell,
+    path: Path,
+    mark: np.ndarray | None = None,
+    more: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write a checkpoint of all parameters, the fingerprint of their job, and `more` entries."""
+    beside = {} if mark is None else {FEATURE_NAME: Tensor(mark)}
+    beside.update({name: Tensor(array) for name, array in (more or {}).items()})
+    ms.save_checkpoint(network, str(path), append_dict=beside or None)
 
 
 class CheckpointKeeper:

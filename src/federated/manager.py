@@ -121,9 +121,8 @@ class SiloManager(FederatedLearningManager):
         self._privacy = privacy
         names = [param.name for param in self._travelling()]
         aggregation = aggregation or Aggregation()
-        self._algorithm = algorithm_of(
-            aggregation, model.trainable_params(), names, steps or sync_frequency
-        )
+        steps = steps or sync_frequency
+        self._algorithm = algorithm_of(aggregation, model.trainable_params(), names, steps)
         self._adaptive = adaptive_of(aggregation, sync_frequency, names)
         self._silo = silo_of(
             ranks,

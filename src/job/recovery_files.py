@@ -6,16 +6,23 @@ initial model; file n holds the model after iteration n.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from src.errors import UserError
-from src.files import whole_file
+from src.files import digest_of, whole_file
 from src.job.recovery_check import fault_of, look_into
+
+# The entry of a whole detector that tells an initial model's origin.
+ORIGIN_NAME = "suite.initial"
 
 
 @dataclass(frozen=True)
@@ -27,15 +34,114 @@ class RecoveryFile:
     stamp: str
 
 
+@dataclass(frozen=True)
+class InitialOrigin:
+    """What an initial model was made from, as the whole detector next to it says.
+
+    Attributes:
+        file: name of the servers' file.
+        seed: of what was drawn.
+        pre_trained: path of the checkpoint, "" where from none.
+        digest: of that file's content, see `digest_of`.
+        launcher: the server launcher made it by itself, for want of one.
+    """
+
+    file: str
+    seed: int
+    pre_trained: str = ""
+    digest: str = ""
+    launcher: bool = False
+
+    def packed(self) -> np.ndarray:
+        """Return it as an entry of a checkpoint, (N,) uint8."""
+        return np.frombuffer(json.dumps(asdict(self)).encode(), np.uint8)
+
+    def words(self) -> str:
+        """Return what the model was made from, as flags."""
+        return f"--pre_trained={self.pre_trained}" if self.pre_trained else f"--seed={self.seed}"
+
+
+def initial_origin(config: Any, servers: Path, launcher: bool) -> InitialOrigin:
+    """Return the origin of an initial model that is made with `config`.
+
+    Args:
+        servers: the servers' file.
+        launcher: see `InitialOrigin`.
+
+    Raises:
+        UserError: `pre_trained` cannot be read.
+    """
+    path = Path(config.pre_trained).expanduser() if config.pre_trained else None
+    try:
+        digest = digest_of(path) if path else ""
+    except OSError as error:
+        raise UserError(f"pre_trained: {path}: {error.strerror}") from error
+    return InitialOrigin(servers.name, config.seed, str(path or ""), digest, launcher)
+
+
+def unpack_origin(record: bytes | None) -> InitialOrigin | None:
+    """Return the origin in an entry of a checkpoint; None where there is none that can be read."""
+    try:
+        return None if record is None else InitialOrigin(**json.loads(record.decode()))
+    except (TypeError, ValueError):
+        return None
+
+
+def whole_detector(folder: Path, fl_name: str) -> Path:
+    """Return where the whole detector of the job's initial model lies."""
+    return folder / f"{fl_name}_initial.ckpt"
+
+
+def _name_of(fl_name: str) -> re.Pattern[str]:
+    return re.compile(re.escape(fl_name) + r"_recovery_iteration_(\d+)_(\d{8}_\d{6})\.ckpt")
+
+
 def list_recovery_files(folder: Path, fl_name: str) -> list[RecoveryFile]:
     """The job's files in `folder`, newest iteration first, newest of it first."""
-    name = re.compile(re.escape(fl_name) + r"_recovery_iteration_(\d+)_(\d{8}_\d{6})\.ckpt")
+    name = _name_of(fl_name)
     found = []
     for path in folder.glob("*.ckpt"):
         match = name.fullmatch(path.name)
         if match and path.is_file():
             found.append(RecoveryFile(path, int(match[1]), match[2]))
     return sorted(found, key=lambda f: (f.iteration, f.stamp), reverse=True)
+
+
+def untaken_files(folder: Path, fl_name: str) -> list[str]:
+    """Return a sentence for each name that begins as a recovery file's and is not taken.
+
+    Whatever its case and its ending.
+    """
+    begin = f"{fl_name}_recovery".lower()
+    form = f"{fl_name}_recovery_iteration_<number>_<YYYYmmdd>_<HHMMSS>.ckpt"
+    sentences = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        fits = _name_of(fl_name).fullmatch(path.name)
+        if not path.name.lower().startswith(begin) or (fits and path.is_file()):
+            continue
+        number = re.search(r"iteration_(\d+)", path.name, re.IGNORECASE)
+        example = recovery_name(fl_name, int(number[1]) if number else 0)
+        fault = f"a recovery file is named {form}; rename it, for example to {example}"
+        fault = "it is no file, or a link to none" if fits else fault
+        sentences.append(f"{path} is not taken: {fault}, or move it out of the folder")
+    return sentences
+
+
+def require_names(folder: Path, fl_name: str) -> None:
+    """Refuse to start from random weights where a file was meant to be started from.
+
+    Raises:
+        UserError: names the first file that is not taken for its name.
+    """
+    for sentence in untaken_files(folder, fl_name):
+        raise UserError(f"{sentence}; without it the job would start from random weights")
+
+
+def foreign_checkpoints(folder: Path, fl_name: str) -> list[str]:
+    """Return the names of other checkpoints in `folder`: servers read none of them."""
+    own = re.compile(re.escape(fl_name) + r"_(recovery.*|initial\.ckpt)", re.IGNORECASE)
+    names = sorted(p.name for p in folder.glob("*.ckpt") if not p.name.startswith("."))
+    return [name for name in names if not own.fullmatch(name)]
 
 
 def usable_files(
@@ -89,21 +195,24 @@ def files_of_earlier_run(folder: Path, fl_name: str) -> list[RecoveryFile]:
     return later if len(later) < len(files) else []
 
 
-def put_aside_earlier_run(folder: Path, fl_name: str) -> Path | None:
+def put_aside_earlier_run(folder: Path, fl_name: str, more: Collection[Path] = ()) -> Path | None:
     """Move `files_of_earlier_run` to folder/earlier_1, earlier_2, ...
+
+    Args:
+        more: files that go with them.
 
     Returns:
         Where they went, or None when nothing was moved.
     """
-    later = files_of_earlier_run(folder, fl_name)
-    if not later:
+    going = [*(file.path for file in files_of_earlier_run(folder, fl_name)), *more]
+    if not going:
         return None
     number = 1
     while (aside := folder / f"earlier_{number}").exists():
         number += 1
     aside.mkdir()
-    for file in later:
-        file.path.rename(aside / file.path.name)
+    for path in going:
+        path.rename(aside / path.name)
     return aside
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from src.errors import UserError
-from src.federated.fingerprint import FEATURE_NAME, require_trainable
-from src.launch.detector_size import Shape, parameter_shapes
+from src.federated.fingerprint import FEATURE_NAME, digest, require_trainable
+from src.job.recovery_files import ORIGIN_NAME, InitialOrigin, unpack_origin
+from src.launch.detector_size import Shape, parameter_shapes, trained_shapes
 from src.weights.checkpoint_messages import checkpoint_messages
 from src.weights.checkpoint_names import map_name
 from src.weights.head_classes import SCORES, other_classes
@@ -18,6 +19,7 @@ from src.weights.source import CONVERT, RECORD_NAME, Source, require_backbone, u
 
 # What a message about --pre_trained begins with.
 KEY = "pre_trained: "
+NUMPY_TYPES = {"Float16": np.float16, "Float32": np.float32, "Float64": np.float64}
 
 
 def checkpoint_shapes(path: Path) -> dict[str, Shape]:
@@ -75,6 +77,39 @@ def _mark(content: Any) -> np.ndarray | None:
         if value.tag == FEATURE_NAME and value.tensor.tensor_type == "Float32":
             return np.frombuffer(value.tensor.tensor_content, np.float32)
     return None
+
+
+def origin_of(path: Path) -> InitialOrigin | None:
+    """Return what this suite's initial model was made from; None for any other file."""
+    try:
+        content = _content(path)
+    except UserError:
+        return None
+    entries = (v.tensor.tensor_content for v in content.value if v.tag == ORIGIN_NAME)
+    return unpack_origin(next(entries, None))
+
+
+def frozen_aspect(path: Path, config: Any) -> str | None:
+    """Return the aspect of the frozen weights that a detector has from a checkpoint.
+
+    None where the checkpoint does not have them all, so that some are drawn from the seed, or
+    where it cannot be read.
+    """
+    shapes, trained = parameter_shapes(config), trained_shapes(config)
+    found = {}
+    try:
+        content = _content(path)
+    except UserError:
+        return None
+    for value in content.value:
+        name = value.tag if value.tag in shapes else map_name(value.tag)
+        if name in shapes and name not in trained:
+            kind = NUMPY_TYPES.get(value.tensor.tensor_type)
+            if kind is None or tuple(value.tensor.dims) != shapes[name]:
+                return None
+            array = np.frombuffer(value.tensor.tensor_content, kind)
+            found[name] = array.astype(np.float32).reshape(shapes[name])
+    return digest(found) if len(found) == len(shapes) - len(trained) else None
 
 
 def matching_names(path: Path, config: Any) -> tuple[int, int]:

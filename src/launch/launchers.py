@@ -32,6 +32,8 @@ from src.launch.server_start import (
     ensure_initial_model,
     prepare_job,
     servers_to_start,
+    start_words,
+    unfit_initial,
 )
 from src.model_utils.config import DEFAULT_CONFIG, PROJECT_DIR, Config, find_config_file
 from src.security.passwords import FLAG
@@ -86,8 +88,10 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
     numbers = servers_to_start(base, len(ports), config.resume)
     store = _store(job)
     checkpoint_dir = Path(config.checkpoint_dir).expanduser().absolute()
-    prepare_job(job, store, checkpoint_dir, config.resume)
+    aside, _ = unfit_initial(job, checkpoint_dir, config)
+    prepare_job(job, store, checkpoint_dir, config.resume, aside)
     ensure_initial_model(job, checkpoint_dir, config)
+    start_from = start_words(job, checkpoint_dir)
     first = require_iterations_left(checkpoint_dir, job.name, job.iterations, resume=config.resume)
     if first <= job.iterations:
         # A job that Redis knows goes on where it is, whatever the files say.
@@ -115,23 +119,26 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
         for number in numbers
     ]
     started = start_all(base, roles, config.start_timeout, lambda s: _server_answers(base, s))
-    listed = ", ".join(f"{host}:{port}" for port in ports)
-    print(f"{len(ports)} server(s) of {job.name} take requests on {listed}")
-    threshold = job["round.start_fl_job_threshold"]
-    silos = "1 silo has" if threshold == 1 else f"{threshold} silos have"
+    listed = [f"{host}:{port}" for port in ports]
+    print(f"{len(listed)} server(s) of {job.name} take requests on {', '.join(listed)}")
     if first > job.iterations:
         print(
             f"all {job.iterations} iterations are done: silos that do not have the last model get "
             f"it within {config.fetch_timeout:.0f} s (--fetch_timeout). To train on, give servers "
             f"and workers more iterations: --resume --fl_iteration_num={job.iterations + 10}"
         )
-        return started
-    print(f"iteration {first} of {job.iterations} begins when {silos} joined")
-    print(
-        "next: run_cross_silo_fasterrcnn_worker.py "
-        f"--http_server_address={host}:{first_port} on each silo"
-    )
+    else:
+        _say_what_comes_next(job, first, start_from, listed[0])
     return started
+
+
+def _say_what_comes_next(job: JobConfig, first: int, start_from: str, address: str) -> None:
+    threshold = job["round.start_fl_job_threshold"]
+    silos = "1 silo has" if threshold == 1 else f"{threshold} silos have"
+    print(f"iteration {first} of {job.iterations} begins when {silos} joined")
+    if start_from:
+        print(start_from)
+    print(f"next: run_cross_silo_fasterrcnn_worker.py --http_server_address={address} on each silo")
 
 
 def launch_workers(job: JobConfig, config: Config, base: Path) -> list[Started]:

@@ -26,7 +26,11 @@ from src.job.job_config import JobConfig
 from src.job.job_record import role_folder
 from src.job.recovery_files import (
     files_of_earlier_run,
+    foreign_checkpoints,
+    list_recovery_files,
     require_iterations_left,
+    require_names,
+    untaken_files,
     usable_files,
 )
 from src.job.shard_folder import data_folder
@@ -53,6 +57,7 @@ from src.launch.server_start import (
     consecutive_ports,
     require_same_settings,
     servers_to_start,
+    unfit_initial,
 )
 from src.security.tls import TlsFiles
 
@@ -230,19 +235,47 @@ def models_there(job: JobConfig, folder: Path, config: Any) -> str | Finding:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"--checkpoint_dir {folder}: {there} is no folder that can be written")
+    unfit, made_from = unfit_initial(job, folder, config)
     aside = [] if config.resume else files_of_earlier_run(folder, job.name)
+    aside += [f for f in list_recovery_files(folder, job.name) if f.path in unfit]
     first = require_iterations_left(folder, job.name, job.iterations, aside, config.resume)
     left, broken = usable_files(folder, job.name, leave_out=aside)
     if not left:
-        return f"{folder}: no model of {job.name} yet, an initial one will be made"
+        return _initial_to_make(job, folder, config, made_from)
     require_same_settings(left[0].path, config)
     moved = f"; {len(aside)} of an earlier run go aside" if aside else ""
     begins = f"begins iteration {first} of {job.iterations} from {left[0].path.name}{moved}"
     if first > job.iterations:
         begins = f"all {job.iterations} iterations are done, {left[0].path.name} is the last model"
-    if broken:
-        return Finding(WARN, "checkpoint_dir", f"{'; '.join(broken)}; {begins}")
+    odd = [*broken, *untaken_files(folder, job.name)]
+    if odd:
+        return Finding(WARN, "checkpoint_dir", f"{'; '.join(odd)}; {begins}")
     return f"{folder}: {begins}"
+
+
+def _initial_to_make(job: JobConfig, folder: Path, config: Any, made_from: str) -> str | Finding:
+    """What is to say before an initial model is made.
+
+    Args:
+        made_from: what the one that is there was made from; "" where none is there.
+
+    Raises:
+        UserError: the model would be random, and a file is there that may have been meant.
+    """
+    if not config.pre_trained:
+        require_names(folder, job.name)
+    odd = untaken_files(folder, job.name)
+    others = foreign_checkpoints(folder, job.name)
+    if others and not config.pre_trained:
+        odd.append(
+            f"{others[0]}{f' and {len(others) - 1} more' * (len(others) > 1)} in {folder} not "
+            f"taken: servers read files named {job.name}_recovery_iteration_... (--fl_name) alone; "
+            "give it as --pre_trained where they are to start from it"
+        )
+    made = f"{folder}: no model of {job.name} yet, an initial one will be made"
+    if made_from:
+        made = f"{folder}: its initial model, made from {made_from}, goes aside for another one"
+    return Finding(WARN, "checkpoint_dir", f"{'; '.join(odd)}; {made}") if odd else made
 
 
 def require_shards(

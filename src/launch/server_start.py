@@ -5,19 +5,32 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
+
 from src.errors import StartError, UserError
-from src.federated.fingerprint import LOCAL_ASPECT, key_aspects, unlike_aspects
+from src.federated.aggregation import aggregation_of
+from src.federated.fingerprint import (
+    FROZEN_ASPECT,
+    LOCAL_ASPECT,
+    is_open,
+    key_aspects,
+    same_mark,
+    unlike_aspects,
+)
 from src.federated.travelling import local_names
 from src.job.job_config import JobConfig
 from src.job.job_record import read_record, role_folder
 from src.job.recovery_files import (
+    initial_origin,
     list_recovery_files,
     put_aside_earlier_run,
     usable_files,
+    whole_detector,
 )
-from src.launch.checkpoint_content import mark_of
+from src.launch.checkpoint_content import frozen_aspect, mark_of, origin_of
 from src.launch.detector_size import trained_shapes
 from src.launch.live_servers import live_servers
 from src.launch.processes import require_not_running
@@ -52,8 +65,18 @@ def servers_to_start(base: Path, count: int, resume: bool) -> list[int]:
     return numbers
 
 
-def prepare_job(job: JobConfig, store: JobStore, checkpoint_dir: Path, resume: bool) -> None:
-    """A new job starts without what an earlier one left; a resumed one takes it up."""
+def prepare_job(
+    job: JobConfig,
+    store: JobStore,
+    checkpoint_dir: Path,
+    resume: bool,
+    aside: Collection[Path] = (),
+) -> None:
+    """A new job starts without what an earlier one left; a resumed one takes it up.
+
+    Args:
+        aside: what a new job puts aside besides, see `unfit_initial`.
+    """
     checkpoint_dir.mkdir(parents=True, exist_ok=True)
     if resume:
         _take_settings(job, store)
@@ -63,9 +86,9 @@ def prepare_job(job: JobConfig, store: JobStore, checkpoint_dir: Path, resume: b
     purged = store.purge()
     if purged:
         print(f"removed {purged} Redis keys of an earlier job named {job.name}")
-    aside = put_aside_earlier_run(checkpoint_dir, job.name)
-    if aside:
-        print(f"moved the recovery files of an earlier run to {aside} (--resume continues it)")
+    moved = put_aside_earlier_run(checkpoint_dir, job.name, aside)
+    if moved:
+        print(f"moved the recovery files of an earlier run to {moved} (--resume continues it)")
 
 
 def _take_settings(job: JobConfig, store: JobStore) -> None:
@@ -90,6 +113,13 @@ def _bring_up_to_date(job: JobConfig, store: JobStore, checkpoint_dir: Path) -> 
     """Where Redis came back with older data than the files, the files decide the iteration."""
     files, _ = usable_files(checkpoint_dir, job.name)
     known = int(store.status().get("iterationNum", 0))
+    if not files and known > 1 and not live_servers(store):
+        raise UserError(
+            f"--resume: Redis knows iteration {known} of {job.name}, and {checkpoint_dir} holds no "
+            "model of it, so the job would go on from a fresh one; give the --checkpoint_dir that "
+            "it was started with, or begin again without --resume, with "
+            "--pre_trained=<a worker's newest checkpoint> to keep its weights"
+        )
     if not files or not 0 < known <= files[0].iteration or live_servers(store):
         return
     first = files[0].iteration + 1
@@ -111,7 +141,7 @@ def _take_up_finished(job: JobConfig, store: JobStore) -> None:
 def require_same_settings(model: Path, config: Config) -> None:
     """Whether the model that servers begin with, where it says so, was made with `config`.
 
-    Frozen weights are not compared: they come from the seed or a file, through MindSpore.
+    Frozen weights are compared where `pre_trained` has them all; the seed draws through MindSpore.
 
     Raises:
         UserError: it was not, and so every worker of this configuration would be refused.
@@ -119,8 +149,11 @@ def require_same_settings(model: Path, config: Config) -> None:
     mark = mark_of(model)
     if mark is None:
         return
-    local = local_names(trained_shapes(config), setting(config, LOCAL_ASPECT))
-    unlike = unlike_aspects({**key_aspects(config), LOCAL_ASPECT: sorted(local)}, mark)
+    known = _known_aspects(config)
+    frozen = frozen_aspect(_pre_trained(config), config) if config.pre_trained else None
+    if frozen is not None and not is_open(mark):
+        known[FROZEN_ASPECT] = frozen
+    unlike = unlike_aspects(known, mark)
     if unlike:
         anew = "start without --resume and with" if config.resume else "give"
         raise UserError(
@@ -131,12 +164,59 @@ def require_same_settings(model: Path, config: Config) -> None:
         )
 
 
+def _known_aspects(config: Config) -> dict[str, object]:
+    """The aspects of a job's model that can be told without MindSpore."""
+    local = local_names(trained_shapes(config), setting(config, LOCAL_ASPECT))
+    return {**key_aspects(config), LOCAL_ASPECT: sorted(local)}
+
+
+def _pre_trained(config: Config) -> Path:
+    return Path(config.pre_trained).expanduser()
+
+
+def unfit_initial(job: JobConfig, folder: Path, config: Config) -> tuple[list[Path], str]:
+    """Find an initial model of this suite that a new job cannot begin with.
+
+    The launcher's own has to be made from what is given now. One that a user made with
+    tools/create_initial_checkpoint.py goes only where --pre_trained or --seed says another.
+
+    Returns:
+        Its two files and what it was made from; none where it fits or is the user's.
+    """
+    files = [f for f in list_recovery_files(folder, job.name) if f.iteration == 0]
+    whole = whole_detector(folder, job.name)
+    if config.resume or len(files) != 1 or not whole.is_file():
+        return [], ""
+    origin, mark = origin_of(whole), mark_of(whole)
+    if origin is None or mark is None or origin.file != files[0].path.name:
+        return [], ""
+    if not _same_mark(mark, files[0].path):
+        return [], ""
+    own, given = origin.launcher, set(config.given_flags)
+    now = initial_origin(config, files[0].path, own)
+    unlike = (own or config.pre_trained) and now.digest != origin.digest
+    unlike = unlike or ((own or "seed" in given) and now.seed != origin.seed)
+    if own and not unlike and len(list_recovery_files(folder, job.name)) == 1:
+        aspects = {**_known_aspects(config), **aggregation_of(job, config).aspects()}
+        unlike = bool(unlike_aspects(aspects, mark))
+    return ([files[0].path, whole], origin.words()) if unlike else ([], "")
+
+
+def _same_mark(mark: np.ndarray, servers: Path) -> bool:
+    """Whether the servers' file is the one that a whole detector was written with."""
+    try:
+        theirs = mark_of(servers)
+    except UserError:
+        return False
+    return theirs is not None and same_mark(theirs, mark)
+
+
 def ensure_initial_model(job: JobConfig, checkpoint_dir: Path, config: Config) -> None:
     """Make the servers' initial model where checkpoint_dir has none."""
     if not list_recovery_files(checkpoint_dir, job.name):
         print(f"{checkpoint_dir} holds no model of {job.name}: making the initial one", flush=True)
         tool = PROJECT_DIR / "tools" / "create_initial_checkpoint.py"
-        command = [sys.executable, str(tool), f"--fl_name={job.name}"]
+        command = [sys.executable, str(tool), f"--fl_name={job.name}", "--for_launcher"]
         command += [f"--checkpoint_dir={checkpoint_dir}", f"--yaml_config={job.path}"]
         command += [f"--config_path={find_config_file(config.config_path)}"]
         command += [f"--{name}={getattr(config, name)}" for name in config.given_flags]
@@ -144,7 +224,29 @@ def ensure_initial_model(job: JobConfig, checkpoint_dir: Path, config: Config) -
         if code:
             raise StartError("the initial model could not be made", code)
     elif config.pre_trained or {"seed", "local_params"}.intersection(config.given_flags):
-        print(
-            f"{checkpoint_dir} holds a model already: --pre_trained, --seed and --local_params do "
-            "not change it; another --checkpoint_dir begins anew"
+        origin = origin_of(whole_detector(checkpoint_dir, job.name))
+        if origin is None or config.resume:
+            print(
+                f"{checkpoint_dir} holds a model already: --pre_trained, --seed and --local_params "
+                "do not change it; another --checkpoint_dir begins anew"
+            )
+
+
+def start_words(job: JobConfig, checkpoint_dir: Path) -> str:
+    """Return what silos have to give to start with the servers' model; "" where not known."""
+    files, _ = usable_files(checkpoint_dir, job.name)
+    mark = mark_of(files[0].path)
+    if mark is None or files[0].iteration > 0:
+        return ""
+    if is_open(mark):
+        return (
+            "the initial model was made without a checkpoint: silos with --pre_trained start from "
+            "theirs, the same for all"
         )
+    whole = whole_detector(checkpoint_dir, job.name)
+    origin = origin_of(whole) if whole.is_file() else None
+    if origin is None or not _same_mark(mark, whole):
+        return ""
+    if origin.pre_trained:
+        return f"every silo needs the checkpoint of the initial model, {origin.words()}"
+    return f"servers add to an initial model of {origin.words()}: silos start without --pre_trained"

@@ -3,10 +3,11 @@
 import re
 import subprocess
 
+import numpy as np
 import pytest
 from commands import SCHED, make_shards, refused
 from launched_job import Job
-from models import assert_same_model, read_model
+from models import assert_same_model, read_model, save_resnet
 
 ITERATIONS, SERVERS, SILOS = 3, 4, 2
 YAML = "--yaml_config=default_yaml_config.yaml"
@@ -20,8 +21,9 @@ def finished(tmp_path_factory):
         job.write(ITERATIONS)
         sched = job.scheduler(YAML)
         server = job.servers(SERVERS, YAML, "--tcp_server_ip=127.0.0.1", "--checkpoint_dir=fl_ckpt")
-        model = f"--pre_trained={job.initial.relative_to(folder)}"
-        worker = job.workers(f"--local_worker_num={SILOS}", YAML, model)
+        model = save_resnet(folder / "resnet50.ckpt")
+        more = [YAML, f"--pre_trained={model.name}"]
+        worker = job.workers(f"--local_worker_num={SILOS}", *more)
         job.wait_for_end()
         yield job, {"sched": sched, "server": server, "worker": worker}
 
@@ -37,6 +39,7 @@ def test_each_command_says_what_it_started_and_what_comes_next(finished):
     assert "next: run_cross_silo_fasterrcnn_server.py" in said["sched"]
     assert "started server_3 (pid" in said["server"]
     assert "next: run_cross_silo_fasterrcnn_worker.py" in said["server"]
+    assert "silos with --pre_trained start from theirs" in said["server"]
     assert "worker_0, worker_1 have joined FasterRCNN: 3 iterations" in said["worker"]
 
 
@@ -110,11 +113,24 @@ def test_the_silos_end_each_iteration_with_the_same_weights(job):
         first, *others = (job.model(f"worker_{number}", iteration) for number in range(SILOS))
         for other in others:
             assert_same_model(first, other)
-    initial = read_model(job.initial)
-    trained = job.model("worker_0", ITERATIONS)
-    moved = [name for name in initial if (initial[name] != trained[name]).any()]
-    assert "rcnn.cls_scores.weight" in moved
-    assert "backbone.conv1.weight" not in moved
+
+
+def test_the_silos_have_started_from_the_resnet_that_they_alone_have(job):
+    words = "the servers' initial model was made without a checkpoint"
+    for number in range(SILOS):
+        log = job.log(f"worker_{number}")
+        assert log.count(words) == 1 and "starting from resnet50.ckpt, as every silo must" in log
+    resnet, first = read_model(job.folder / "resnet50.ckpt"), job.model("worker_0", 1)
+    trained, initial = job.model("worker_0", ITERATIONS), read_model(job.initial)
+    np.testing.assert_array_equal(trained["backbone.conv1.weight"], resnet["conv1.weight"])
+    assert (initial["backbone.conv1.weight"] != resnet["conv1.weight"]).any()
+    # What is trained has moved a little from the ResNet's values, far from the servers'.
+    name = "layer4.0.conv1.weight"
+    moved, apart = (
+        np.linalg.norm(weights[f"backbone.{name}"] - resnet[name]) for weights in (first, initial)
+    )
+    assert 0 < moved < 0.2 * apart
+    assert (trained["rcnn.cls_scores.weight"] != first["rcnn.cls_scores.weight"]).any()
 
 
 def test_everything_ended_by_itself_with_code_0(job):
