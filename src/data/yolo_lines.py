@@ -19,7 +19,7 @@ EXPECTED = "expected: class x y width height, each part between 0 and 1"
 ROUNDING = 0.01  # of the programs that write the files
 EDGE = 0.05  # boxes that reach further beyond the image are hardly boxes
 BEYOND = 0.1  # what reaches further beyond the image is no part of it
-MOST, FEW = 0.8, 0.3  # of the lines
+MOST = 0.8  # of the lines
 NEAR = 0.4  # of a box's sides: key points are rarely further from it
 CLOSED = 0.005  # how far four corners may be from a parallelogram
 FIX = (
@@ -182,10 +182,6 @@ class LineKinds:
         if seen.closed >= MOST * seen.lines or (not odd and self._differ(even)):
             return ""
         if seen.inside < MOST * seen.lines and not is_tracker:
-            return ""
-        # Two numbers behind a box may be anything: a score of another kind, a point far away.
-        is_open = count == 6 or seen.certain or seen.visible
-        if seen.points_near < FEW * seen.points and not is_open:
             return ""
         behind = "a confidence and a track" if is_tracker else "key points"
         fix = f"give {FIX}"

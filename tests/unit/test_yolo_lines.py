@@ -53,6 +53,7 @@ def test_key_points_with_visibility_are_recognized(tmp_path, behind):
     [
         ("0.45 0.40 0.55 0.40", "key points; write kpt_shape"),
         ("0.45 0.40 0.55 0.40 0.50 0.60 0.52 0.61", "key points; write kpt_shape"),
+        ("0.05 0.95 0.95 0.05", "key points; write kpt_shape"),  # far from their box
         ("0.45 0.40", "key points; write kpt_shape"),
         ("0.45 0.40 1 0.55 0.40 1", "key points; write kpt_shape"),
         ("0.91", "a confidence, a track or an angle; give --columns=box"),
