@@ -139,6 +139,7 @@ def assert_survived(silos: list[Member], before: dict[str, np.ndarray], sent: li
     for silo in silos:
         iterations = [record.iteration for record in silo.rounds]
         assert iterations == sorted(set(iterations)) and silo.iteration > iterations[-1]
+        assert not silo.said("another process uses this silo's identity"), silo.lines
 
 
 def one_fault(engine: Engine, moment: str, strike: Callable[[], None]) -> None:

@@ -28,6 +28,10 @@ class Outcome(enum.Enum):
     UNREACHABLE = "unreachable"
 
 
+# A server has not decided on the request; it is made again.
+UNDECIDED = (Outcome.SAFEMODE, Outcome.UNREACHABLE)
+
+
 @dataclass
 class Reply:
     """A call's result.

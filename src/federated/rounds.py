@@ -140,19 +140,24 @@ class Patience:
         self._begin = time.monotonic()
         self._next_report = 5.0
 
-    def pause(self, what: str, seconds: float, report_at_once: bool = False) -> None:
+    def pause(
+        self, what: str | Callable[[], str], seconds: float, report_at_once: bool = False
+    ) -> None:
         """Sleep.
 
         Args:
-            what: what is waited for, to come after "waiting for".
+            what: what is waited for, to come after "waiting for"; or what to ask for these words
+                when they are needed.
             report_at_once: for a wait that should not happen; others are told of after 5 s.
         """
         waited = time.monotonic() - self._begin
-        if waited >= self._seconds:
-            raise GaveUpError(f"gave up after {waited:.0f} s of waiting for {what}")
-        if waited >= self._next_report or (report_at_once and self._next_report == 5.0):
+        over = waited >= self._seconds
+        if over or waited >= self._next_report or (report_at_once and self._next_report == 5.0):
+            words = what if isinstance(what, str) else what()
+            if over:
+                raise GaveUpError(f"gave up after {waited:.0f} s of waiting for {words}")
             left = self._seconds - waited
-            self._log(f"waiting for {what}, {waited:.0f} s, gives up in {left:.0f} s")
+            self._log(f"waiting for {words}, {waited:.0f} s, gives up in {left:.0f} s")
             self._next_report = min(2 * max(waited, 5.0), waited + 60.0)
         time.sleep(min(seconds, self._seconds - waited))
 
@@ -171,15 +176,6 @@ def declared_size(images: int, unit: int = 1) -> int:
             "the same for all silos"
         )
     return size
-
-
-def identity(silo_name: str, number: int, data_size: int) -> str:
-    """The name by which the servers know a silo, the same after a restart with the same data.
-
-    Its weight is part of it: within an iteration the servers divide by what an identity declared
-    first, so a silo that comes back with other data must not take its earlier place.
-    """
-    return f"{silo_name}_{number} ({data_size})"
 
 
 def check_finite(features: Features, step: int, factor: int) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Callable
 
+from src.federated.identity import IdentityWatch
 from src.federated.replies import Outcome, Reply
 from src.federated.rounds import (
     Deadlines,
@@ -26,9 +28,8 @@ POLL_SECONDS = 0.05
 RETRY_SECONDS = 0.5
 # Servers that have lost Redis say for a moment that an iteration is full: it is asked about again.
 ASK_AGAIN_SECONDS = 5.0
-
-# A request that a server has not decided on; it is made again.
-UNDECIDED = (Outcome.SAFEMODE, Outcome.UNREACHABLE)
+# For a question whose answer only makes a log line better.
+QUESTION_SECONDS = 5.0
 
 
 def pause(patience: Patience, what: str) -> None:
@@ -45,6 +46,7 @@ class ServerRequests:
         threshold: silos in an iteration; only named in log lines.
         all_needed: an iteration ends well only with the uploads of all its silos.
         log: takes a line.
+        identity: is told what the servers answer to this silo.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class ServerRequests:
         threshold: int,
         deadlines: Deadlines,
         log: Callable[[str], None],
+        identity: IdentityWatch,
         all_needed: bool = False,
     ):
         self._client = client
@@ -61,15 +64,19 @@ class ServerRequests:
         self._threshold = threshold
         self._deadlines = deadlines
         self._log = log
+        self._identity = identity
         self._all_needed = all_needed
+        self._told_threshold = False
 
     def patience(self) -> Patience:
         """A wait for servers that are away or undecided."""
         return Patience(self._deadlines.join, self._log)
 
-    def join(self) -> Reply:
-        """One request to join the current iteration."""
-        return self._client.start(self._data_size, self._deadlines.request)
+    def join(self, iteration: int) -> Reply:
+        """One request to join the current iteration, which is `iteration` as far as is known."""
+        reply = self._client.start(self._data_size, self._deadlines.request)
+        self._identity.join_answered(iteration, reply)
+        return reply
 
     def has_joined(self, iteration: int) -> Reply:
         """Whether the silo is in the iteration: NOT_JOINED, or REFUSED where it is."""
@@ -101,13 +108,26 @@ class ServerRequests:
                 raise SyncError(f"{reply.address} does not give the model: {reply.reason}")
             elif reply.outcome is Outcome.NOT_READY:
                 for_servers.renew()
-                what = f"the others of {self._threshold} silos in iteration {iteration}"
-                for_others.pause(what, POLL_SECONDS)
+                for_others.pause(partial(self._others_of, iteration), POLL_SECONDS)
             else:
                 for_servers.pause(f"the servers ({reply})", POLL_SECONDS)
             if time.monotonic() - turn >= ASK_AGAIN_SECONDS:
                 yield None
                 turn = time.monotonic()
+
+    def _others_of(self, iteration: int) -> str:
+        """Who is waited for, in words: silos that have yet to join, or to send."""
+        words = f"the others of {self._threshold} silos in iteration {iteration}"
+        if self._client.is_full(QUESTION_SECONDS).outcome is not Outcome.REFUSED:
+            return words
+        if not self._told_threshold:
+            self._told_threshold = True
+            self._log(
+                f"iteration {iteration} needs {self._threshold} silos (start_fl_job_threshold): "
+                "start another one, or the servers with --start_fl_job_threshold=<silos that "
+                "there are>"
+            )
+        return f"{words}, which has fewer so far"
 
     def upload(self, features: Features, record: Round) -> None:
         """Send until a server has counted it, or the record's iteration is over: "missed"."""
@@ -120,6 +140,7 @@ class ServerRequests:
             record.upload_s += reply.seconds
             record.client_s += reply.own_seconds
             unanswered |= reply.unanswered
+            self._identity.upload_answered(record.iteration, reply)
             outcome = reply.outcome
             if outcome is Outcome.UNREACHABLE:
                 outcome = self._still_wanted(record.iteration, reply, patience)
@@ -127,8 +148,8 @@ class ServerRequests:
                 outcome = self._join_again(record.iteration)
             if outcome in (Outcome.ACCEPTED, Outcome.DUPLICATE):
                 record.bytes_up = reply.sent
-                again = " again; the first upload counts" * (outcome is Outcome.DUPLICATE)
-                self._log(f"sent {traffic(reply.sent, reply.seconds)}{again}")
+                earlier = "; an earlier upload counts" * (outcome is Outcome.DUPLICATE)
+                self._log(f"sent {traffic(reply.sent, reply.seconds)}{earlier}")
                 return
             if outcome in (Outcome.FULL, Outcome.OVER, Outcome.FINISHED):
                 result = "missed"
@@ -171,7 +192,7 @@ class ServerRequests:
         """For servers that have forgotten the silo: OVER, FULL, or NOT_READY to send once more."""
         if self._client.get_model(iteration, self._deadlines.request).outcome is Outcome.ACCEPTED:
             return Outcome.OVER
-        reply = self.join()
+        reply = self.join(iteration)
         if reply.outcome is Outcome.FULL:
             return Outcome.FULL
         self._log(f"the servers have forgotten this silo; joining again: {reply}")

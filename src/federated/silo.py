@@ -15,8 +15,9 @@ from typing import Callable
 
 import numpy as np
 
+from src.federated.identity import IdentityWatch
 from src.federated.model_check import ModelCheck, Start
-from src.federated.replies import Outcome, Reply
+from src.federated.replies import UNDECIDED, Outcome, Reply
 from src.federated.rounds import (
     Deadlines,
     Features,
@@ -29,7 +30,7 @@ from src.federated.rounds import (
     sample,
     traffic,
 )
-from src.federated.server_requests import UNDECIDED, ServerRequests, pause
+from src.federated.server_requests import ServerRequests, pause
 from src.federated.transport import Client
 from src.files import Lossy
 
@@ -107,8 +108,15 @@ class Silo:
         self._rounds_file = Lossy("rounds.jsonl", log)
         self._adds = adds
         self._check = ModelCheck(self._sizes, dict(aspects or {}), log, start, adds)
+        self._identity = IdentityWatch(client.fl_id, log)
         self._requests = ServerRequests(
-            client, self.data_size, threshold, deadlines or Deadlines(), log, all_needed
+            client,
+            self.data_size,
+            threshold,
+            deadlines or Deadlines(),
+            log,
+            self._identity,
+            all_needed,
         )
         self._granted: tuple[int, dict[str, np.ndarray]] = (0, {})
         self._held = -1  # the iteration whose starting weights were loaded last
@@ -123,9 +131,11 @@ class Silo:
         Raises:
             UserError: this silo's model or settings are not those of the servers.
             SyncError: a deadline has passed, or the servers refuse.
+            IdentityTakenError: another process uses this silo's identity.
         """
         if self.joined or self.finished:
             return
+        self._identity.require_alone()
         self._began = time.monotonic()
         self._on_phase("join", self.iteration)
         patience = self._requests.patience()
@@ -175,7 +185,7 @@ class Silo:
 
     def _ask_to_join(self, patience: Patience) -> None:
         """One request to join, and what its answer asks for."""
-        self._heed(self._requests.join(), patience)
+        self._heed(self._requests.join(self.iteration), patience)
 
     def _heed(self, reply: Reply, patience: Patience) -> None:
         """What the answer to a request to join asks for."""
@@ -213,7 +223,7 @@ class Silo:
         """Until the iteration is over and its model loaded, or there is a place in it after all."""
         polls = self._requests.polls(self.iteration)
         while (model := next(polls)) is None:
-            reply = self._requests.join()
+            reply = self._requests.join(self.iteration)
             if reply.outcome is not Outcome.FULL:
                 self._heed(reply, patience)
                 return
@@ -232,6 +242,7 @@ class Silo:
             f"{how} iteration {self.iteration} of {self._iterations} as silo {self._number} "
             f"with {self._images} images"
         )
+        self._identity.entered(self.iteration, kept=not own)
 
     def _finish(self) -> None:
         self.finished = True
@@ -328,6 +339,7 @@ class Silo:
         trained = sent.any() if self._adds else not np.array_equal(sent, before)
         if trained and np.array_equal(before, ended):
             record.result = "lost"
+        self._identity.ended(record)
         record.close(self._began)
         self._log(record.line())
         self.rounds.append(record)

@@ -110,6 +110,13 @@ class Client:
         """
         return self.update(iteration, {}, 0, seconds)
 
+    def is_full(self, seconds: float) -> Reply:
+        """Whether the current iteration has all its silos, asked without joining: FULL or not.
+
+        A silo without images is refused before it is counted, for one reason or the other.
+        """
+        return self.start(0, seconds)
+
     def next_server(self) -> None:
         """Let the next request go to another server first, where there is one."""
         self.close()

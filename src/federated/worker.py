@@ -15,6 +15,7 @@ from src.federated.aggregation import FEDNOVA, aggregation_of
 from src.federated.checkpoint_keeper import CheckpointKeeper
 from src.federated.encryption import silo_tls
 from src.federated.fingerprint import fingerprint
+from src.federated.identity import identity
 from src.federated.manager import SiloManager
 from src.federated.privacy import Privacy, make_privacy
 from src.federated.rank_gradients import share_gradients
@@ -22,21 +23,14 @@ from src.federated.rank_start import is_leader, label_of, opened_ranks
 from src.federated.ranks import Ranks, WatchRanks
 from src.federated.resume import StateKeeper, require_same_job, resumed_state, set_momentum
 from src.federated.resume_state import ResumeState, state_file, terms_of_state
-from src.federated.rounds import (
-    Deadlines,
-    SyncError,
-    declared_size,
-    has_failed,
-    identity,
-    summary_of,
-)
+from src.federated.rounds import Deadlines, SyncError, declared_size, has_failed, summary_of
 from src.federated.task import Task
 from src.federated.travelling import local_names
 from src.job.addresses import server_addresses
 from src.job.console import log_to_console, say, say_settings
 from src.job.job_config import JobConfig
 from src.job.shard_folder import shard_of
-from src.job.status_file import StatusFile
+from src.job.status_file import DONE, StatusFile
 
 # The servers' time windows decide an iteration; a silo gives up only when they fail to.
 WINDOW_MARGIN_S = 600.0
@@ -116,9 +110,9 @@ def _run_silo(
             keeper.save_last(manager.iteration - 1)
     finally:
         manager.close()
-    say(label, f"finished: {len(manager.rounds)} iterations in this process")
+    say(label, f"{DONE}: {len(manager.rounds)} iterations in this process")
     _judge(label, manager)
-    status.update(phase="finished")
+    status.update(phase=DONE)
 
 
 def _judge(label: str, manager: SiloManager) -> None:

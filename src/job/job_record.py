@@ -61,6 +61,9 @@ class ProcessRecord:
         job_folder, folder_id: the folder that it was started from, and `folder_id` of its
             .federation.
         place: HERE, ELSEWHERE, GONE or COPIED; of who has read the record, not in the file.
+        silo: the silo that a worker is to the servers, without its images; "" for other roles and
+            for ranks that do not talk to servers.
+        servers: "host:port" of the servers that the silo talks to.
     """
 
     role: str
@@ -75,6 +78,8 @@ class ProcessRecord:
     pid_namespace: str = ""
     job_folder: str = ""
     folder_id: str = ""
+    silo: str = ""
+    servers: list[str] = field(default_factory=list)
     place: str = field(default=HERE, compare=False)
 
     @property

@@ -1,4 +1,4 @@
-"""A role's progress as a small JSON file that launchers and displays read."""
+"""A role's progress and its end as small JSON files that launchers and displays read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from typing import Any
 
 from src.files import Lossy
 from src.job.job_record import FOLDER, write_json
+
+# The phase of a worker that has nothing left to do, and the first word of its last line.
+DONE = "finished"
+# The first words of the reason where the user stopped a role.
+STOPPED_BY = "stopped by"
+EXIT_SUFFIX = ".exit.json"
 
 
 def status_path(folder: Path, label: str) -> Path:
@@ -41,8 +47,33 @@ def _say(text: str) -> None:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """The fields of a status file, or {} before it is there, or where a power cut emptied it."""
+    """The fields of such a file, or {} before it is there, or where a power cut emptied it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        fields = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError):
         return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def is_done(path: Path) -> bool:
+    """Whether the worker of a status file has said that it is finished."""
+    return read_status(path).get("phase") == DONE
+
+
+def exit_path(folder: Path, label: str) -> Path:
+    """Where the supervisor of the role `label` leaves {"code", "reason"} at the role's end."""
+    return status_path(folder, label).with_name(f"{label}{EXIT_SUFFIX}")
+
+
+def exit_states(folder: Path) -> dict[str, dict[str, Any]]:
+    """How each role ended, by label: `code` and `reason`; a role that runs has no entry.
+
+    A worker that was finished when it was killed together with its supervisor has ended well.
+    """
+    states: dict[str, dict[str, Any]] = {}
+    for path in sorted((folder / FOLDER / "status").glob("*.json")):
+        if path.name.endswith(EXIT_SUFFIX):
+            states[path.name[: -len(EXIT_SUFFIX)]] = read_status(path)
+        elif is_done(path):
+            states.setdefault(path.stem, {"code": 0, "reason": DONE})
+    return states

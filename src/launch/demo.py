@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import signal
@@ -15,7 +14,8 @@ from pathlib import Path
 
 from src.errors import StartError
 from src.job.addresses import free_ports, listens
-from src.job.job_record import FOLDER, JobRecord, read_record
+from src.job.job_record import JobRecord, read_record
+from src.job.status_file import exit_states
 from src.launch.demo_progress import follow
 from src.launch.demo_report import report
 from src.launch.folders import fresh_folder
@@ -216,14 +216,11 @@ class Demo:
                 return 1
             time.sleep(0.2)
         started = [p.label for p in self._record().processes if p.role in roles]
-        codes = {label: self._exit_code(label) for label in started}
+        # A supervisor that was killed has left none.
+        ends = exit_states(self._folder)
+        codes = {label: ends.get(label, {}).get("code", 1) for label in started}
         print("\nended: " + ", ".join(f"{label} {code}" for label, code in codes.items()))
         return max(codes.values(), default=1)
 
     def _record(self) -> JobRecord:
         return read_record(self._folder) or JobRecord()
-
-    def _exit_code(self, label: str) -> int:
-        """Of a role that has ended; 1 where its supervisor was killed and left none."""
-        path = self._folder / FOLDER / "status" / f"{label}.exit.json"
-        return json.loads(path.read_text(encoding="utf-8"))["code"] if path.exists() else 1

@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
+from src.job.status_file import STOPPED_BY, exit_states
 from src.launch.launchers import stop_started
 from src.launch.processes import Started
+from src.launch.supervise import as_exit_code
 
 POLL_S = 0.5
 
@@ -26,8 +28,9 @@ def launch_and_stay(stay: bool, launch: Callable[[], list[Started]]) -> int:
     if not stay:
         launch()
         return 0
-    started = run_to_the_end(Path.cwd(), launch, show_logs=True)
-    return max(role.supervisor.returncode for role in started)
+    base = Path.cwd()
+    started = run_to_the_end(base, launch, show_logs=True)
+    return max(exit_codes(base, started))
 
 
 def run_to_the_end(
@@ -36,7 +39,7 @@ def run_to_the_end(
     """Call `launch`, and return what it has started in the folder `base` when all of it has ended.
 
     Each role ends by itself and has a deadline for each wait of its own. SIGTERM and Ctrl-C stop
-    them.
+    them, and then go on to the caller, unless the roles had done all that they had to.
     """
     # As the first process of a container it would get no signal that it does not ask for.
     before = signal.signal(signal.SIGTERM, exit_on_signal)
@@ -47,6 +50,15 @@ def run_to_the_end(
         return started
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def exit_codes(base: Path, started: list[Started]) -> list[int]:
+    """Of roles that have ended: what their supervisors have left, else how those ended."""
+    states = exit_states(base)
+    return [
+        states.get(one.role.label, {}).get("code", as_exit_code(one.supervisor.returncode))
+        for one in started
+    ]
 
 
 def exit_on_signal(number: int, _frame: Any) -> None:
@@ -65,12 +77,22 @@ def _follow(base: Path, started: list[Started], show_logs: bool) -> None:
                 log.show()
             if not ended:
                 time.sleep(POLL_S)
-    except BaseException:
+    except BaseException as error:
         for line in stop_started(base, started):
             print(f"WARNING: {line}", flush=True)
         for log in logs:
             log.show()
-        raise
+        by_signal = isinstance(error, (SystemExit, KeyboardInterrupt))
+        if not (by_signal and all(_is_done(base, one) for one in started)):
+            raise
+
+
+def _is_done(base: Path, one: Started) -> bool:
+    """Whether a role has ended, and not because it was stopped or has failed."""
+    if one.supervisor.poll() is None:
+        return False
+    end = exit_states(base).get(one.role.label, {})
+    return end.get("code") == 0 and not end.get("reason", "").startswith(STOPPED_BY)
 
 
 class LogTail:

@@ -8,6 +8,8 @@ from typing import Any
 NOTHING, FINISHED_JOB, FAILED, RUNNING_JOB = "nothing", "finished", "failed", "running"
 # State of a process of another machine or container that shares the folder.
 AWAY = "elsewhere"
+# Of a process alone: the user ended it before the job was done.
+STOPPED_ROLE = "stopped"
 EXIT_CODES = {RUNNING_JOB: 0, FINISHED_JOB: 10, FAILED: 11, NOTHING: 12}
 
 
@@ -16,7 +18,8 @@ class ProcessState:
     """One process that a launcher started from the folder.
 
     Attributes:
-        state: "running", "ended" (exit code 0), "failed" or "elsewhere".
+        state: "running", "ended" (exit code 0), "stopped" (by a signal to its supervisor),
+            "failed" or "elsewhere".
         since: start time, seconds since the epoch.
         address: what it listens on, or "".
         code: its exit code; None while it runs, or where nobody has seen its end.

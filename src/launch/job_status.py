@@ -22,13 +22,14 @@ from src.job.job_record import (
     ProcessRecord,
     read_record,
 )
-from src.job.status_file import read_status, status_path
+from src.job.status_file import STOPPED_BY, exit_states, read_status, status_path
 from src.launch.job_state import (
     AWAY,
     FAILED,
     FINISHED_JOB,
     NOTHING,
     RUNNING_JOB,
+    STOPPED_ROLE,
     IterationState,
     JobStatus,
     ProcessState,
@@ -37,7 +38,7 @@ from src.launch.job_state import (
 from src.launch.management import Management
 from src.launch.redis_store import DISABLED, FINISHED, RUNNING, STOPPED, JobStore
 from src.launch.time_left import time_left
-from src.reporting.run_folder import exit_states, started_commands
+from src.reporting.run_folder import started_commands
 from src.security.tls import explain
 
 ROLES = ("scheduler", "server", *WORKER_ROLES)
@@ -196,7 +197,9 @@ def _process(entry: ProcessRecord, exits: dict[str, dict], folder: Path) -> Proc
         return shown
     end = exits.get(entry.label, {})
     shown.code, shown.reason = end.get("code"), end.get("reason", "")
-    if entry.role == "redis" or (shown.code == 0 and not shown.reason.startswith("stopped by")):
+    if shown.reason.startswith(STOPPED_BY):
+        shown.state = STOPPED_ROLE
+    elif entry.role == "redis" or shown.code == 0:
         shown.state = "ended"
     else:
         shown.state = FAILED
@@ -244,13 +247,14 @@ def _word(status: JobStatus) -> str:
     roles = [p for p in status.processes if p.role in ROLES]
     workers = [p for p in roles if p.role in WORKER_ROLES]
     # Servers would wait for ever for a silo that has failed.
-    if FAILED in (p.state for p in workers) and not any(
+    lost = (FAILED, STOPPED_ROLE)
+    if any(p.state in lost for p in workers) and not any(
         p.state in (RUNNING_JOB, AWAY) for p in workers
     ):
         return FAILED
     if any(p.state in (RUNNING_JOB, AWAY) for p in roles):
         return RUNNING_JOB
-    return FAILED if any(p.state == FAILED for p in roles) else FINISHED_JOB
+    return FAILED if any(p.state in lost for p in roles) else FINISHED_JOB
 
 
 def _iteration_from_silos(status: JobStatus) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 from src.errors import UserError
+from src.federated.identity import silo_label
+from src.files import reason
 from src.job.addresses import listens, parse_address
 from src.job.checks import require
 from src.job.job_config import JobConfig
@@ -18,6 +20,7 @@ from src.job.recovery_files import require_iterations_left
 from src.job.shard_folder import data_folder
 from src.job.status_file import read_status, status_path
 from src.launch.command_line import WORKER_FLAGS
+from src.launch.machine_jobs import addresses_of, take_threshold, tell_missing_silos
 from src.launch.processes import (
     Role,
     Started,
@@ -35,10 +38,15 @@ from src.launch.server_start import (
     start_words,
     unfit_initial,
 )
+from src.launch.supervise import GRACE_S
 from src.model_utils.config import DEFAULT_CONFIG, PROJECT_DIR, Config, find_config_file
 from src.security.passwords import FLAG
 from src.security.tls import as_record
 
+# What upstream's file has as summary.data_rate_dir.
+UPSTREAM_RATES = ".."
+# The engine sleeps up to 60 s before it ends with another one.
+RATES_GRACE_S = 75.0
 ROLE_SCRIPT = PROJECT_DIR / "test_fl_fasterrcnn.py"
 
 
@@ -92,14 +100,12 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
     prepare_job(job, store, checkpoint_dir, config.resume, aside)
     ensure_initial_model(job, checkpoint_dir, config)
     start_from = start_words(job, checkpoint_dir)
-    first = require_iterations_left(checkpoint_dir, job.name, job.iterations, resume=config.resume)
-    if first <= job.iterations:
-        # A job that Redis knows goes on where it is, whatever the files say.
-        first = int(store.status().get("iterationNum", first))
+    first = _first_iteration(job, store, checkpoint_dir, config.resume)
     note_job(base, job)
     if not config.resume:
         note_start(base)
     command = role_command("MS_SERVER", job, base, config.config_path)
+    grace_s = _grace_of_servers(job, base)
     roles = [
         Role(
             role="server",
@@ -115,6 +121,7 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
             job_end=_job_end(job, ports[number], config.fetch_timeout),
             env={"GLOG_v": "1"},
             rotation=rotation(config),
+            grace_s=grace_s,
         )
         for number in numbers
     ]
@@ -130,6 +137,15 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
     else:
         _say_what_comes_next(job, first, start_from, listed[0])
     return started
+
+
+def _first_iteration(job: JobConfig, store: JobStore, checkpoint_dir: Path, resume: bool) -> int:
+    """Return the iteration that servers begin with; beyond the last one where all are done."""
+    first = require_iterations_left(checkpoint_dir, job.name, job.iterations, resume=resume)
+    if first > job.iterations:
+        return first
+    # A job that Redis knows goes on where it is, whatever the files say.
+    return int(store.status().get("iterationNum", first))
 
 
 def _say_what_comes_next(job: JobConfig, first: int, start_from: str, address: str) -> None:
@@ -150,6 +166,7 @@ def launch_workers(job: JobConfig, config: Config, base: Path) -> list[Started]:
         base: of the workers' folders and of the record of what runs.
     """
     require(worker_checks(job, base, config))
+    take_threshold(base, job, config)
     numbers = range(config.first_worker_id, config.first_worker_id + config.local_worker_num)
     note_job(base, job)
     threads = config.threads or max(1, (os.cpu_count() or 1) // len(numbers))
@@ -162,6 +179,8 @@ def launch_workers(job: JobConfig, config: Config, base: Path) -> list[Started]:
                 f"--local_worker_num={len(numbers)}",
                 f"--device_id={config.device_id + number - numbers[0]}",
             ],
+            silo=silo_label(config.silo_name, number),
+            servers=addresses_of(config),
             env={"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)},
             rotation=rotation(config),
             goes_on=config.resume,
@@ -172,6 +191,7 @@ def launch_workers(job: JobConfig, config: Config, base: Path) -> list[Started]:
     started = start_all(base, roles, timeout_s, lambda s: worker_joined(base, s))
     labels, have = ", ".join(role.label for role in roles), "has" if len(roles) == 1 else "have"
     print(f"{labels} {have} joined {job.name}: {job.iterations} iterations")
+    tell_missing_silos(base, job, config)
     print(f'next: grep -rn "\\]epoch:" {roles[0].label}   follows the training')
     print("      finish_cross_silo_fasterrcnn.py   stops it; it ends by itself when it is done")
     return started
@@ -215,11 +235,49 @@ def role_command(ms_role: str, job: JobConfig, base: Path, config_path: str) -> 
 
 
 def _effective_yaml(job: JobConfig, base: Path) -> Path:
-    """The file that the engine reads: relative paths of summary.* lie in server_0's folder."""
+    """The file that the engine reads: relative files of summary.* lie in server_0's folder.
+
+    Upstream's data_rate_dir is left out, see `_grace_of_servers`.
+    """
     summary = job.values["summary"]
     for key in ("metrics_file", "failure_event_file"):
         summary[key] = str(base / "server_0" / summary[key])
+    if summary.get("data_rate_dir") == UPSTREAM_RATES:
+        summary["data_rate_dir"] = ""
+    elif summary.get("data_rate_dir"):
+        summary["data_rate_dir"] = str(base / Path(summary["data_rate_dir"]).expanduser())
     return job.write(base / FOLDER / "yaml_config.yaml")
+
+
+def _grace_of_servers(job: JobConfig, base: Path) -> float:
+    """Seconds that servers have to end after the job, by summary.data_rate_dir.
+
+    With it the engine writes the traffic of each second to a file once a minute, and ends only
+    after it has slept that minute out. Upstream's file has "..", which nobody chose: it is left
+    out. Another folder is the user's wish.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+    rates = job.get("summary.data_rate_dir")
+    if not rates:
+        return GRACE_S
+    if rates == UPSTREAM_RATES:
+        print(
+            'note: summary.data_rate_dir: ".." is left out: with it each server takes up to a '
+            "minute to end; name a folder of your own to have its traffic files (rounds.jsonl of "
+            "each worker has bytes and seconds of each round)"
+        )
+        return GRACE_S
+    folder = base / Path(rates).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{job.path}: summary.data_rate_dir: {folder} cannot be made: {reason(error)}"
+        ) from None
+    print(f"note: summary.data_rate_dir: each server takes up to a minute to end, for {folder}")
+    return RATES_GRACE_S
 
 
 def _job_end(job: JobConfig, http_port: int, fetch_timeout_s: float) -> dict[str, Any]:

@@ -1,14 +1,18 @@
 """Which of the engine's and MindSpore's own log lines a person gets to read.
 
 The engine logs hundreds of INFO lines a second at the level that the tutorial's lines need. Those
-that the tutorial shows pass, once each; warnings and errors pass, except the harmless ones below.
+that the tutorial shows pass, once from each of the engine's source files; warnings and errors pass,
+except the harmless ones below.
 """
 
 from __future__ import annotations
 
 import re
 
-_NATIVE = re.compile(r"^\[(?P<level>INFO|WARNING|ERROR|CRITICAL)\] (?P<module>[A-Z_]+)\(")
+_NATIVE = re.compile(
+    r"^\[(?P<level>INFO|WARNING|ERROR|CRITICAL)\] (?P<module>[A-Z_]+)\("
+    r"(?:.*?\[(?P<source>[^\]]*):\d+\] )?"
+)
 
 _SHOWN = (
     "Server started successfully.",
@@ -42,7 +46,7 @@ class LogFilter:
     """Decides line by line; remembers what it has shown, so that 16 threads say a thing once."""
 
     def __init__(self) -> None:
-        self._seen: set[str] = set()
+        self._seen: set[tuple[str | None, str | None]] = set()
 
     def passes(self, line: str) -> bool:
         """Whether `line` goes to the log."""
@@ -53,8 +57,9 @@ class LogFilter:
             return False
         if native["level"] != "INFO":
             return True
-        shown = next((text for text in _SHOWN if text in line), None)
-        if native["module"] != "FEDERATED" or shown is None or shown in self._seen:
+        text = next((text for text in _SHOWN if text in line), None)
+        shown = (native["source"], text)
+        if native["module"] != "FEDERATED" or text is None or shown in self._seen:
             return False
         self._seen.add(shown)
         return True

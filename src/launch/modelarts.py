@@ -12,7 +12,7 @@ from typing import Any, Callable
 
 from src.errors import UserError
 from src.job.job_config import JobConfig
-from src.launch.foreground import exit_on_signal, launch_and_stay, run_to_the_end
+from src.launch.foreground import exit_codes, exit_on_signal, launch_and_stay, run_to_the_end
 from src.launch.processes import Started
 from src.model_utils.config import find_config_file
 from src.model_utils.moxing_adapter import moxing_wrapper
@@ -100,7 +100,7 @@ def _run_to_the_end(config: Any, launch: Launch, job: JobConfig) -> int:
     # Also while the results are sent, after the workers.
     signal.signal(signal.SIGTERM, exit_on_signal)
     started = run_to_the_end(base, lambda: launch(job, config, base))
-    codes = [role.supervisor.returncode for role in started]
+    codes = exit_codes(base, started)
     for role, code in zip(started, codes):
         print(f"{role.role.label} ended with exit code {code}, log {role.log}", flush=True)
     return 1 if any(codes) else 0

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Callable
 
@@ -17,6 +17,7 @@ import psutil
 from src.errors import StartError, UserError
 from src.job.job_record import (
     FOLDER,
+    WORKER_ROLES,
     JobRecord,
     ProcessRecord,
     life_lock,
@@ -27,8 +28,9 @@ from src.job.job_record import (
     write_json,
 )
 from src.job.log_files import read_log
+from src.job.status_file import exit_path, status_path
 from src.launch.folders import continued_folder, fresh_folder
-from src.launch.supervise import SuperviseSpec
+from src.launch.supervise import GRACE_S, SuperviseSpec, as_exit_code
 from src.model_utils.config import PROJECT_DIR
 from src.progress import Waiting
 
@@ -46,10 +48,11 @@ class Role:
         role: scheduler, server, worker or worker_distributed.
         number: of the server or worker.
         argv: its command.
-        address: what it listens on, for the record.
+        address, silo, servers: for the record, see `ProcessRecord`.
         job_end: see `SuperviseSpec`.
         env: see `SuperviseSpec`.
         rotation: of its log, `max_bytes` and `kept` of `RotatingLog`.
+        grace_s: see `SuperviseSpec`.
         goes_on: in the folder of an earlier process, which is renamed otherwise.
     """
 
@@ -57,9 +60,12 @@ class Role:
     number: int
     argv: list[str]
     address: str = ""
+    silo: str = ""
+    servers: list[str] = field(default_factory=list)
     job_end: dict | None = None
     env: dict | None = None
     rotation: tuple[int, int] = (0, 0)
+    grace_s: float = GRACE_S
     goes_on: bool = False
 
     @property
@@ -123,9 +129,11 @@ def start(base: Path, role: Role) -> Started:
     try:
         with update_record(base) as record:
             require_not_running(base, [role.label])
+            _require_other_silo(record, role)
             started = _start_supervisor(base, role)
             pid, folder = started.supervisor.pid, role.folder(base)
             entry = process_entry(base, role.role, role.number, pid, folder, role.address)
+            entry.silo, entry.servers = role.silo, role.servers
             _enter(record, entry)
     except BaseException:
         # What is not in the record nobody would find again.
@@ -135,12 +143,38 @@ def start(base: Path, role: Role) -> Started:
     return started
 
 
+def _require_other_silo(record: JobRecord, role: Role) -> None:
+    for entry in (p for kind in WORKER_ROLES for p in record.running(kind)):
+        if role.silo and entry.silo == role.silo:
+            raise UserError(same_silo(entry, role.label))
+
+
+def same_silo(
+    entry: ProcessRecord, label: str, folder: Path | None = None, free: int | None = None
+) -> str:
+    """Why `label` may not start: `entry` is the same silo already. Tells how to fix it too.
+
+    Args:
+        folder: of the job of `entry`, where it is another one.
+        free: a --first_worker_id that nothing on this machine has.
+    """
+    where = f"{entry.label} of {folder or 'this folder'} (pid {entry.pid})"
+    flag = "--first_worker_id" + ("" if free is None else f"={free}")
+    other, there = (" or another --silo_name", " there") if folder else ("", "")
+    return (
+        f"{where} is silo {entry.number} already, and {label} would be the same silo "
+        f"({entry.silo}) a second time; give {flag}{other} for another silo, or stop it{there} "
+        "with finish_cross_silo_fasterrcnn.py"
+    )
+
+
 def _start_supervisor(base: Path, role: Role) -> Started:
     (continued_folder if role.goes_on else fresh_folder)(role.folder(base))
     state = base / FOLDER
-    exit_file = state / "status" / f"{role.label}.exit.json"
+    exit_file = exit_path(base, role.label)
     exit_file.unlink(missing_ok=True)
-    (state / "status" / f"{role.label}.json").unlink(missing_ok=True)
+    status_file = status_path(base, role.label)
+    status_file.unlink(missing_ok=True)
     spec = SuperviseSpec(
         label=role.label,
         argv=role.argv,
@@ -148,6 +182,8 @@ def _start_supervisor(base: Path, role: Role) -> Started:
         exit_file=str(exit_file),
         env=role.env or {},
         job_end=role.job_end or {},
+        status_file=str(status_file),
+        grace_s=role.grace_s,
         log_max_bytes=role.rotation[0],
         log_files_kept=role.rotation[1],
     )
@@ -234,7 +270,7 @@ def _until_ready(
 
 def _failure(started: Started) -> tuple[str, int]:
     """Message and exit code for a role that ended: its own one line, or the end of its log."""
-    code = started.supervisor.returncode
+    code = as_exit_code(started.supervisor.returncode)
     if started.exit_file.exists():
         code = json.loads(started.exit_file.read_text(encoding="utf-8"))["code"]
     lines = read_log(started.log).splitlines()

@@ -18,6 +18,7 @@ from src.job.job_record import RANKS
 from src.job.shard_folder import data_folder
 from src.launch.command_line import add_bool
 from src.launch.machine_checks import device, memory, worker_bytes
+from src.launch.machine_jobs import require_other_silos
 from src.launch.processes import require_not_running
 from src.launch.role_checks import require_shards, worker_checks
 
@@ -111,6 +112,8 @@ def rank_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
 
     def not_running() -> str:
         require_not_running(base, [RANKS])
+        if 0 in ranks:
+            require_other_silos(base, job, config, {config.first_worker_id: RANKS})
         return f"no {RANKS} of this folder runs"
 
     def shards() -> str:

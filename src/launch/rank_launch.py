@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
+from src.federated.identity import silo_label
 from src.job.checks import require
 from src.job.job_config import JobConfig
 from src.job.job_record import RANKS
 from src.job.log_files import rotation
 from src.launch.launchers import note_job, start_all, worker_flags, worker_joined
+from src.launch.machine_jobs import addresses_of, take_threshold, tell_missing_silos
 from src.launch.processes import Role, Started
 from src.launch.rank_flags import RANK_FLAGS, local_ranks, rank_checks
 from src.model_utils.config import PROJECT_DIR
@@ -34,6 +36,7 @@ def launch_ranks(job: JobConfig, config: Any, base: Path) -> list[Started]:
     """
     ranks = local_ranks(config)
     require(rank_checks(job, base, config))
+    take_threshold(base, job, config)
     note_job(base, job)
     threads = config.threads or max(1, (os.cpu_count() or 1) // len(ranks))
     command = worker_flags(job, config, base, RANKS, config.first_worker_id, threads)
@@ -45,6 +48,8 @@ def launch_ranks(job: JobConfig, config: Any, base: Path) -> list[Started]:
         number=config.first_worker_id,
         argv=_started_by(config, base / RANKS, ranks, command),
         env={"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)},
+        silo=silo_label(config.silo_name, config.first_worker_id) if 0 in ranks else "",
+        servers=addresses_of(config),
         rotation=rotation(config),
         goes_on=config.resume,
     )
@@ -52,6 +57,8 @@ def launch_ranks(job: JobConfig, config: Any, base: Path) -> list[Started]:
     started = start_all(base, [role], timeout_s, lambda one: worker_joined(base, one))
     here = f"rank(s) {ranks[0]} to {ranks[-1]} of {config.device_num}"
     print(f"worker_{config.first_worker_id}, {here}, has joined {job.name}")
+    if 0 in ranks:
+        tell_missing_silos(base, job, config)
     print(f'next: cd {RANKS}/log_output && grep -rn "epoch" *   follows the training')
     print("      finish_cross_silo_fasterrcnn.py   stops it; it ends by itself when it is done")
     return started

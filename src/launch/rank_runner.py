@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from src.files import Lossy
 from src.job.log_files import RotatingLog
+from src.job.status_file import DONE
 from src.launch.log_filter import LogFilter
 from src.launch.supervise import die_with_parent
 
@@ -45,6 +46,7 @@ class RankProcess:
     ):
         self.rank = rank
         self.error = ""
+        self._done = False
         self._echoed = echoed
         log.parent.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
@@ -64,11 +66,18 @@ class RankProcess:
         """Wait for the last line of a rank that has ended."""
         self._reader.join(timeout=5)
 
+    def failed(self) -> bool:
+        """Whether it has ended, and badly; not where a signal hit it after it was finished."""
+        if not self.process.poll():
+            return False
+        self.finish_reading()
+        return not (self._done and self.process.returncode < 0)
+
     def end(self) -> str:
         """How it failed, in words; "" of one that has not."""
-        code = self.process.returncode
-        if not code:
+        if not self.failed():
             return ""
+        code = self.process.returncode
         if code < 0:
             return f"rank {self.rank} was killed by {signal.Signals(-code).name}"
         return f"rank {self.rank} failed: {self.error or f'exit code {code}'}"
@@ -77,6 +86,7 @@ class RankProcess:
         kept = Lossy(f"output of rank {self.rank}", partial(print, flush=True))
         for line in filter(LogFilter().passes, output):
             kept.do(partial(log.write, line))
+            self._done = self._done or f"] {DONE}: " in line
             if line.startswith("error: "):
                 self.error = line[len("error: ") :].strip()
             elif self._echoed:
@@ -116,7 +126,7 @@ def run_ranks(
         return 0
     # The others may have ended a moment before the one whose fault the user can mend.
     failed = next((rank for rank in started if rank.process.returncode == 2), failed)
-    others = [r.end() for r in started if r is not failed and r.process.returncode]
+    others = [r.end() for r in started if r is not failed and r.failed()]
     for words in others:
         print(f"after that, {words}", flush=True)
     print(f"error: {failed.end()}", flush=True)
@@ -127,16 +137,15 @@ def _until_the_end(started: list[RankProcess]) -> RankProcess | None:
     """Wait; the rank that failed first, or None where all have ended well."""
     failed, deadline = None, 0.0
     while any(rank.process.poll() is None for rank in started):
-        first = next((rank for rank in started if rank.process.poll()), None)
+        first = next((rank for rank in started if rank.failed()), None)
         if failed is None and first is not None:
             failed, deadline = first, time.monotonic() + GRACE_S
-            first.finish_reading()
             print(f"{first.end()}; the silo's other ranks end too", flush=True)
         if failed is not None and time.monotonic() > deadline:
             for rank in started:
                 rank.process.kill()
         time.sleep(POLL_S)
-    return failed or next((rank for rank in started if rank.process.returncode), None)
+    return failed or next((rank for rank in started if rank.failed()), None)
 
 
 def main() -> int:

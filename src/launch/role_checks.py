@@ -47,6 +47,7 @@ from src.launch.machine_checks import (
     server_bytes,
     worker_bytes,
 )
+from src.launch.machine_jobs import require_other_silos
 from src.launch.processes import require_not_running
 from src.launch.reach_checks import reach_checks
 from src.launch.redis_store import JobStore
@@ -139,8 +140,11 @@ def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         if count < 1:
             raise UserError(f"--local_worker_num is {count}, expected 1 or more")
         server_addresses(config.http_server_address, config.server_num)
-        require_not_running(base, [role_folder("worker", number) for number in numbers])
-        return ", ".join(role_folder("worker", number) for number in numbers)
+        labels = {number: role_folder("worker", number) for number in numbers}
+        require_not_running(base, labels.values())
+        if not getattr(config, "run_distribute", False):
+            require_other_silos(base, job, config, labels)
+        return ", ".join(labels.values())
 
     def shards() -> str:
         data, name = data_folder(config).absolute(), config.prefix or BASE_NAME

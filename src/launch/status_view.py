@@ -8,8 +8,10 @@ import time
 from typing import Callable, TextIO
 
 from src.launch.job_state import (
+    FAILED,
     NOTHING,
     RUNNING_JOB,
+    STOPPED_ROLE,
     IterationState,
     JobStatus,
     ProcessState,
@@ -29,15 +31,16 @@ def lines_of(status: JobStatus) -> list[str]:
         ]
     labels = [one.label for one in status.processes] + [one.label for one in status.silos]
     wide = max([11, *(len(label) + 1 for label in labels)])
+    narrow = max([10, *(len(_state(process)) + 1 for process in status.processes)])
     lines = [
         f"{status.fl_name}: {headline(status)}",
         f"  folder     {status.folder} on {status.host}",
         f"  Redis      {status.redis}",
         f"  scheduler  {status.scheduler}",
         "",
-        f"{'process':{wide}}{'state':10}{'since':19}{'for':>9}{'pid':>9}  {'where':17}log",
+        f"{'process':{wide}}{'state':{narrow}}{'since':19}{'for':>9}{'pid':>9}  {'where':17}log",
     ]
-    lines += [_process_line(process, status.time, wide) for process in status.processes]
+    lines += [_process_line(process, status.time, wide, narrow) for process in status.processes]
     lines += ["", *_iteration_lines(status)]
     if status.silos:
         lines += ["", f"{'silo':{wide}}{'phase':24}{'iteration':>12}{'step':>16}"]
@@ -76,13 +79,18 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-def _process_line(process: ProcessState, now: float, wide: int) -> str:
+def _state(process: ProcessState) -> str:
+    """As in: running, ended 0, failed 137."""
+    if process.state == RUNNING_JOB or process.code is None:
+        return process.state
+    return f"{process.state} {process.code}"
+
+
+def _process_line(process: ProcessState, now: float, wide: int, narrow: int) -> str:
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(process.since))
-    running = process.state == RUNNING_JOB
-    state = process.state if running or process.code is None else f"{process.state} {process.code}"
-    lasted = duration(now - process.since) if running else ""
+    lasted = duration(now - process.since) if process.state == RUNNING_JOB else ""
     return (
-        f"{process.label:{wide}}{state:10}{since:19}{lasted:>9}{process.pid:>9}  "
+        f"{process.label:{wide}}{_state(process):{narrow}}{since:19}{lasted:>9}{process.pid:>9}  "
         f"{process.address or '-':17}{process.log}"
     )
 
@@ -138,11 +146,12 @@ def _within(silo: SiloState) -> int:
 
 def _failures(status: JobStatus) -> list[str]:
     reasons = {silo.label: silo.reason for silo in status.silos if silo.reason}
-    lines = [
-        f"{p.label} failed: {reasons.get(p.label) or p.reason} (see {p.log})"
-        for p in status.processes
-        if p.state == "failed"
-    ]
+    lines = []
+    for p in status.processes:
+        if p.state == FAILED:
+            lines.append(f"{p.label} failed: {reasons.get(p.label) or p.reason} (see {p.log})")
+        elif p.state == STOPPED_ROLE:
+            lines.append(f"{p.label} was {p.reason} (see {p.log})")
     if lines and any(p.role == "server" and p.state == RUNNING_JOB for p in status.processes):
         lines.append(
             "the servers wait for it: start it again, or finish_cross_silo_fasterrcnn.py ends all"

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from src.files import write_whole
 from src.job.console import stamp
 from src.job.job_record import write_json
 from src.job.log_files import RotatingLog
+from src.job.status_file import STOPPED_BY, is_done
 from src.launch.job_end import JobEnd, job_end_from
 from src.launch.log_filter import LogFilter
 
@@ -33,6 +35,7 @@ POLL_S = 0.5
 PR_SET_PDEATHSIG = 1
 LAST_LOST = 20
 RESERVE_BYTES = 2**16
+GRACE_S = 20.0
 
 
 @dataclass
@@ -46,6 +49,7 @@ class SuperviseSpec:
         exit_file: JSON file that gets {"code", "reason"} at the end.
         env: variables set for the role, over the inherited ones.
         job_end: arguments of `job_end_from`, or {} for a role that ends by itself.
+        status_file: where a worker says that it is finished; "" for a role that keeps none.
         grace_s: seconds between SIGTERM and SIGKILL when the job has ended.
         log_max_bytes, log_files_kept: see `RotatingLog`.
         stop_grace_s: the same when the user wants it stopped. A server may be waiting for another
@@ -58,7 +62,8 @@ class SuperviseSpec:
     exit_file: str
     env: dict[str, str] = field(default_factory=dict)
     job_end: dict[str, Any] = field(default_factory=dict)
-    grace_s: float = 20.0
+    status_file: str = ""
+    grace_s: float = GRACE_S
     stop_grace_s: float = 4.0
     log_max_bytes: int = 0
     log_files_kept: int = 0
@@ -79,8 +84,9 @@ class Supervisor:
         self._lost, self._why = 0, ""
         self._last_lost: deque[str] = deque(maxlen=LAST_LOST)
         self._reserve = Path(spec.exit_file).with_suffix(".reserve")
-        self._asked_to_stop = ""
-        self._grace_s = spec.grace_s
+        self._done = ""  # why the job needs the role no longer
+        self._stopped = ""  # by which signal the user wants it to end
+        self._killed = False
         self._child: subprocess.Popen | None = None
         self._end: JobEnd | None = job_end_from(spec.job_end) if spec.job_end else None
 
@@ -112,8 +118,7 @@ class Supervisor:
         return code
 
     def _on_signal(self, number: int, _frame: Any) -> None:
-        self._grace_s = self._spec.stop_grace_s
-        self._asked_to_stop = f"stopped by {signal.Signals(number).name}"
+        self._stopped = f"{STOPPED_BY} {signal.Signals(number).name}"
         if self._child is not None:
             self._child.terminate()
 
@@ -168,22 +173,26 @@ class Supervisor:
 
     def _wait(self, child: subprocess.Popen) -> None:
         """Until the child has ended, by itself or because the job has or a signal came."""
-        while child.poll() is None and not self._asked_to_stop:
-            reason = self._folder_removed() or self._job_ended(child.pid)
-            # A signal may have come while Redis was asked: "" must not take its place.
-            if reason:
-                self._asked_to_stop = reason
+        while child.poll() is None and not (self._done or self._stopped):
+            self._done = self._folder_removed() or self._job_ended(child.pid)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=POLL_S)
         if child.poll() is not None:
             return
         child.terminate()
-        try:
-            child.wait(timeout=self._grace_s)
-        except subprocess.TimeoutExpired:
-            self.say(f"did not end within {self._grace_s:.0f} s of SIGTERM, killing it")
-            child.kill()
-            child.wait()
+        begin = time.monotonic()
+        while child.poll() is None:
+            # A signal while the job's end is waited for shortens the wait.
+            grace_s = self._spec.stop_grace_s if self._stopped else self._spec.grace_s
+            left = begin + grace_s - time.monotonic()
+            if left <= 0:
+                self.say(f"did not end within {grace_s:.0f} s of SIGTERM, killing it")
+                self._killed = True
+                child.kill()
+                child.wait()
+                return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=min(left, POLL_S))
 
     @staticmethod
     def _folder_removed() -> str:
@@ -206,12 +215,36 @@ class Supervisor:
         return reason
 
     def _outcome(self, returncode: int) -> tuple[int, str]:
-        if self._asked_to_stop:
-            killed = returncode not in (0, -signal.SIGTERM)
-            return (128 + signal.SIGKILL if killed else 0), self._asked_to_stop
-        if returncode < 0:
-            return 128 - returncode, f"killed by {signal.Signals(-returncode).name}"
+        """Exit code and reason: why the role ended decides, not how it died.
+
+        With the job done it is a success, also where the engine had to be killed; so is a worker
+        that a signal hits after it has said that it is finished.
+        """
+        signal_name = signal.Signals(-returncode).name if returncode < 0 else ""
+        # A role that has no handler of its own dies of SIGTERM, or says so by 128 + 15.
+        as_asked = returncode in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+        if self._done:
+            how = "had to be killed" if self._killed else f"ended with {as_exit_code(returncode)}"
+            return 0, self._done if as_asked else f"{self._done} (it {how})"
+        if (self._stopped or signal_name) and self._is_finished():
+            return 0, f"finished, then {self._stopped or f'killed by {signal_name}'}"
+        if self._killed:
+            words = f"{self._stopped} and killed {self._spec.stop_grace_s:.0f} s later"
+            return 128 - returncode, words
+        if self._stopped:
+            return (0 if as_asked else as_exit_code(returncode)), self._stopped
+        if signal_name:
+            return as_exit_code(returncode), f"killed by {signal_name}"
         return returncode, "ended"
+
+    def _is_finished(self) -> bool:
+        path = self._spec.status_file
+        return bool(path) and is_done(Path(path))
+
+
+def as_exit_code(returncode: int) -> int:
+    """As a shell tells it: 128 and the number of the signal that a process died of."""
+    return returncode if returncode >= 0 else 128 - returncode
 
 
 def die_with_parent() -> None:

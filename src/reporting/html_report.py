@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
+from src.job.status_file import exit_states
 from src.reporting import report_tables as tables
 from src.reporting.detection_pictures import picture_of
 from src.reporting.detection_results import LabelledPicture
@@ -20,7 +21,7 @@ from src.reporting.log_events import most_serious, read_logs
 from src.reporting.loss_plots import epoch_figure, step_figure
 from src.reporting.plot_style import rendered
 from src.reporting.round_plots import PHASES, memory_figure, metrics_figure, seconds_figure
-from src.reporting.run_folder import Run, exit_states
+from src.reporting.run_folder import Run
 from src.reporting.run_settings import read_settings
 
 TEMPLATE = "report.html.j2"

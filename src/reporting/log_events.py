@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from src.job.log_files import log_parts, read_log
+from src.job.status_file import DONE
 from src.reporting.job_processes import numbered_folders
 from src.reporting.run_folder import Run
 
@@ -185,6 +186,8 @@ def _own_level(text: str) -> str:
     code = _EXIT_CODE.search(text)
     if code and int(code[1]):
         return FAULT
+    if code and text.startswith(DONE):
+        return ""
     for level, begins, contains in _OWN_KINDS:
         if text.startswith(begins) or any(part in text for part in contains):
             return level

@@ -164,13 +164,6 @@ def started_commands(folder: Path) -> dict[str, list[str]]:
     return commands
 
 
-def exit_states(folder: Path) -> dict[str, dict[str, Any]]:
-    """How each role ended, by label: `code` and `reason`; a role that runs has no entry."""
-    suffix = ".exit.json"
-    paths = sorted((folder / FOLDER / "status").glob(f"*{suffix}"))
-    return {path.name[: -len(suffix)]: read_json_object(path) for path in paths}
-
-
 def read_json_object(path: Path) -> dict[str, Any]:
     """The object in a small JSON file, or {} where it is not there or not whole."""
     try:

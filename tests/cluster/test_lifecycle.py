@@ -1,7 +1,17 @@
 """What a user does to a job besides letting it finish: stop, start again, kill, start twice."""
 
 import pytest
-from commands import FINISH, SERVER, WORKER, processes_of, refused, run, succeed
+from commands import (
+    DISTRIBUTED,
+    FINISH,
+    SERVER,
+    WORKER,
+    processes_of,
+    refused,
+    run,
+    succeed,
+    wait_for,
+)
 from launched_job import Job
 from models import read_model
 
@@ -26,7 +36,7 @@ def store(job):
     store.close()
 
 
-def test_finish_in_the_middle_then_a_new_start_in_the_same_folder(job):
+def test_finish_in_the_middle_then_a_new_start_in_the_same_folder(job, tmp_path):
     job.scheduler()
     job.servers()
     job.workers()
@@ -34,6 +44,13 @@ def test_finish_in_the_middle_then_a_new_start_in_the_same_folder(job):
 
     line = refused(job.folder, WORKER, *job.worker_flags)
     assert "worker_0 of this folder is running already (pid" in line
+    ranks = [*job.worker_flags, "--device_num=2", "--run_distribute=True"]
+    line = refused(job.folder, DISTRIBUTED, *ranks)
+    assert "worker_0 of this folder (pid" in line and "--first_worker_id=2" in line
+    with job.elsewhere(tmp_path / "other") as other:
+        other.write(iterations=200)
+        line = refused(other.folder, WORKER, *other.worker_flags)
+    assert f"worker_0 of {job.folder} (pid" in line and "would be the same silo" in line
 
     said = job.finish()
     assert "stopped worker_0, worker_1, server_0, scheduler" in said
@@ -107,10 +124,12 @@ def test_finish_of_a_silo_that_joined_from_another_folder_leaves_the_job_alone(
     job, store, tmp_path
 ):
     job.servers()
-    job.workers("--local_worker_num=1")
+    said = job.workers("--local_worker_num=1")
+    assert "iteration 1 begins when 1 more silo has joined (1 of 2 have)" in said
     with job.elsewhere(tmp_path / "other") as other:
         other.write(iterations=200)
         said = other.workers("--local_worker_num=1", "--first_worker_id=1")
+        assert "begins when" not in said
         assert "worker_1 has joined" in said
         keys = len(store.keys())
         said = other.finish()
@@ -128,6 +147,47 @@ def test_finish_all_finds_the_job_from_another_folder(job, tmp_path):
     assert "stopped server_0" in succeed(
         elsewhere, FINISH, "--all", f"--redis_port={job.redis_port}"
     )
+
+
+def one_iteration(job):
+    """A silo that takes part in the job's only iteration and leaves."""
+    client = Client([job.address], "FasterRCNN", "silo")
+    assert client.start(5, 10).outcome is Outcome.ACCEPTED
+    assert client.update(1, read_model(job.recovery(0)), 5, 10).outcome is Outcome.ACCEPTED
+    wait_for(lambda: client.get_model(1, 10).outcome is Outcome.ACCEPTED, 30, "the model")
+    client.close()
+
+
+def test_a_job_with_upstreams_federation_file_ends_as_a_success(job):
+    windows = {"start_fl_job": 30_000_000, "update_model": 30_000_000}
+    windows["global_iteration"] = 60_000_000
+    values = {f"{name}_time_window": value for name, value in windows.items()}
+    job.write(1, start_fl_job_threshold=1, data_rate_dir='".."', **values)
+    job.scheduler()
+    assert 'note: summary.data_rate_dir: ".." is left out' in job.servers()
+    one_iteration(job)
+    job.wait_for_end()
+    assert job.exit_codes() == {"scheduler": 0, "server_0": 0}
+    for label in job.exit_codes():
+        assert "killing it" not in job.log(label)
+    said = run(job.folder, "tools/status.py")
+    assert said.returncode == 10
+    assert "FasterRCNN: finished, iteration 1 of 1" in said.stdout
+    assert said.stdout.count("ended 0") == 2
+    assert "Run] Start http server!" in job.log("scheduler")
+    assert not list(job.folder.parent.glob("*_flow_server*"))
+
+
+@pytest.mark.slow  # the engine sleeps up to a minute before it ends
+def test_a_folder_for_traffic_files_is_heeded_and_waited_for(job):
+    job.write(1, start_fl_job_threshold=1, data_rate_dir="traffic")
+    assert "takes up to a minute to end" in job.servers()
+    one_iteration(job)
+    job.wait_for_end()
+    assert job.exit_codes() == {"server_0": 0}
+    assert "job finished, every silo has left; exit code 0" in job.log("server_0")
+    # It holds the seconds of whole minutes: nothing yet of a job that was shorter.
+    assert list((job.folder / "traffic").glob("*_flow_server*.json"))
 
 
 def test_a_silo_that_never_fetches_the_last_model_is_named_and_the_servers_end(job):

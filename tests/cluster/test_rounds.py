@@ -25,6 +25,7 @@ from members import (
 
 from src.errors import UserError
 from src.federated.fingerprint import FEATURE_NAME, fingerprint, opened
+from src.federated.identity import IdentityTakenError
 from src.federated.replies import Outcome
 from src.federated.rounds import (
     Deadlines,
@@ -92,6 +93,53 @@ def test_a_restarted_silo_keeps_its_place_and_is_counted_once(engine, pair):
     other.end()
     again.end()
     assert_mean([restarted, second], [other.sent, sent])
+
+
+class Taking(threading.Thread):
+    """A silo that takes part up to the iteration `last`, or until it cannot go on."""
+
+    last = ITERATIONS = 30
+
+    def __init__(self, silo: Member):
+        super().__init__(daemon=True)
+        self.silo, self.error = silo, None
+
+    def run(self) -> None:
+        try:
+            while self.silo.iteration <= Taking.last and not self.silo.finished:
+                self.silo.join()
+                self.silo.exchange(self.silo.train(1.0))
+        except Exception as error:
+            self.error = error
+            # The others show for two iterations more that they can do without this one.
+            Taking.last = min(Taking.last, self.silo.iteration + 1)
+
+
+@pytest.mark.parametrize("others", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_of_two_processes_with_one_identity_one_ends_and_the_other_goes_on(
+    tmp_path, monkeypatch, others
+):
+    """Without another silo every iteration fails, since the two are one of the two it needs."""
+    monkeypatch.setattr(Taking, "last", Taking.ITERATIONS)
+    with Engine(initial(), tmp_path, silos=2, windows=(3, 20, 30)) as engine:
+        twins = [Taking(Member(engine, "clinic_0 (30)", 30)) for _ in range(2)]
+        rest = [Taking(Member(engine, "clinic_1 (10)")) for _ in range(others)]
+        for taking in [*twins, *rest]:
+            taking.start()
+        for taking in [*twins, *rest]:
+            taking.join(120)
+            assert not taking.is_alive()
+    ended, stayed = sorted(twins, key=lambda taking: taking.error is None)
+    assert isinstance(ended.error, IdentityTakenError), (twins[0].silo.lines, twins[1].silo.lines)
+    assert "another process uses this silo's identity, clinic_0 (30)" in str(ended.error)
+    assert [taking.error for taking in [stayed, *rest]] == [None] * (1 + others)
+    assert ended.silo.said("is lost: another process uses this silo's identity, clinic_0 (30)")
+    counted, dropped = ("aggregated", "missed") if others else ("lost", "lost")
+    assert [r.result for r in ended.silo.rounds[-2:]] == [dropped] * 2
+    assert [r.result for r in stayed.silo.rounds[-2:]] == [counted] * 2
+    assert stayed.silo.iteration == ended.silo.iteration + 2
+    for taking in rest:
+        assert {record.result for record in taking.silo.rounds} == {"aggregated"}
 
 
 def test_a_silo_too_late_for_an_iteration_takes_the_next(engine, pair):

@@ -91,6 +91,7 @@ def test_every_role_killed_once_and_started_again(job):
     for number in range(2):
         (last,) = (job.folder / f"worker_{number}").rglob(f"*-{iterations - 1}epoch.ckpt")
         assert last.stat().st_size > 1000
+        assert "another process uses this silo's identity" not in job.log(f"worker_{number}")
 
 
 def test_a_worker_whose_servers_are_gone_ends_with_a_reason(job):

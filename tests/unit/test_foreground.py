@@ -66,6 +66,30 @@ def test_a_signal_stops_what_was_started(tmp_path, name):
     assert not read_record(tmp_path).running()
 
 
+def test_a_signal_after_all_was_done_is_still_a_success(tmp_path):
+    path = tmp_path / ".federation" / "status" / "worker_0.json"
+    done = f'from pathlib import Path; Path({str(path)!r}).write_text(\'{{"phase": "finished"}}\')'
+    process = started(tmp_path, f"{done}; import time; print('up', flush=True); time.sleep(600)")
+    deadline = time.monotonic() + 60
+    while "up" not in process.stdout.readline():
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert "finished, then stopped by SIGTERM; exit code 0" in said
+
+
+def test_a_supervisor_that_is_killed_is_no_success(tmp_path):
+    process = started(tmp_path, "import time; print('up', flush=True); time.sleep(600)")
+    deadline = time.monotonic() + 60
+    while "up" not in process.stdout.readline():
+        assert time.monotonic() < deadline
+    (record,) = read_record(tmp_path).running()
+    record.process().kill()
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGKILL
+
+
 def test_a_signal_while_it_still_waits_stops_it_too(tmp_path):
     process = started(tmp_path, "import time; time.sleep(600)")
     deadline = time.monotonic() + 60

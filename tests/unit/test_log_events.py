@@ -31,6 +31,7 @@ def log_of(tmp_path):
         own_line(5, "worker_0", "sent 166.1 MB in 0.9 s"),
         own_line(5, "worker_0", "waiting for the others of 2 silos in iteration 3, 5 s"),
         own_line(5, "worker_0", "ended; exit code 0"),
+        own_line(5, "worker_0", "finished, then stopped by SIGTERM; exit code 0"),
         engine_line(5, "INFO", "Run] Server started successfully."),
         engine_line(5, "WARNING", "Stop] Stop the restful scheduler http service, the ip is x"),
         "a line of some library",

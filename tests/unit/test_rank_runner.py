@@ -58,6 +58,14 @@ def test_the_rank_that_failed_first_gives_the_reason(tmp_path):
     assert "after that, rank 0 failed: 0 is broken" in said
 
 
+def test_a_rank_that_is_killed_after_it_was_finished_takes_nothing_of_the_success(tmp_path):
+    last_line = "[2026-01-01 00:00:00][worker_0] finished: 3 iterations in this process"
+    runner = started(tmp_path, f"print('{last_line}'); rank == 1 and os.kill(os.getpid(), 9)")
+    said, _ = runner.communicate(timeout=30)
+    assert runner.returncode == 0, said
+    assert said == f"{last_line}\n"
+
+
 def test_what_the_user_can_mend_keeps_its_code(tmp_path):
     runner = started(tmp_path, "print('error: --img_width is odd'); sys.exit(2)")
     said, _ = runner.communicate(timeout=30)

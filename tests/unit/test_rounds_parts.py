@@ -20,7 +20,6 @@ from src.federated.rounds import (
     check_finite,
     declared_size,
     difference,
-    identity,
     sample,
 )
 
@@ -245,8 +244,3 @@ def test_a_round_as_a_line_and_as_json(tmp_path):
     record.append_to(tmp_path / "rounds.jsonl")
     values = json.loads((tmp_path / "rounds.jsonl").read_text())
     assert values["iteration"] == 3 and values["round_s"] == pytest.approx(81.3, abs=0.1)
-
-
-def test_a_silo_with_other_data_is_another_silo_to_the_servers():
-    assert identity("clinic", 2, 1180) == identity("clinic", 2, 1180)
-    assert len({identity("clinic", n, size) for n in (1, 2) for size in (1180, 1181)}) == 4

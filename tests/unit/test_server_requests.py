@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from src.federated import rounds, server_requests
+from src.federated.identity import IdentityWatch
 from src.federated.replies import Outcome, Reply
 from src.federated.rounds import Deadlines, GaveUpError, SyncError
 from src.federated.server_requests import ServerRequests
@@ -32,9 +33,13 @@ def clock(monkeypatch):
 def polls(clock, answer):
     """The answers of `polls`, where `answer` gives the server's to the seconds that have passed."""
     begin = clock.now
-    client = SimpleNamespace(get_model=lambda iteration, seconds: answer(clock.now - begin))
+    client = SimpleNamespace(
+        get_model=lambda iteration, seconds: answer(clock.now - begin),
+        is_full=lambda seconds: Reply(Outcome.FULL),
+    )
     deadlines = Deadlines(join=JOIN_S, request=1.0, wait=WAIT_S)
-    return ServerRequests(client, 10, 2, deadlines, lambda line: None).polls(1)
+    watch = IdentityWatch("clinic_0 (10)", print)
+    return ServerRequests(client, 10, 2, deadlines, lambda line: None, watch).polls(1)
 
 
 def test_servers_that_are_away_now_and_then_are_waited_for_anew(clock):

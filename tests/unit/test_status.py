@@ -266,9 +266,9 @@ def test_finished(job, redis):
 @pytest.mark.parametrize(
     ("code", "reason", "said", "told"),
     [
-        (1, "ended", {"phase": "failed", "reason": "the loss is nan"}, "the loss is nan"),
-        (0, "stopped by SIGTERM", {"phase": "train"}, "stopped by SIGTERM"),
-        (None, "", {"phase": "train"}, "was killed together with its supervisor"),
+        (1, "ended", {"phase": "failed", "reason": "the loss is nan"}, "failed: the loss is nan"),
+        (0, "stopped by SIGTERM", {"phase": "train"}, "was stopped by SIGTERM"),
+        (None, "", {"phase": "train"}, "failed: was killed together with its supervisor"),
     ],
 )
 def test_a_worker_that_failed_while_servers_wait(job, redis, code, reason, said, told):
@@ -279,8 +279,42 @@ def test_a_worker_that_failed_while_servers_wait(job, redis, code, reason, said,
     status = job.collect()
     assert (status.word, as_values(status)["exit_code"]) == ("failed", 11)
     text = "\n".join(lines_of(status))
-    assert f"worker_0 failed: {told}" in text
+    assert f"worker_0 {told}" in text
     assert "the servers wait for it" in text
+
+
+def test_a_worker_killed_with_its_supervisor_after_it_was_finished_has_ended_well(job, redis):
+    job.start("server")
+    job.start("worker", 0)
+    job.end("server_0", reason="job finished, every silo has left")
+    job.says("worker_0", phase="finished")
+    job.end("worker_0", reason="")
+    status = job.collect()
+    assert (status.word, status.processes[1].state, status.processes[1].code) == (
+        "finished",
+        "ended",
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "shown"),
+    [
+        (137, "killed by SIGKILL", "failed 137"),
+        (137, "stopped by SIGTERM and killed 4 s later", "stopped 137"),
+        (0, "stopped by SIGTERM", "stopped 0"),
+        (0, "job finished (it had to be killed)", "ended 0"),
+    ],
+)
+def test_state_and_date_stand_apart(job, redis, code, reason, shown):
+    job.start("server", 0)
+    job.end("server_0", code, reason)
+    lines = lines_of(job.collect())
+    (title,) = (line for line in lines if line.startswith("process"))
+    (line,) = (line for line in lines if line.startswith("server_0  "))
+    since = title.index("since")
+    assert line[title.index("state") : since].rstrip() == shown and line[since - 1] == " "
+    assert line[since:].startswith(time.strftime("%Y-%m-%d "))
 
 
 def test_one_worker_of_two_that_failed_leaves_the_job_running(job, redis):

@@ -5,6 +5,9 @@ import os
 import shutil
 import signal
 import socket
+
+"""The process beside each role: how the role ends, and its log when that cannot be written."""
+
 import subprocess
 import sys
 from dataclasses import asdict
@@ -13,13 +16,134 @@ from pathlib import Path
 import pytest
 from commands import processes_of, wait_for
 
+from src.job.status_file import StatusFile, exit_states, status_path
 from src.launch.processes import SUPERVISOR
 from src.launch.supervise import SuperviseSpec
 from src.model_utils.config import PROJECT_DIR
 
 OBEYS = "import time; print('up', flush=True); time.sleep(60)"
-STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {OBEYS}"
+DISOBEYS = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {OBEYS}"
 LIMIT_S = 30
+JOB = "FasterRCNN"
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+
+
+class Supervised:
+    """A role of a few lines of Python under a real supervisor, in a folder of its own."""
+
+    def __init__(self, folder, label, *lines, **spec):
+        self.folder, self.label = folder, label
+        self.log = folder / f"{label}.log"
+        self.status = status_path(folder, label)
+        code = "; ".join(["import os, sys, time", *lines, "print('up', flush=True)"])
+        code += "; time.sleep(60)"
+        values = SuperviseSpec(
+            label=label,
+            argv=[sys.executable, "-c", code],
+            log=str(self.log),
+            exit_file=str(self.status.with_name(f"{label}.exit.json")),
+            **spec,
+        )
+        path = folder / "spec.json"
+        path.write_text(json.dumps(asdict(values)))
+        self.log.touch()
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT_DIR)}
+        self.process = subprocess.Popen([sys.executable, str(SUPERVISOR), path], env=environment)
+        wait_for(lambda: "up" in self.log.read_text(), 30, "the role")
+
+    def end(self):
+        """Its exit code and reason, which both the supervisor and its file tell."""
+        code = self.process.wait(timeout=30)
+        state = exit_states(self.folder)[self.label]
+        assert state["code"] == code
+        assert f"{state['reason']}; exit code {code}" in self.log.read_text()
+        return code, state["reason"]
+
+
+@pytest.fixture
+def supervised(tmp_path):
+    started = []
+
+    def start(label, *lines, **spec):
+        started.append(Supervised(tmp_path, label, *lines, **spec))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+
+
+@pytest.fixture
+def finished_job(redis, redis_port):
+    """Redis says that the job is finished and that its servers have gone."""
+    redis.set(f"ms_fl:{JOB}:InstanceName:String", "i")
+    redis.hset(f"ms_fl:{JOB}:i:status:Hash", "runningState", 2)
+    address = ["127.0.0.1", redis_port]
+    return {"redis": address, "fl_name": JOB, "http_port": 1, "fetch_timeout_s": 0, "tls": {}}
+
+
+@pytest.mark.parametrize(
+    ("lines", "how"),
+    [
+        ([], ""),
+        ([STUBBORN], " (it had to be killed)"),
+        (["import signal", "signal.signal(15, lambda *_: sys.exit(7))"], " (it ended with 7)"),
+    ],
+)
+def test_a_role_whose_job_is_done_is_a_success_however_it_dies(
+    supervised, finished_job, lines, how
+):
+    role = supervised("scheduler", *lines, job_end=finished_job, grace_s=0.5)
+    assert role.end() == (0, f"job finished, every silo has left{how}")
+
+
+def test_a_signal_to_a_role_whose_job_is_done_takes_nothing_of_the_success(
+    supervised, finished_job
+):
+    tells = "import signal; signal.signal(15, lambda *_: print('asked to end', flush=True))"
+    role = supervised("scheduler", tells, job_end=finished_job, grace_s=600, stop_grace_s=0.5)
+    wait_for(lambda: "asked to end" in role.log.read_text(), 30, "the job's end")
+    role.process.terminate()
+    assert role.end() == (0, "job finished, every silo has left (it had to be killed)")
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "reason"),
+    [
+        ([], 0, "stopped by SIGTERM"),
+        # As the process above several ranks ends.
+        (["import signal", "signal.signal(15, lambda *_: sys.exit(143))"], 0, "stopped by SIGTERM"),
+        (["import signal", "signal.signal(15, lambda *_: sys.exit(3))"], 3, "stopped by SIGTERM"),
+        ([STUBBORN], 137, "stopped by SIGTERM and killed 1 s later"),
+    ],
+)
+def test_a_role_that_the_user_stops(supervised, lines, code, reason):
+    role = supervised("worker_0", *lines, stop_grace_s=1.0)
+    role.process.terminate()
+    assert role.end() == (code, reason)
+
+
+@pytest.mark.parametrize("phase", ["finished", "train"])
+@pytest.mark.parametrize("stop", [True, False])
+def test_a_worker_that_is_hit_after_it_was_finished_has_not_failed(
+    supervised, tmp_path, phase, stop
+):
+    status = status_path(tmp_path, "worker_0")
+    role = supervised("worker_0", "print('pid', os.getpid())", status_file=str(status))
+    StatusFile(status).update(phase=phase)
+    if stop:
+        role.process.terminate()
+    else:
+        pid = int(role.log.read_text().split("pid ")[1].split()[0])
+        os.kill(pid, signal.SIGKILL)
+    expected = {
+        (True, "finished"): (0, "finished, then stopped by SIGTERM"),
+        (True, "train"): (0, "stopped by SIGTERM"),
+        (False, "finished"): (0, "finished, then killed by SIGKILL"),
+        (False, "train"): (137, "killed by SIGKILL"),
+    }
+    assert role.end() == expected[stop, phase]
 
 
 def supervise(folder, program, **values):
@@ -73,17 +197,22 @@ def test_a_signal_ends_the_role_and_is_its_reason(folder, number):
 
 
 def test_a_role_that_does_not_obey_is_killed_after_the_grace_of_a_stop(folder):
-    process = supervise(folder, STUBBORN, grace_s=600, stop_grace_s=1)
+    process = supervise(folder, DISOBEYS, grace_s=600, stop_grace_s=1)
     when_up(folder)
     process.terminate()
-    assert end_of(folder, process) == (137, {"code": 137, "reason": "stopped by SIGTERM"})
+    assert end_of(folder, process) == (
+        137,
+        {"code": 137, "reason": "stopped by SIGTERM and killed 1 s later"},
+    )
     assert "did not end within 1 s of SIGTERM, killing it" in log(folder)
 
 
 @pytest.mark.parametrize(
-    ("program", "code"), [(OBEYS, 0), (STUBBORN, 137)], ids=["obeys", "stubborn"]
+    ("program", "code", "how"),
+    [(OBEYS, 0, ""), (DISOBEYS, 137, " and killed 1 s later")],
+    ids=["obeys", "stubborn"],
 )
-def test_a_signal_while_redis_is_asked_is_not_forgotten(folder, program, code):
+def test_a_signal_while_redis_is_asked_is_not_forgotten(folder, program, code, how):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -99,7 +228,7 @@ def test_a_signal_while_redis_is_asked_is_not_forgotten(folder, program, code):
         # Only an answer, or its absence, ends the question.
         wait_for(lambda: _signal_was_seen(process), LIMIT_S, "the signal")
     asked.close()
-    assert end_of(folder, process) == (code, {"code": code, "reason": "stopped by SIGTERM"})
+    assert end_of(folder, process) == (code, {"code": code, "reason": f"stopped by SIGTERM{how}"})
 
 
 def _signal_was_seen(process):
