@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 BLOB, RAW = "BLOB_DATA", "RAW_DATA"
+INDEXED_TYPES = ("int32", "int64", "float32", "float64", "string")
 SMALLEST, LARGEST = 2**14, 2**28  # bytes of a header or page
 
 
@@ -22,6 +23,11 @@ def check_layout(content: dict[str, Any], name: str) -> None:
     _require(isinstance(content["schema"][0]["blob_fields"], list))
     _require(_within(content["header_size"], SMALLEST, LARGEST))
     _require(_within(content["page_size"], SMALLEST, LARGEST))
+    schema = content["schema"][0]
+    for field in content["index_fields"] or []:
+        column = field["index_field"]
+        _require(field["schema_id"] == 0 and column not in schema["blob_fields"])
+        _require(schema["schema"][column]["type"] in INDEXED_TYPES)
     shard = content["shard_id"]
     _require(_within(shard, 0, len(files) - 1))
     _require(name not in files or files[shard] == name)

@@ -10,9 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coco_files import PROJECT, jpeg
+from mindspore.mindrecord import FileWriter
 
 from src.data import mindrecord_file
-from src.data.mindrecord_file import check_mindrecord, is_whole, locked_folder, row, write_rows
+from src.data.coco_json import NO_BOX
+from src.data.mindrecord_file import (
+    SCHEMA,
+    check_mindrecord,
+    indexed_objects,
+    is_whole,
+    locked_folder,
+    row,
+    write_rows,
+)
+from src.dataset import objects_per_image
 from src.errors import UserError
 
 BOXES = np.array([[1, 2, 30, 20, 1, 0]], np.int32)
@@ -124,6 +135,36 @@ def test_other_columns_are_refused(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"columns \['data', 'objects'\]"):
         check_mindrecord(tmp_path / NAME)
+
+
+def crowded_rows():
+    """Rows of 1, 3 and no objects; the second has a crowd too."""
+    one = [1, 2, 30, 20, 1, 0]
+    return [row(jpeg(), np.array(rows)) for rows in ([one], [one] * 3 + [[*one[:5], 1]], NO_BOX)]
+
+
+def test_the_number_of_objects_is_read_from_the_index_or_else_from_the_rows(tmp_path):
+    with locked_folder(tmp_path / "own"):
+        write_rows(tmp_path / "own" / NAME, [crowded_rows()])
+    assert indexed_objects(tmp_path / "own" / NAME) == objects_per_image(tmp_path / "own" / NAME)
+    (tmp_path / "other").mkdir()
+    writer = FileWriter(str(tmp_path / "other" / NAME), 1)
+    writer.add_schema(SCHEMA, "of another writer")
+    writer.write_raw_data([{name: one[name] for name in SCHEMA} for one in crowded_rows()])
+    writer.commit()
+    assert check_mindrecord(tmp_path / "other" / NAME) == 3
+    assert indexed_objects(tmp_path / "other" / NAME) is None
+    for folder in ("own", "other"):
+        assert objects_per_image(tmp_path / folder / NAME) == {1: 1, 3: 1, 0: 1}
+
+
+@pytest.mark.parametrize("broken", [b'"schema_id":5', b'"schema_id":x'])
+def test_an_index_of_a_column_that_is_not_there_is_refused(copy, broken):
+    data = copy.read_bytes()
+    assert b'"schema_id":0' in data
+    copy.write_bytes(data.replace(b'"schema_id":0', broken))
+    with pytest.raises(UserError, match="not a MindRecord file"):
+        check_mindrecord(copy)
 
 
 def test_killed_writer_leaves_nothing_that_looks_whole(tmp_path):
