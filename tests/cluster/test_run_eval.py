@@ -26,15 +26,15 @@ def grid_of_boxes(coco):
 
 
 def make_validation_sets(folder):
-    """Two of them with the same images, one of which is broken in the second."""
+    """Two of them with the same images, all of which are broken in the second."""
     drawn = json.loads((folder / "coco/annotations/instances_val2017.json").read_text())
     drawn["annotations"] = grid_of_boxes(drawn)
     for number in range(2):
         images = folder / "validation" / f"val_{number}"
         shutil.copytree(folder / "coco/val2017", images)
         (folder / "validation" / f"val_{number}.json").write_text(json.dumps(drawn))
-    broken = images / drawn["images"][-1]["file_name"]
-    broken.write_bytes(broken.read_bytes()[:20])
+    for broken in images.iterdir():
+        broken.write_bytes(broken.read_bytes()[:20])
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,9 @@ def test_an_evaluation_that_fails_leaves_the_training_alone(job):
     warnings = [line for line in log.splitlines() if "WARNING" in line]
     assert len(warnings) == 2
     assert "WARNING: evaluation of iteration 2 failed: " in warnings[0]
-    assert ".jpg: its pixels do not decode; training goes on" in warnings[0]
+    assert "none of the 2 images decodes; training goes on" in warnings[0]
+    left_out = [line for line in log.splitlines() if "is left out of the evaluation" in line]
+    assert len(left_out) == 2 and "a JPEG without a sound header" in left_out[0]
     assert "training goes on" in warnings[1] and "Traceback" not in log
     assert not (job.folder / "worker_1" / "metrics.jsonl").exists()
     for number in range(ITERATIONS):
