@@ -11,10 +11,10 @@ from mindspore import Parameter, Tensor, load_checkpoint, nn
 
 from src.errors import UserError
 from src.federated import worker
-from src.federated.after_round import EpochTimes, FollowIterations
+from src.federated.after_round import EpochTimes, FollowIterations, KeepAfterRound
 from src.federated.checkpoint_keeper import CheckpointKeeper
 from src.federated.fingerprint import FEATURE_NAME, fingerprint
-from src.federated.rounds import SyncError
+from src.federated.rounds import Round, SyncError
 from src.federated.worker import epoch_words, make_manager, place_in_run, steps_per_iteration
 from src.job.console import say_settings
 from src.job.job_config import load_job
@@ -293,3 +293,42 @@ def test_the_jobs_last_model_is_written_once(tmp_path):
     before = written.stat().st_mtime_ns
     one.save_last(3)
     assert written.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("results", "fails"),
+    [
+        ([], False),
+        (["aggregated", "missed"], False),
+        (["aggregated", "lost"], False),
+        (["aggregated", "lost", "lost"], True),
+        (["lost"], True),
+    ],
+)
+def test_a_worker_of_which_most_iterations_failed_has_failed(results, fails, capsys):
+    rounds = [Round(number, result=result) for number, result in enumerate(results, 1)]
+    manager = SimpleNamespace(rounds=rounds)
+    failed = results.count("lost")
+    words = f"{len(results) - failed} of {len(results)} iterations aggregated, {failed} failed"
+    if fails:
+        with pytest.raises(SyncError, match=words):
+            worker._judge("worker_0", manager)
+    else:
+        worker._judge("worker_0", manager)
+    assert (words in capsys.readouterr().out) == (failed > 0)
+
+
+def test_a_failed_iteration_leaves_no_checkpoint():
+    saved = []
+    manager = SimpleNamespace(rounds=[], iteration=1, finished=False)
+    keep = KeepAfterRound(manager, SimpleNamespace(save=saved.append), None, None)
+    for iteration, result, now in [
+        (1, "aggregated", 2),
+        (2, "lost", 3),
+        (3, "aggregated", 4),
+        (4, "lost", 7),  # two iterations late: the latest model is that of the sixth
+    ]:
+        manager.rounds.append(Round(iteration, result=result))
+        manager.iteration = now
+        keep.on_train_step_end(None)
+    assert saved == [1, 3, 6]
