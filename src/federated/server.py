@@ -37,6 +37,7 @@ class ServerJob(FLServerJob):
     """
 
     aggregation_type: str  # of the base class, whose package has no types
+    _failure = ""  # of the iteration that has just ended
 
     def __init__(
         self,
@@ -54,7 +55,6 @@ class ServerJob(FLServerJob):
         self.aggregation_type = ""
         self._aggregation = aggregation
         self._label = label
-        self._failure = ""  # of the iteration that has just ended
         self._folder = Path(checkpoint_dir)
         # No other server has this name, and what a killed one leaves is written over.
         self._partial = self._folder / f".{http_server_address}.partial.ckpt"

@@ -300,7 +300,9 @@ def get_config(
         setattr(loaded, name, KEYS[name].default)
     for name in own & set(args):
         # A flag of the command that is a key too, and was not given, leaves the file's value.
-        if args[name] is not None or name not in KEYS:
+        if name not in KEYS:
             setattr(loaded, name, args[name])
+        elif args[name] is not None:
+            setattr(loaded, name, KEYS[name].checked(name, args[name], "command line"))
     loaded.given_flags = sorted(given)
     return loaded
