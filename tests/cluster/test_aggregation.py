@@ -419,10 +419,11 @@ def adaptive_reference() -> tuple[list[np.ndarray], list[list[int]]]:
 def test_adaptive_synchronisation_takes_fewer_steps_when_changes_disagree(tmp_path, checkpoint):
     """Also where the silos start from a checkpoint and the servers have made another model."""
     elsewhere = first_model() + 7 if checkpoint else None
+    given = {"pre_trained": checkpoint}
     models, steps = adaptive_reference()
     assert steps[0] == [3, 5] and steps[-2] == [2, 3], "the case does not show a change"
     with engine_of(ADAPTIVE, tmp_path, iterations=ROUNDS, opened_at=elsewhere) as engine:
-        silos = [TrainedSilo(engine, n, ADAPTIVE, ROUNDS, checkpoint) for n in range(SILOS)]
+        silos = [TrainedSilo(engine, n, ADAPTIVE, ROUNDS, **given) for n in range(SILOS)]
         train_together(silos)
     for number, silo in enumerate(silos):
         np.testing.assert_allclose(silo.kept.models, models, rtol=2e-5, atol=2e-6)

@@ -147,7 +147,7 @@ def test_recovery_files_and_the_initial_one_are_there(job):
 
 def test_finish_removes_the_keys_and_the_redis_that_nobody_uses(job):
     said = job.finish()
-    assert "no process of this job is running any more" in said
+    assert "no process of this job is running here any more" in said
     assert f"stopped Redis at 127.0.0.1:{job.redis_port}" in said
     assert job.redis.wait(timeout=10) == 0
     assert job.finish().startswith("nothing to stop")

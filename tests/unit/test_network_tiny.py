@@ -164,7 +164,7 @@ def test_post_processing(without_bg_loss):
         ({"fpn_out_channels": 16}, "rpn_in_channels is 8 and fpn_out_channels is 16"),
         ({"rpn_proposal_max_num": 40}, "num_bboxes_stage2 is 50 and rpn_proposal_max_num is 40"),
         ({"anchor_scales": [4, 8]}, "num_anchors is 3, but anchor_scales times anchor_ratios"),
-        ({"use_sigmoid_cls": False}, "use_sigmoid_cls is False, .* for True alone"),
+        ({"use_sigmoid_cls": False}, "use_sigmoid_cls is False, expected True: the detector has"),
         ({"rpn_nms_across_levels": True}, "rpn_nms_across_levels is True"),
         ({"fpn_num_outs": 4}, "fpn_num_outs is 4 and anchor_strides has 5 values, expected 5"),
     ],
