@@ -104,8 +104,8 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
     note_job(base, job)
     if not config.resume:
         note_start(base)
+    grace_s = _grace_of_servers(job, base)  # before the engine's file leaves the key out
     command = role_command("MS_SERVER", job, base, config.config_path)
-    grace_s = _grace_of_servers(job, base)
     roles = [
         Role(
             role="server",
