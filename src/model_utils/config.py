@@ -70,8 +70,8 @@ __all__ = [
     "setting",
 ]
 
-# Above this base_lr and without grad_clip a job is warned: the demo's detector, from random
-# weights, reached a loss of nan with 0.04 after 49 steps.
+# Above this base_lr and without grad_clip a job is warned. Measured with the demo's detector from
+# random weights on one synthetic batch: 0.01 trains, 0.02 and 0.04 are nan after 43 and 15 steps.
 HIGH_LR = 0.01
 
 
