@@ -53,7 +53,8 @@ class IdentityWatch:
     that joined. A request whose answer was lost may have counted, so it proves nothing.
 
     Of two processes exactly one loses an iteration: the one whose upload is not counted. It ends
-    when it has lost MOST_TAKEN in a row, and with it the conflict, so the other one stays.
+    when it has surely lost MOST_TAKEN in a row, and with it the conflict, so the other one stays.
+    That one has then gone through as many without a sign of the other.
 
     Args:
         fl_id: the identity.
@@ -70,11 +71,13 @@ class IdentityWatch:
         self._sign = _Sign.NONE  # of the current iteration
         self._upload_taken = False
         self._warned = False
-        self._taken: list[int] = []  # iterations lost to the other process, in a row
+        self._taken: list[int] = []  # iterations surely lost to the other process, in a row
+        self._conflict = False  # another process of the identity runs, as far as is known
+        self._quiet = 0  # iterations without a sign of it since, in a row
 
     def require_alone(self) -> None:
         """Raise IdentityTakenError where the other process's uploads count and not this one's."""
-        if len(self._taken) >= MOST_TAKEN and self._sign is _Sign.SURE:
+        if len(self._taken) >= MOST_TAKEN:
             iterations = " and ".join(map(str, self._taken[-MOST_TAKEN:]))
             raise IdentityTakenError(
                 f"another process uses this silo's identity, {self._fl_id}: its uploads counted in "
@@ -130,13 +133,28 @@ class IdentityWatch:
     def ended(self, record: Round) -> None:
         """Note how an iteration went; one whose upload was another process's is "missed" here."""
         missed = record.result == "missed" and record.iteration > self._may_have_sent
-        if self._sign is _Sign.NONE or not (self._upload_taken or missed):
-            return
-        self._taken.append(record.iteration)
-        if not self._upload_taken:
-            self._warn_of_loss(record.iteration)
-        if self._sign is _Sign.SURE and record.result == "aggregated":
-            record.result = "missed"
+        if self._sign is not _Sign.NONE and (self._upload_taken or missed):
+            if not self._upload_taken:
+                self._warn_of_loss(record.iteration)
+            # What an earlier process of this silo has sent is no loss, and may be meant.
+            if self._sign is _Sign.SURE:
+                self._taken.append(record.iteration)
+                if record.result == "aggregated":
+                    record.result = "missed"
+        elif (self._conflict or self._sign is _Sign.SURE) and record.result != "aggregated":
+            self._log(
+                f"WARNING: the likely reason that iteration {record.iteration} came to nothing for "
+                f"this process is another one that uses its identity, {self._fl_id}: {FIX}"
+            )
+        self._follow_conflict(record.iteration)
+
+    def _follow_conflict(self, iteration: int) -> None:
+        """Forget the other process when it must have ended, having lost as many iterations."""
+        if self._sign is _Sign.SURE:
+            self._conflict, self._quiet = True, 0
+        elif iteration <= self._may_have_sent:
+            self._quiet += 1
+            self._conflict = self._conflict and self._quiet < MOST_TAKEN
 
     def _warn_of_loss(self, iteration: int) -> None:
         if self._sign is _Sign.SURE:

@@ -83,6 +83,41 @@ def test_the_second_process_of_an_identity_says_so_and_ends_after_two_lost_round
     assert "--silo_name or --first_worker_id" in str(error.value)
 
 
+def test_a_first_iteration_that_an_earlier_process_may_have_taken_is_no_loss():
+    """Whose upload counted there nobody can tell, so it ends no process, and stays as it was."""
+    second = Process()
+    second.joins(1, D)
+    assert second.sends(1, D) == "aggregated"
+    for iteration in (2, 3):
+        second.joins(iteration, D)
+        assert second.sends(iteration, D) == "missed"
+    with pytest.raises(IdentityTakenError, match=r"counted in the iterations 2 and 3"):
+        second.joins(4)
+
+
+def test_a_round_without_effect_names_the_other_process_while_it_is_known():
+    likely = "the likely reason that iteration {} came to nothing for this process is another one"
+    process = Process()
+    process.joins(1, A)
+    # Too late, and no word of anybody else.
+    assert process.sends(1, Outcome.OVER) == "missed"
+    assert not process.warnings()
+    process.joins(2, D)
+    process.sends(2, A, result="lost")
+    assert likely.format(2) in process.warnings()[-1] and NAME in process.warnings()[-1]
+    process.joins(3, A)
+    process.sends(3, Outcome.OVER)
+    assert likely.format(3) in process.warnings()[-1]
+    # The other one has lost two in a row then, which ends it.
+    for iteration in (4, 5):
+        process.joins(iteration, A)
+        process.sends(iteration, A)
+    said = len(process.lines)
+    process.joins(6, A)
+    process.sends(6, A, result="lost")
+    assert len(process.lines) == said
+
+
 def test_an_upload_that_counts_breaks_the_row():
     process = Process()
     for iteration in range(1, 40, 2):
