@@ -84,8 +84,8 @@ def take_threshold(base: Path, job: JobConfig, config: Any) -> None:
 def tell_missing_silos(base: Path, job: JobConfig, config: Any) -> None:
     """Say how many silos an iteration still needs, where it does.
 
-    Of servers on this machine Redis tells who has joined. Those elsewhere do not tell, so then
-    it is the silos on this machine that count.
+    Of servers on this machine Redis tells who has joined. Those elsewhere do not tell, neither
+    that nor what they need, so then it is only said what is known here.
     """
     addresses = addresses_of(config)
     settings, iteration, joined = _look(_store_of_servers(base, job.name, addresses))
@@ -95,12 +95,19 @@ def tell_missing_silos(base: Path, job: JobConfig, config: Any) -> None:
     missing = threshold - count
     if missing < 1:
         return
+    if not iteration:
+        run = "1 silo runs" if here == 1 else f"{here} silos run"
+        print(
+            f"{run} on this machine, and an iteration takes {threshold} by {THRESHOLD} of "
+            f"{job.path}; who has joined, and what the servers go by, is known where they were "
+            "started: tools/status.py there, and worker.log says what it waits for"
+        )
+        return
     have, start = ("silo has", "it") if missing == 1 else ("silos have", "them")
-    which = f"iteration {iteration}" if iteration else "an iteration"
     known = f"{joined} of {threshold} have" if joined else f"{here} of {threshold} run here"
     print(
-        f"{which} begins when {missing} more {have} joined ({known}): start {start}, or start the "
-        f"servers with --{THRESHOLD}={count}"
+        f"iteration {iteration} begins when {missing} more {have} joined ({known}): start {start}, "
+        f"or start the servers with --{THRESHOLD}={count}"
     )
 
 
