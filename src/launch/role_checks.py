@@ -11,7 +11,8 @@ from typing import Any
 
 import redis
 
-from src.data.mindrecord_file import BASE_NAME, check_mindrecord
+from src.data.coco_boxes import crowded_words
+from src.data.mindrecord_file import BASE_NAME, check_mindrecord, indexed_objects
 from src.errors import UserError
 from src.federated.aggregation import aggregation_of
 from src.job.addresses import (
@@ -150,6 +151,11 @@ def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         data, name = data_folder(config).absolute(), config.prefix or BASE_NAME
         return require_shards(data, numbers, name, config.batch_size, config.coco_classes)
 
+    def objects() -> str | Finding:
+        data, name = data_folder(config).absolute(), config.prefix or BASE_NAME
+        files = [data / f"mindrecord_{number}" / name for number in numbers]
+        return room_for_objects(files, config.num_gts)
+
     def room() -> str | Finding:
         kept = aggregation_of(job, config).silo_models
         return memory(f"{count} worker(s)", count * worker_bytes(config, kept))
@@ -162,6 +168,7 @@ def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         privacy_check(job, config),
         Check("workers", workers),
         Check("mindrecord", shards),
+        Check("objects", objects, after="mindrecord"),
         *resume_checks(job, base, config),
         *_pre_trained(config),
         Check("device", lambda: device(config.device_target, count, config.threads)),
@@ -307,6 +314,23 @@ def require_shards(
         f"(found: {', '.join(there[:8]) or 'no shard'}); {len(folders)} worker(s) need one shard "
         "each: make them with generate_mindrecord.py or start fewer (--local_worker_num)"
     )
+
+
+def room_for_objects(files: Iterable[Path], num_gts: int) -> str | Finding:
+    """Whether a batch has room for all objects of each image of checked MindRecords."""
+    most, crowded, unknown = 0, [], []
+    for file in files:
+        objects = indexed_objects(file)
+        if objects is None:
+            unknown.append(file.parent.name)
+            continue
+        most = max(most, *objects)
+        if words := crowded_words(objects, num_gts):
+            crowded.append(f"{file.parent.name}: {words}")
+    later = f"the index of {', '.join(unknown)} does not say: the worker counts at its start"
+    if crowded:
+        return Finding(WARN, "objects", "; ".join([*crowded, *([later] if unknown else [])]))
+    return later if unknown else f"up to {most} in an image, num_gts {num_gts} holds all"
 
 
 def _pre_trained(config: Any) -> list[Check]:

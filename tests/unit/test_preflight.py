@@ -1,6 +1,7 @@
 """The checks before a start: verdicts, what they look at, and the tool that lists them."""
 
 import json
+import re
 import socket
 from types import SimpleNamespace
 
@@ -351,6 +352,14 @@ def test_the_tool_when_all_is_well(tmp_path, redis, redis_port, shards):
     lines = result.stdout.splitlines()
     assert f"PASS  redis          127.0.0.1:{redis_port} answers, 0 keys of FasterRCNN" in lines
     assert any("mindrecord_0 2 images, mindrecord_1 2 images" in line for line in lines)
+    most = re.search(
+        r"PASS  objects        up to (\d+) in an image, num_gts \d+ holds all", result.stdout
+    )
+    room = f"--num_gts={int(most[1]) - 1}"
+    crowded = run(tmp_path, TOOL, *flags, "--role=worker", room).stdout
+    assert re.search(
+        r"WARN  objects        mindrecord_\d: \d images have more than num_gts", crowded
+    )
     assert lines[-1].endswith(" 0 FAIL")
     assert sorted(tmp_path.iterdir()) == before
 
