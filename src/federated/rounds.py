@@ -108,21 +108,6 @@ class Round:
         append_line(path, json.dumps(values))
 
 
-# Below this share of its iterations a job has failed, for the exit codes of workers and servers.
-LEAST_SHARE = 0.5
-
-
-def summary_of(aggregated: int, failed: int) -> str:
-    """Return how many iterations came to something, as in: 28 of 30 iterations aggregated."""
-    words = f"{aggregated} of {aggregated + failed} iterations aggregated"
-    return f"{words}, {failed} failed" if failed else words
-
-
-def has_failed(aggregated: int, failed: int) -> bool:
-    """Whether so few iterations were aggregated that the job counts as failed."""
-    return aggregated < LEAST_SHARE * (aggregated + failed)
-
-
 class Patience:
     """A wait that ends: each `pause` sleeps, and now and then says what for and until when.
 

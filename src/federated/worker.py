@@ -23,11 +23,12 @@ from src.federated.rank_start import is_leader, label_of, opened_ranks
 from src.federated.ranks import Ranks, WatchRanks
 from src.federated.resume import StateKeeper, require_same_job, resumed_state, set_momentum
 from src.federated.resume_state import ResumeState, state_file, terms_of_state
-from src.federated.rounds import Deadlines, SyncError, declared_size, has_failed, summary_of
+from src.federated.rounds import Deadlines, SyncError, declared_size
 from src.federated.task import Task
 from src.federated.travelling import local_names
 from src.job.addresses import server_addresses
 from src.job.console import log_to_console, say, say_settings
+from src.job.iteration_results import has_failed, summary_of
 from src.job.job_config import JobConfig
 from src.job.shard_folder import shard_of
 from src.job.status_file import DONE, StatusFile

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import psutil
 import redis
 
+from src.job.iteration_results import counts_of, has_failed, results_in, summary_of
+from src.job.job_start import job_start
 from src.launch.redis_store import FINISHED, JobStore
 from src.security.tls import from_record
 
@@ -29,9 +32,24 @@ class JobEnd:
         store: the job in Redis.
         http_port: port that silos connect to; 0 for the scheduler.
         fetch_timeout_s: how long after the last iteration a silo may take to fetch its model.
+        metrics: the engine's file of results, of all servers of the current folder; they tell
+            those of other machines through Redis.
+
+    Attributes:
+        failed: after the end of a server's job: too few of its iterations were aggregated.
     """
 
-    def __init__(self, store: JobStore, http_port: int, fetch_timeout_s: float):
+    def __init__(
+        self,
+        store: JobStore,
+        http_port: int,
+        fetch_timeout_s: float,
+        metrics: Path | None = None,
+    ):
+        self.failed = False
+        self._metrics = metrics
+        self._metrics_size = -1
+        self._noted: dict[int, bool] = {}
         self._store = store
         self._http_port = http_port
         self._fetch_timeout_s = fetch_timeout_s
@@ -52,6 +70,7 @@ class JobEnd:
         """The reason to end process `pid` now, or "" while it has to go on."""
         now = time.monotonic()
         try:
+            self._note_results()
             if self._store.status().get("runningState") != FINISHED:
                 self._finished_at = self._quiet_since = None
                 self._was_running = True
@@ -60,10 +79,39 @@ class JobEnd:
             if self._finished_at is None:
                 self._finished_at = now
             waited = now - self._finished_at
-            return self._server(pid, now, waited) if self._http_port else self._scheduler(waited)
+            if not self._http_port:
+                return self._scheduler(waited)
+            reason = self._server(pid, now, waited)
+            return self._with_results(reason) if reason else ""
         except redis.RedisError:
             # The engine rides out an absent Redis; without it nobody can say that the job is done.
             return ""
+
+    def _note_results(self) -> None:
+        """Enter in Redis what the engine's file says of iterations since the last time."""
+        if self._metrics is None:
+            return
+        try:
+            size = self._metrics.stat().st_size if self._metrics.is_file() else 0
+            if size == self._metrics_size:
+                return
+            found = results_in(self._metrics, job_start(Path.cwd()))
+            new = {n: result for n, result in found.items() if self._noted.get(n) != result}
+            if new:
+                self._store.note_results(new)
+        except (OSError, redis.RedisError):
+            return  # away, or full: the next look tries again
+        self._noted, self._metrics_size = found, size
+
+    def _with_results(self, reason: str) -> str:
+        """`reason` with what became of the job's iterations; sets `failed`."""
+        results = self._store.results()
+        if not results:
+            return reason
+        aggregated, failed = counts_of(results)
+        self.failed = has_failed(aggregated, failed)
+        unknown = self._last_iteration() - len(results)
+        return f"{reason}; {summary_of(aggregated, failed, unknown)}"
 
     def _server(self, pid: int, now: float, waited: float) -> str:
         peers = self._peers(pid)
@@ -154,4 +202,5 @@ def silo_at(peer: str) -> str:
 def job_end_from(values: dict[str, Any]) -> JobEnd:
     """A JobEnd from the plain values that a launcher writes into a supervisor's file."""
     store = JobStore(tuple(values["redis"]), values["fl_name"], tls=from_record(values["tls"]))
-    return JobEnd(store, values["http_port"], values["fetch_timeout_s"])
+    metrics = Path(values["metrics"]) if values.get("metrics") else None
+    return JobEnd(store, values["http_port"], values["fetch_timeout_s"], metrics)

@@ -70,6 +70,8 @@ class IterationState:
         threshold: silos that make it; None where nobody says.
         missing: silos of earlier iterations and of this folder that have not joined.
         unknown: further silos that are missing, of which only the number is known.
+        aggregated, failed: iterations that are over, by what became of them; None where nobody
+            says. Together they may be fewer than are over.
         source: "Redis", or "worker status" where Redis does not tell.
     """
 
@@ -80,6 +82,8 @@ class IterationState:
     sent: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unknown: int = 0
+    aggregated: int | None = None
+    failed: int | None = None
     source: str = ""
 
 

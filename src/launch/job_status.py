@@ -13,6 +13,7 @@ import redis
 
 from src.errors import UserError
 from src.job.addresses import parse_address
+from src.job.iteration_results import METRICS, counts_of, results_in, results_of_rounds
 from src.job.job_record import (
     COPIED,
     ELSEWHERE,
@@ -22,6 +23,7 @@ from src.job.job_record import (
     ProcessRecord,
     read_record,
 )
+from src.job.job_start import job_start
 from src.job.status_file import STOPPED_BY, exit_states, read_status, status_path
 from src.launch.job_state import (
     AWAY,
@@ -38,7 +40,7 @@ from src.launch.job_state import (
 from src.launch.management import Management
 from src.launch.redis_store import DISABLED, FINISHED, RUNNING, STOPPED, JobStore
 from src.launch.time_left import time_left
-from src.reporting.run_folder import started_commands
+from src.reporting.run_folder import read_json_lines, started_commands
 from src.security.tls import explain
 
 ROLES = ("scheduler", "server", *WORKER_ROLES)
@@ -87,6 +89,8 @@ class Collector:
         self._ask_scheduler(status, record)
         if status.iteration.number is None:
             _iteration_from_silos(status)
+        if status.iteration.aggregated is None:
+            self._results_from_files(status)
         self._name_the_missing(status.iteration, status.silos)
         if status.word == RUNNING_JOB:
             paused = status.cluster in ("disabled", "finished")
@@ -145,7 +149,19 @@ class Collector:
         found.joined = plain_names(store.joined(current))
         found.sent = plain_names(store.uploaded(current))
         found.number, found.source = min(current, found.of or current), "Redis"
+        if results := store.results():
+            found.aggregated, found.failed = counts_of(results)
         self._seen |= {*found.joined, *plain_names(store.uploaded(current - 1))}
+
+    def _results_from_files(self, status: JobStatus) -> None:
+        """Where Redis does not tell: what the servers of this folder wrote, or else its workers."""
+        results = results_in(self.folder / METRICS, job_start(self.folder))
+        if not results:
+            paths = [self.folder / silo.label / "rounds.jsonl" for silo in status.silos]
+            lines = [line for path in paths for line in read_json_lines(path, ("iteration",), [])]
+            results = results_of_rounds(lines)
+        if results:
+            status.iteration.aggregated, status.iteration.failed = counts_of(results)
 
     def _ask_scheduler(self, status: JobStatus, record: JobRecord) -> None:
         started = [p.address for p in record.running("scheduler")]

@@ -106,6 +106,7 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
         note_start(base)
     grace_s = _grace_of_servers(job, base)  # before the engine's file leaves the key out
     command = role_command("MS_SERVER", job, base, config.config_path)
+    metrics = job["summary.metrics_file"]  # absolute in the engine's file
     roles = [
         Role(
             role="server",
@@ -118,7 +119,7 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
                 f"--label={role_folder('server', number)}",
             ],
             address=f"{host}:{ports[number]}",
-            job_end=_job_end(job, ports[number], config.fetch_timeout),
+            job_end=_job_end(job, ports[number], config.fetch_timeout, metrics),
             env={"GLOG_v": "1"},
             rotation=rotation(config),
             grace_s=grace_s,
@@ -280,13 +281,16 @@ def _grace_of_servers(job: JobConfig, base: Path) -> float:
     return RATES_GRACE_S
 
 
-def _job_end(job: JobConfig, http_port: int, fetch_timeout_s: float) -> dict[str, Any]:
+def _job_end(
+    job: JobConfig, http_port: int, fetch_timeout_s: float, metrics: str = ""
+) -> dict[str, Any]:
     return {
         "redis": list(job.redis_address),
         "fl_name": job.name,
         "http_port": http_port,
         "fetch_timeout_s": fetch_timeout_s,
         "tls": as_record(job.tls),
+        "metrics": metrics,
     }
 
 

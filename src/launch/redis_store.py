@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,21 @@ class JobStore:
 
     def _fetching_key(self) -> str:
         return f"ms_fl:{self.fl_name}:{self.instance()}:lastModelFetching:Hash"
+
+    def note_results(self, results: Mapping[int, bool]) -> None:
+        """Enter whether each of these iterations was aggregated."""
+        key = self._results_key()
+        self._redis.hset(key, mapping={str(n): int(ok) for n, ok in results.items()})
+        self._redis.expire(key, 7 * 24 * 3600)  # as long as the engine keeps the settings
+
+    def results(self) -> dict[int, bool]:
+        """Whether each iteration that is over was aggregated, of those that a server has noted."""
+        current = int(self.status().get("iterationNum", "0"))
+        noted = {int(n): ok == "1" for n, ok in self._redis.hgetall(self._results_key()).items()}
+        return {number: noted[number] for number in sorted(noted) if number < current}
+
+    def _results_key(self) -> str:
+        return f"ms_fl:{self.fl_name}:{self.instance()}:iterationResults:Hash"
 
     def heartbeats(self) -> dict[str, int]:
         """Milliseconds to live of each server's sign of life; servers renew theirs each second."""

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Callable, TextIO
 
+from src.job.iteration_results import summary_of
 from src.launch.job_state import (
     FAILED,
     NOTHING,
@@ -57,12 +58,24 @@ def headline(status: JobStatus) -> str:
     iteration = status.iteration
     if iteration.number is not None:
         parts.append(f"iteration {iteration.number} of {iteration.of or '?'}")
+    if iteration.aggregated is not None and (iteration.failed or status.word != RUNNING_JOB):
+        parts.append(_results(status))
     if status.word == RUNNING_JOB and status.cluster == "finished":
         parts.append("its processes are ending")
     elif status.word == RUNNING_JOB:
         eta = status.eta_s
         parts.append("time left unknown" if eta is None else f"about {duration(eta)} left")
     return ", ".join(parts)
+
+
+def _results(status: JobStatus) -> str:
+    """What became of the iterations that are over, as far as it is known."""
+    iteration = status.iteration
+    aggregated, failed = iteration.aggregated or 0, iteration.failed or 0
+    over = (iteration.number or 1) - 1
+    if status.cluster == "finished":
+        over = iteration.of or 0
+    return summary_of(aggregated, failed, over - aggregated - failed)
 
 
 def duration(seconds: float) -> str:
@@ -152,7 +165,8 @@ def _failures(status: JobStatus) -> list[str]:
             lines.append(f"{p.label} failed: {reasons.get(p.label) or p.reason} (see {p.log})")
         elif p.state == STOPPED_ROLE:
             lines.append(f"{p.label} was {p.reason} (see {p.log})")
-    if lines and any(p.role == "server" and p.state == RUNNING_JOB for p in status.processes):
+    serves = any(p.role == "server" and p.state == RUNNING_JOB for p in status.processes)
+    if lines and serves and status.cluster != "finished":
         lines.append(
             "the servers wait for it: start it again, or finish_cross_silo_fasterrcnn.py ends all"
         )

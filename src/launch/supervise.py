@@ -217,15 +217,17 @@ class Supervisor:
     def _outcome(self, returncode: int) -> tuple[int, str]:
         """Exit code and reason: why the role ended decides, not how it died.
 
-        With the job done it is a success, also where the engine had to be killed; so is a worker
-        that a signal hits after it has said that it is finished.
+        With the job done it is a success, also where the engine had to be killed, unless too few
+        of its iterations were aggregated; so is a worker that a signal hits after it has said that
+        it is finished.
         """
         signal_name = signal.Signals(-returncode).name if returncode < 0 else ""
         # A role that has no handler of its own dies of SIGTERM, or says so by 128 + 15.
         as_asked = returncode in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
         if self._done:
             how = "had to be killed" if self._killed else f"ended with {as_exit_code(returncode)}"
-            return 0, self._done if as_asked else f"{self._done} (it {how})"
+            failed = self._end is not None and self._end.failed
+            return int(failed), self._done if as_asked else f"{self._done} (it {how})"
         if (self._stopped or signal_name) and self._is_finished():
             return 0, f"finished, then {self._stopped or f'killed by {signal_name}'}"
         if self._killed:

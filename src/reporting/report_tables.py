@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from src.job.iteration_results import counts_of, has_failed, summary_of
 from src.reporting.log_events import Event, RunLogs
 from src.reporting.round_plots import phase_seconds
 from src.reporting.run_folder import Run, Silo
@@ -50,18 +51,29 @@ class Table:
 
 def cards(run: Run, settings: Settings, logs: RunLogs) -> list[Card]:
     """The figures at the top."""
-    done = max((int(r["iteration"]) for silo in run.silos for r in silo.rounds), default=0)
+    seen = [int(r["iteration"]) for silo in run.silos for r in silo.rounds]
+    done = max([*seen, *run.results], default=0)
     of = f" of {settings.iterations}" if settings.iterations else ""
     faults, warnings = total(logs.events, "fault"), total(logs.events, "warning")
     images = [count for count in (_images_of(run, silo) for silo in run.silos) if count]
     return [
-        Card("iterations done", f"{done}{of}"),
+        Card("iterations done", f"{done}{of}", *_results(run, done)),
         Card("silos", str(len(run.silos)), f"{sum(images)} images" if images else ""),
         *_loss_card(run),
         *_metric_card(run),
         Card("faults", str(faults), f"warnings: {warnings}", bad=faults > 0),
         *_time_card(logs),
     ]
+
+
+def _results(run: Run, done: int) -> tuple[str, bool]:
+    """What became of the iterations, and whether too many of them failed."""
+    if not run.results:
+        return "", False
+    aggregated, failed = counts_of(run.results)
+    return summary_of(aggregated, failed, done - aggregated - failed), has_failed(
+        aggregated, failed
+    )
 
 
 def total(events: Sequence[Event], level: str) -> int:

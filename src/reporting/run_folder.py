@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
+from src.job.iteration_results import METRICS, results_in, results_of_rounds
 from src.job.job_record import FOLDER
 from src.job.job_start import job_start
 from src.job.log_files import read_log
@@ -79,6 +80,7 @@ class Run:
         evaluations: who measured the global model, and the lines of that metrics.jsonl.
         notes: lines of files that could not be read, for the reader of a report.
         started: when the job began; None where the folder does not tell.
+        results: whether each iteration was aggregated, as servers here or else its silos say.
     """
 
     folder: Path
@@ -87,6 +89,7 @@ class Run:
     evaluations: list[tuple[str, list[dict[str, Any]]]]
     notes: list[str] = field(default_factory=list)
     started: datetime | None = None
+    results: dict[int, bool] = field(default_factory=dict)
 
 
 def read_run(folder: Path, metrics: Path | None = None) -> Run:
@@ -114,7 +117,9 @@ def read_run(folder: Path, metrics: Path | None = None) -> Run:
                 "tools/evaluate.py --watch --output writes one"
             )
         evaluations.append((metrics.name, _by_iteration(lines)))
-    return Run(folder, silos, statuses, evaluations, notes, started)
+    results = results_in(folder / METRICS, started)
+    results = results or results_of_rounds(line for silo in silos for line in silo.rounds)
+    return Run(folder, silos, statuses, evaluations, notes, started, results)
 
 
 def require_losses(run: Run) -> list[Silo]:

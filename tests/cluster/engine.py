@@ -9,12 +9,14 @@ Everything lives in a temporary folder, on free ports, and ends when the block d
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,9 @@ from certificate_files import passwords_of, write_tls_job
 from ports import free_ports
 from tls_front import TlsFront
 
+from src.launch.processes import SUPERVISOR
 from src.launch.redis_store import redis_binary
+from src.launch.supervise import SuperviseSpec
 
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0
@@ -110,10 +114,15 @@ class Engine:
         wait_for(lambda: listens(self.redis_address), START_SECONDS, "redis-server")
 
     def start_server(self, number: int, wait: bool = True) -> None:
+        self._start(f"server_{number}", self.server_command(number))
+        if wait:
+            self.wait_for_server(number)
+
+    def server_command(self, number: int) -> list[str]:
         # One for all servers, as the launcher has it: only one of them writes an iteration's model.
         checkpoints = self.folder / "ckpt"
         checkpoints.mkdir(exist_ok=True)
-        command = [
+        return [
             sys.executable,
             str(Path(__file__).resolve()),
             str(self.yaml_path),
@@ -121,9 +130,28 @@ class Engine:
             str(checkpoints),
             str(self.folder / "weights.npz"),
         ]
-        self._start(f"server_{number}", command)
-        if wait:
-            self.wait_for_server(number)
+
+    def supervise_server(self, number: int) -> None:
+        """Start it as launchers do, below a supervisor that ends it with the job."""
+        label, redis_port = f"server_{number}", int(self.redis_address.rsplit(":", 1)[1])
+        spec = SuperviseSpec(
+            label=label,
+            argv=self.server_command(number),
+            log=str(self.folder / f"{label}.log"),
+            exit_file=str(self.folder / f"{label}.exit.json"),
+            job_end={
+                "redis": ["127.0.0.1", redis_port],
+                "fl_name": self.fl_name,
+                "http_port": int(self.addresses[number].rsplit(":", 1)[1]),
+                "fetch_timeout_s": START_SECONDS,
+                "tls": {},
+                "metrics": str(self.folder / "metrics.json"),
+            },
+        )
+        path = self.folder / f"{label}.json"
+        path.write_text(json.dumps(asdict(spec)))
+        self._start(label, [sys.executable, str(SUPERVISOR), str(path)])
+        self.wait_for_server(number)
 
     def wait_for_server(self, number: int) -> None:
         def ready() -> bool:

@@ -172,7 +172,8 @@ def test_a_job_with_upstreams_federation_file_ends_as_a_success(job):
         assert "killing it" not in job.log(label)
     said = run(job.folder, "tools/status.py")
     assert said.returncode == 10
-    assert "FasterRCNN: finished, iteration 1 of 1" in said.stdout
+    line = "FasterRCNN: finished, iteration 1 of 1, 1 of 1 iterations aggregated\n"
+    assert line in said.stdout
     assert said.stdout.count("ended 0") == 2
     assert "Run] Start http server!" in job.log("scheduler")
     assert not list(job.folder.parent.glob("*_flow_server*"))
@@ -185,7 +186,8 @@ def test_a_folder_for_traffic_files_is_heeded_and_waited_for(job):
     one_iteration(job)
     job.wait_for_end()
     assert job.exit_codes() == {"server_0": 0}
-    assert "job finished, every silo has left; exit code 0" in job.log("server_0")
+    said = "job finished, every silo has left; 1 of 1 iterations aggregated; exit code 0"
+    assert said in job.log("server_0")
     # It holds the seconds of whole minutes: nothing yet of a job that was shorter.
     assert list((job.folder / "traffic").glob("*_flow_server*.json"))
 

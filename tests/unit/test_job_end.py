@@ -1,5 +1,6 @@
 """When servers and scheduler may end, by what Redis and the servers' connections say."""
 
+import json
 import os
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import redis
 
 from src.launch import job_end
 from src.launch.job_end import QUIET_S, JobEnd, job_end_from, silo_at
-from src.launch.redis_store import FINISHED, RUNNING
+from src.launch.redis_store import FINISHED, RUNNING, JobStore
 
 FETCH_S = 40.0
 LEFT = "job finished, every silo has left"
@@ -27,6 +28,16 @@ class Job:
         self.servers: dict[str, int] = {}
         self.sent, self.result = ["clinic_0"], "Weight aggregation finished!"
         self.seen: dict[str, int] = {}
+        self.noted: dict[int, bool] = {}
+        self.refuses = False
+
+    def note_results(self, results):
+        if self.refuses:
+            raise redis.exceptions.OutOfMemoryError("used memory > 'maxmemory'")
+        self.noted.update(results)
+
+    def results(self):
+        return self.noted
 
     def note_fetching(self, server, silos):
         self.seen[server] = silos
@@ -60,9 +71,9 @@ def after(job, end, seconds):
     return end.poll(1)
 
 
-def finished(job, silos=("clinic:1",)):
+def finished(job, silos=("clinic:1",), metrics=None):
     """The end of a server that has seen the job run, with silos connected, until now."""
-    end = JobEnd(job, 7000, FETCH_S)
+    end = JobEnd(job, 7000, FETCH_S, metrics)
     job.state, job.silos = RUNNING, list(silos)
     assert after(job, end, 100 * FETCH_S) == ""
     job.state, job.silos = FINISHED, []
@@ -92,6 +103,63 @@ def test_a_silo_that_comes_back_begins_the_quiet_time_again(job):
     assert after(job, end, 0.125) == ""
     assert after(job, end, QUIET_S - 0.125) == ""
     assert after(job, end, 0.125) == LEFT
+
+
+def engines_file(folder, *results):
+    path = folder / "metrics.json"
+    lines = [
+        json.dumps({"currentIteration": n, "iterationResult": "success" if result else "fail"})
+        for n, result in enumerate(results, 1)
+    ]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("results", "words", "failed"),
+    [
+        ([True] * 5, "5 of 5 iterations aggregated", False),
+        ([True, True, True, False, False], "3 of 5 iterations aggregated, 2 failed", False),
+        ([True, True, False, False, False], "2 of 5 iterations aggregated, 3 failed", True),
+        ([False] * 5, "0 of 5 iterations aggregated, 5 failed", True),
+    ],
+)
+def test_a_server_ends_with_what_became_of_the_iterations(job, tmp_path, results, words, failed):
+    end = finished(job, metrics=engines_file(tmp_path, *results))
+    assert after(job, end, QUIET_S) == f"{LEFT}; {words}"
+    assert end.failed == failed
+    late = finished(job, metrics=tmp_path / "metrics.json")
+    job.silos = ["clinic:1"]
+    assert after(job, late, FETCH_S + 5) == f"job finished; {words}"
+    assert late.failed == failed
+
+
+def test_servers_of_two_machines_judge_what_both_have_ended(job, tmp_path):
+    """A machine enters what is new in its own file, not what it has entered once more."""
+    path = engines_file(tmp_path, False, False)
+    end = JobEnd(job, 7000, FETCH_S, path)
+    job.state, job.silos = RUNNING, ["clinic:1"]
+    after(job, end, 1)
+    # The job went back to iteration 2, which the other machine's server has ended then.
+    job.noted.update({2: True, 4: True})
+    engines_file(tmp_path, False, False, True)
+    after(job, end, 1)
+    assert job.noted == {1: False, 2: True, 3: True, 4: True}
+    job.state, job.silos = FINISHED, []
+    after(job, end, 1)
+    words = "3 of 4 iterations aggregated, 1 failed (of 1 more nothing is known)"
+    assert after(job, end, QUIET_S) == f"{LEFT}; {words}"
+    assert not end.failed
+
+
+def test_results_that_redis_has_no_room_for_are_entered_later_and_keep_nobody(job, tmp_path):
+    path = engines_file(tmp_path, False, False, False, False, True)
+    job.refuses = True
+    end = finished(job, metrics=path)
+    assert after(job, end, QUIET_S) == LEFT
+    end = finished(job, metrics=path)
+    job.refuses = False
+    assert after(job, end, QUIET_S) == f"{LEFT}; 1 of 5 iterations aggregated, 4 failed"
 
 
 def test_a_silo_that_was_away_at_the_end_is_waited_for(job):
@@ -237,6 +305,23 @@ def test_a_process_that_has_ended_has_no_peers():
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     assert JobEnd(Job(), 7000, FETCH_S)._peers(ended.pid) == []
+
+
+def test_results_of_a_job_are_kept_in_redis_by_its_instance(redis, redis_port):
+    store = JobStore(("127.0.0.1", redis_port), "job")
+    redis.set("ms_fl:job:InstanceName:String", "i")
+    redis.hset("ms_fl:job:i:status:Hash", "iterationNum", 11)
+    assert store.results() == {}
+    store.note_results({10: True, 2: False})
+    store.note_results({1: True, 2: True, 3: False})
+    # An iteration that is not over yet is of before the job went back to it.
+    store.note_results({11: True, 12: True})
+    assert list(store.results().items()) == [(1, True), (2, True), (3, False), (10, True)]
+    assert redis.ttl("ms_fl:job:i:iterationResults:Hash") > 24 * 3600
+    redis.set("ms_fl:job:InstanceName:String", "another")
+    assert store.results() == {}
+    assert store.purge() == 3
+    store.close()
 
 
 def test_it_is_made_of_what_a_launcher_writes(redis, redis_port):

@@ -13,6 +13,8 @@ from run_folders import own_line, write_metrics, write_rounds, write_worker
 
 from src.reporting import html_report
 from src.reporting.html_report import build_page
+from src.reporting.log_events import read_logs
+from src.reporting.report_tables import Card, cards
 from src.reporting.round_plots import phase_seconds, seconds_figure
 from src.reporting.run_folder import read_run
 from src.reporting.run_settings import read_settings
@@ -54,6 +56,34 @@ class Page(HTMLParser):
     @property
     def text(self):
         return " ".join(self.words)
+
+
+@pytest.mark.parametrize(
+    ("results", "words", "bad"),
+    [
+        (["aggregated", "lost", "missed"], "2 of 3 iterations aggregated, 1 failed", False),
+        (["lost", "lost", "aggregated"], "1 of 3 iterations aggregated, 2 failed", True),
+        (["aggregated"] * 3, "3 of 3 iterations aggregated", False),
+    ],
+)
+def test_the_first_figure_tells_how_many_iterations_failed(tmp_path, results, words, bad):
+    worker = write_worker(tmp_path / "worker_0", [[4.0]] * 3)
+    rounds = [{"iteration": n, "upload_s": 1.0, "wait_s": 1.0, "download_s": 1.0, "round_s": 9.0}
+              for n in (1, 2, 3)]  # fmt: skip
+    lines = [json.dumps({**line, "result": one}) for line, one in zip(rounds, results)]
+    (worker / "rounds.jsonl").write_text("\n".join(lines) + "\n")
+    assert first_card(tmp_path) == Card("iterations done", "3", words, bad)
+    # What the servers have written counts for more.
+    (tmp_path / "server_0").mkdir()
+    entries = [{"currentIteration": n, "iterationResult": "fail"} for n in (1, 2)]
+    (tmp_path / "server_0" / "metrics.json").write_text("\n".join(map(json.dumps, entries)))
+    words = "0 of 2 iterations aggregated, 2 failed (of 1 more nothing is known)"
+    assert first_card(tmp_path) == Card("iterations done", "3", words, bad=True)
+
+
+def first_card(folder):
+    run = read_run(folder)
+    return cards(run, read_settings(folder), read_logs(run))[0]
 
 
 @pytest.fixture

@@ -263,6 +263,50 @@ def test_finished(job, redis):
     assert "all 5 iterations are done" in lines_of(status)
 
 
+def note_results(redis, results):
+    """As the servers' supervisors do; the engine's own keys are those of `fill`."""
+    port = redis.connection_pool.connection_kwargs["port"]
+    store = JobStore(("127.0.0.1", port), JOB)
+    store.note_results(dict(enumerate(results, 1)))
+    store.close()
+
+
+def test_the_first_line_tells_how_many_iterations_failed(job, redis):
+    job.start("server")
+    fill(redis, 4, [])
+    note_results(redis, [True, True, True])
+    assert "aggregated" not in lines_of(job.collect())[0]
+    note_results(redis, [True, False, True])
+    status = job.collect()
+    assert ", 2 of 3 iterations aggregated, 1 failed, " in lines_of(status)[0]
+    assert (status.iteration.aggregated, status.iteration.failed) == (2, 1)
+    fill(redis, 6, [], state=2)
+    note_results(redis, [False, False, True, False, True])
+    reason = "job finished, every silo has left; 2 of 5 iterations aggregated, 3 failed"
+    job.end("server_0", code=1, reason=reason)
+    status = job.collect()
+    assert (status.word, as_values(status)["exit_code"]) == ("failed", 11)
+    headline, *_ = lines = lines_of(status)
+    assert headline.endswith(": failed, iteration 5 of 5, 2 of 5 iterations aggregated, 3 failed")
+    assert f"  note: server_0 failed: {reason} (see server_0/server.log)" in lines
+
+
+def test_without_redis_the_folders_files_tell_what_became_of_iterations(job):
+    job.start("worker", 0)
+    job.says("worker_0", phase="train", iteration=4, iterations=9)
+    line = {"iteration": 1, "result": "aggregated"}
+    rounds = [line, {**line, "iteration": 2, "result": "lost"}]
+    (job.folder / "worker_0" / "rounds.jsonl").write_text("\n".join(map(json.dumps, rounds)))
+    with update_record(job.folder) as record:
+        record.redis = "127.0.0.1:1"
+    words = "1 of 2 iterations aggregated, 1 failed (of 1 more nothing is known)"
+    assert words in lines_of(job.collect())[0]
+    (job.folder / "server_0").mkdir()
+    lines = [{"currentIteration": n, "iterationResult": "fail"} for n in (1, 2, 3)]
+    (job.folder / "server_0" / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
+    assert "0 of 3 iterations aggregated, 3 failed, " in lines_of(job.collect())[0]
+
+
 @pytest.mark.parametrize(
     ("code", "reason", "said", "told"),
     [
@@ -281,6 +325,11 @@ def test_a_worker_that_failed_while_servers_wait(job, redis, code, reason, said,
     text = "\n".join(lines_of(status))
     assert f"worker_0 {told}" in text
     assert "the servers wait for it" in text
+    # Nothing is left to wait for.
+    fill(redis, 6, [], state=2)
+    text = "\n".join(lines_of(job.collect()))
+    assert f"worker_0 {told}" in text
+    assert "the servers wait for it" not in text
 
 
 def test_a_worker_killed_with_its_supervisor_after_it_was_finished_has_ended_well(job, redis):

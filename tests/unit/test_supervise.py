@@ -98,6 +98,21 @@ def test_a_role_whose_job_is_done_is_a_success_however_it_dies(
     assert role.end() == (0, f"job finished, every silo has left{how}")
 
 
+@pytest.mark.parametrize(("good", "code"), [(2, 0), (1, 1), (0, 1)])
+def test_a_server_of_a_job_that_came_to_too_little_has_failed(
+    supervised, finished_job, redis, tmp_path, good, code
+):
+    redis.hset(f"ms_fl:{JOB}:i:status:Hash", "iterationNum", 5)
+    metrics = tmp_path / "metrics.json"
+    results = ["success"] * good + ["fail"] * (4 - good)
+    lines = [{"currentIteration": n, "iterationResult": r} for n, r in enumerate(results, 1)]
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    job_end = {**finished_job, "metrics": str(metrics)}
+    role = supervised("server_0", STUBBORN, job_end=job_end, grace_s=0.5)
+    words = f"{good} of 4 iterations aggregated, {4 - good} failed (it had to be killed)"
+    assert role.end() == (code, f"job finished, every silo has left; {words}")
+
+
 def test_a_signal_to_a_role_whose_job_is_done_takes_nothing_of_the_success(
     supervised, finished_job
 ):

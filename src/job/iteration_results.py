@@ -1,0 +1,83 @@
+"""What became of a job's iterations: those that the servers aggregated, and those that failed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from src.files import numbered
+
+# Below this share of its iterations a job has failed, for the exit codes of workers and servers.
+LEAST_SHARE = 0.5
+# Of the engine; each server of a folder writes those iterations into it that it has ended.
+METRICS = Path("server_0") / "metrics.json"
+
+
+def summary_of(aggregated: int, failed: int, unknown: int = 0) -> str:
+    """Return how many iterations came to something, as in: 28 of 30 iterations aggregated.
+
+    Args:
+        unknown: iterations that are over too, and of which nothing tells what became of them.
+    """
+    words = f"{aggregated} of {aggregated + failed} iterations aggregated"
+    words += f", {failed} failed" if failed else ""
+    return f"{words} (of {unknown} more nothing is known)" if unknown > 0 else words
+
+
+def has_failed(aggregated: int, failed: int) -> bool:
+    """Whether so few iterations were aggregated that the job counts as failed."""
+    return aggregated < LEAST_SHARE * (aggregated + failed)
+
+
+def counts_of(results: Mapping[int, bool]) -> tuple[int, int]:
+    """Return how many iterations were aggregated, and how many failed."""
+    aggregated = sum(results.values())
+    return aggregated, len(results) - aggregated
+
+
+def results_in(metrics: Path, started: datetime | None = None) -> dict[int, bool]:
+    """Return whether each iteration was aggregated, as the engine's files tell.
+
+    Args:
+        metrics: the engine's file; in server_0.1, server_0.2, ... are those of earlier servers.
+        started: when the job began, in local time; files of before are of another job.
+    """
+    results: dict[int, bool] = {}
+    earlier = [folder / metrics.name for folder in numbered(metrics.parent)]
+    for path in [*earlier, metrics]:
+        if not path.is_file():
+            continue
+        if started and datetime.fromtimestamp(path.stat().st_mtime) < started:
+            continue
+        for number, aggregated in _entries(path):
+            # Servers that have gone back to an iteration do the later ones again.
+            results = {n: result for n, result in results.items() if n < number}
+            results[number] = aggregated
+    return results
+
+
+def results_of_rounds(rounds: Iterable[Mapping[str, Any]]) -> dict[int, bool]:
+    """Return the same as silos saw it, from the lines of their rounds.jsonl.
+
+    One that was aggregated without a silo is so all the same.
+    """
+    results: dict[int, bool] = {}
+    for line in rounds:
+        number = int(line["iteration"])
+        results[number] = results.get(number, False) or line.get("result") != "lost"
+    return results
+
+
+def _entries(path: Path) -> Iterable[tuple[int, bool]]:
+    """Return number and result of each whole line; a kill may leave half a one at the end."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        number = entry.get("currentIteration") if isinstance(entry, dict) else None
+        if isinstance(number, int) and "iterationResult" in entry:
+            yield number, entry["iterationResult"] == "success"
