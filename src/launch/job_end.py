@@ -88,7 +88,11 @@ class JobEnd:
             return ""
 
     def _note_results(self) -> None:
-        """Enter in Redis what the engine's file says of iterations since the last time."""
+        """Enter in Redis what the engine's file says of iterations since the last time.
+
+        And what Redis does not hold, having come back empty; what it holds may be another machine's
+        later word.
+        """
         if self._metrics is None:
             return
         try:
@@ -96,7 +100,12 @@ class JobEnd:
             if size == self._metrics_size:
                 return
             found = results_in(self._metrics, job_start(Path.cwd()))
-            new = {n: result for n, result in found.items() if self._noted.get(n) != result}
+            held, first = self._store.results(), self._metrics_size < 0
+            new = {
+                n: result
+                for n, result in found.items()
+                if n not in held or (not first and self._noted.get(n) != result)
+            }
             if new:
                 self._store.note_results(new)
         except (OSError, redis.RedisError):

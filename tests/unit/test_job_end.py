@@ -152,6 +152,27 @@ def test_servers_of_two_machines_judge_what_both_have_ended(job, tmp_path):
     assert not end.failed
 
 
+def test_a_redis_that_comes_back_empty_is_told_again_what_the_files_hold(job, tmp_path):
+    end = finished(job, metrics=engines_file(tmp_path, True, True, True))
+    job.noted.clear()
+    engines_file(tmp_path, True, True, True, False, False)
+    job.state = RUNNING
+    after(job, end, 1)
+    assert job.noted == {1: True, 2: True, 3: True, 4: False, 5: False}
+
+
+def test_servers_that_start_later_take_redis_word_before_their_folders(job, tmp_path):
+    """Another machine has ended iteration 2 after the job went back to it."""
+    job.noted.update({2: True})
+    end = JobEnd(job, 7000, FETCH_S, engines_file(tmp_path, True, False))
+    job.state = RUNNING
+    after(job, end, 1)
+    assert job.noted == {1: True, 2: True}
+    engines_file(tmp_path, True, False, False)
+    after(job, end, 1)
+    assert job.noted == {1: True, 2: True, 3: False}
+
+
 def test_results_that_redis_has_no_room_for_are_entered_later_and_keep_nobody(job, tmp_path):
     path = engines_file(tmp_path, False, False, False, False, True)
     job.refuses = True
