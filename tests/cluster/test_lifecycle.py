@@ -203,7 +203,7 @@ def test_a_silo_that_never_fetches_the_last_model_is_named_and_the_servers_end(j
     log = job.log("server_0")
     assert "WARNING: not every silo has fetched the last model within 3 s" in log
     assert "silos of iteration 1: slow silo" in log
-    assert "job finished; exit code 0" in log
+    assert "job finished; 1 of 1 iterations aggregated; exit code 0" in log
     client.close()
 
 
