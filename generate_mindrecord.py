@@ -24,7 +24,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from src.errors import UserError, require_packages, run_command
+from src.errors import UserError, require_packages, run_command, user_path
 
 require_packages()
 
@@ -70,7 +70,7 @@ def generate_coco_mindrecord(
     name = config.prefix or BASE_NAME
     if Path(name).name != name:
         raise UserError(f"prefix {name}: expected the name of a file, without a folder")
-    target = Path(config.mindrecord_dir).expanduser() / name
+    target = user_path(config.mindrecord_dir) / name
     if not overwrite and is_whole(target):
         return _kept(config, target)
     return data_to_mindrecord_byte_image(config, config.dataset, True, name, 1, verify).lines()

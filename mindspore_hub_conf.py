@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError
+from src.errors import UserError, user_path
 from src.evaluation.checkpoints import load_detector
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.model_utils.config import DEFAULT_CONFIG, Config, check_values, load_config
@@ -52,7 +52,7 @@ def create_network(
         settled = load_config(config or DEFAULT_CONFIG, **kwargs)
     network = Faster_Rcnn_Resnet(settled)
     given = getattr(settled, "ckpt_file", "")
-    checkpoint = Path(given).expanduser()
+    checkpoint = user_path(given)
     if given and "ckpt_file" not in kwargs and not checkpoint.exists():
         # Upstream's own file names one of its machines, and upstream does not load it here.
         warnings.warn(

@@ -24,7 +24,7 @@ if not __package__:
     # As a script: Python looks in src/ itself, where modules are not to be found by short names.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from src.errors import UserError, require_packages, run_command
+from src.errors import UserError, require_packages, run_command, user_path
 
 require_packages()
 
@@ -103,11 +103,11 @@ def main() -> None:
     if args.bn_eps is not None and not 0 <= args.bn_eps <= 1 or math.isnan(args.bn_eps or 0):
         raise UserError(f"--bn_eps is {args.bn_eps}, expected 0 to 1")
     classes = [name.strip() for name in args.classes.split(",")] if args.classes else None
-    path = args.ckpt_file.expanduser()
+    path = user_path(args.ckpt_file)
     shapes = parameter_shapes(load_config(backbone=args.backbone or V1_5))
     converted = convert(path, shapes, args.backbone, args.bn_eps, classes)
     default = Path("detector.ckpt" if converted.kind.whole else "backbone.ckpt")
-    out = (args.out or default).expanduser()
+    out = user_path(args.out or default)
     if out.suffix != ".ckpt" or out.absolute() == path.absolute():
         raise UserError(f"--out {out}: expected a name that ends in .ckpt, and not the source's")
     write(converted, out)

@@ -8,6 +8,7 @@ import os
 import select
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Callable
 
 from src.files import MENDS, reason
@@ -24,6 +25,24 @@ class UserError(Exception):
     def __init__(self, message: str):
         # What it quotes from a file may hold line breaks, or sequences that a terminal obeys.
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
+
+def user_path(path: str | Path) -> Path:
+    """A path that a user gave, with the home folder in place of ~ or ~name at its beginning.
+
+    Raises:
+        UserError: nobody knows that folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except (KeyError, RuntimeError) as error:  # the first in Python 3.9, without an own entry
+        begin = Path(path).parts[0]
+        why = "HOME is not set, and the system does not know this user"
+        if begin != "~":
+            why = f"the system knows no user {begin[1:]}"
+        raise UserError(
+            f"{path}: the folder of {begin} is not known ({why}); write the whole path"
+        ) from error
 
 
 class StartError(Exception):

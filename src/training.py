@@ -14,7 +14,7 @@ from mindspore.train.callback import Callback, RunContext
 from src.data.coco_boxes import crowded_words
 from src.data.mindrecord_file import BASE_NAME, check_mindrecord, shard_number
 from src.dataset import create_fasterrcnn_dataset, objects_per_image
-from src.errors import UserError
+from src.errors import UserError, user_path
 from src.evaluation.evaluator import Evaluator
 from src.evaluation.validation_set import open_validation
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
@@ -82,7 +82,7 @@ def build_detector(config: Config) -> tuple[nn.Cell, str]:
     net.set_train()
     if not config.pre_trained:
         return net, f"weights drawn from seed {config.seed}"
-    path = Path(config.pre_trained).expanduser()
+    path = user_path(config.pre_trained)
     content = read_checkpoint(path)
     mark, scores = content.get(FEATURE_NAME), content.get(SCORES[1])
     require_trainable(

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.errors import require_packages, run_command
+from src.errors import require_packages, run_command, user_path
 
 require_packages()
 
@@ -58,7 +58,7 @@ def main() -> int:
         interval=2,
         seed=args.seed,
     )
-    folder = args.folder.expanduser().absolute() / args.what
+    folder = user_path(args.folder).absolute() / args.what
     if args.what == "silos":
         curves = run_all(silo_plans(base), folder)
         text = silo_table(curves)

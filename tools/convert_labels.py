@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.errors import require_packages, run_command
+from src.errors import require_packages, run_command, user_path
 
 require_packages()
 
@@ -69,8 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = parse_known(build_parser())
-    folder, out = (path.expanduser().resolve() for path in (args.source, args.out))
-    given = read_class_list(args.classes.expanduser()) if args.classes else []
+    folder, out = (user_path(path).resolve() for path in (args.source, args.out))
+    given = read_class_list(user_path(args.classes)) if args.classes else []
     try:
         if args.format == "voc":
             source = read_voc(folder, args.splits, args.difficult, args.first_pixel)

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.errors import UserError, require_packages, run_command
+from src.errors import UserError, require_packages, run_command, user_path
 
 require_packages()
 
@@ -67,7 +67,7 @@ def read_command_line() -> Config:
     config.val_set = config.json or config.mindrecord or config.val_set
     if not config.val_set:
         raise UserError("nothing to evaluate on: give --json=COCO.json or --mindrecord=FOLDER")
-    if config.mindrecord and not Path(config.mindrecord).expanduser().exists():
+    if config.mindrecord and not user_path(config.mindrecord).exists():
         raise UserError(f"--mindrecord {config.mindrecord}: no such file or folder")
     return config
 

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.errors import UserError, require_packages, run_command
+from src.errors import UserError, require_packages, run_command, user_path
 
 require_packages()
 
@@ -50,7 +50,7 @@ def main() -> None:
     plan.check()
     if args.images < 1 or args.val_images < 0:
         raise UserError("--images must be 1 or more, --val_images 0 or more")
-    out = args.out.expanduser().absolute()
+    out = user_path(args.out).absolute()
     parts = [("train2017", args.images), ("val2017", args.val_images)]
     folders = [out / "annotations", *(out / name for name, _ in parts)]
     there = next((folder for folder in folders if folder.exists()), None)

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.errors import UserError, require_packages, run_command
+from src.errors import UserError, require_packages, run_command, user_path
 
 require_packages("jinja2", "matplotlib", "PIL", "yaml")
 
@@ -62,7 +62,7 @@ def main() -> None:
     args = parse_known(build_parser())
     run = read_run(args.run_folder, args.metrics)
     page = build_page(run, samples_of(args))
-    path = (args.out or run.folder / "report.html").expanduser().absolute()
+    path = user_path(args.out or run.folder / "report.html").absolute()
     writable_folder(path.parent, "--out")
     with writing(path, "--out"):
         write_whole(path, page)

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.errors import UserError, require_packages, run_command
+from src.errors import UserError, require_packages, run_command, user_path
 
 require_packages()
 
@@ -57,8 +57,8 @@ def main() -> None:
     args = parse_known(build_parser())
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: expected 0 or more")
-    json_path = args.json.expanduser().absolute()
-    folder = args.out.expanduser().absolute() / f"split_{args.num_shards}"
+    json_path = user_path(args.json).absolute()
+    folder = user_path(args.out).absolute() / f"split_{args.num_shards}"
     if not args.overwrite:
         refuse_existing(folder)
     source = read_source(json_path)

@@ -25,7 +25,7 @@ from src.data.coco_boxes import (
     unknown_categories,
 )
 from src.data.image_names import files_of, folder_of
-from src.errors import UserError
+from src.errors import UserError, user_path
 from src.model_utils.config import setting
 
 NO_BOX = np.array([[0, 0, 0, 0, 0, 1]], np.int32)  # the row of an image without a usable box
@@ -190,8 +190,8 @@ def find_json(config: Any, is_training: bool = True) -> Path:
         raise UserError(f"{key} is empty, expected the path of a COCO json")
     data_type = config.train_data_type if is_training else config.val_data_type
     names = [given, given.replace("{}", data_type)]
-    bases = [Path(config.coco_root).expanduser()] if config.coco_root else []
-    places = [base / Path(name).expanduser() for base in [*bases, Path()] for name in names]
+    bases = [user_path(config.coco_root)] if config.coco_root else []
+    places = [base / user_path(name) for base in [*bases, Path()] for name in names]
     for place in places:
         if place.is_file():
             return place.absolute()
@@ -209,9 +209,9 @@ def image_folders(config: Any, json_path: Path, info: Any, is_training: bool = T
     """
     data_type = config.train_data_type if is_training else config.val_data_type
     if config.image_dir:
-        return [Path(config.image_dir).expanduser().absolute()]
+        return [user_path(config.image_dir).absolute()]
     if config.coco_root:
-        return [Path(config.coco_root).expanduser().absolute() / data_type]
+        return [user_path(config.coco_root).absolute() / data_type]
     here = json_path.parent
     recorded = info.get("image_dir") if isinstance(info, dict) else None
     own = [json_path.resolve().parent / recorded] if isinstance(recorded, str) and recorded else []

@@ -33,7 +33,7 @@ from src.data.image_check import (
 )
 from src.data.mindrecord_file import LARGEST_ROW, locked_folder, row, write_rows
 from src.data.text_labels import load_text_labels
-from src.errors import UserError
+from src.errors import UserError, user_path
 from src.files import reason, write_whole
 from src.model_utils.config import setting
 from src.progress import progress
@@ -131,7 +131,7 @@ def data_to_mindrecord_byte_image(
         UserError: bad labels or images, a folder that another process writes, too little disk.
     """
     labels = load_dataset_labels(config, dataset, is_training)
-    folder = Path(config.mindrecord_dir).expanduser()
+    folder = user_path(config.mindrecord_dir)
     with locked_folder(folder):
         return convert(
             labels,

@@ -16,7 +16,7 @@ import numpy as np
 from src.data.coco_boxes import some
 from src.data.coco_json import NO_BOX, LabelledImage, Labels, as_text
 from src.data.image_names import files_of
-from src.errors import UserError
+from src.errors import UserError, user_path
 
 NUMBER = r"-?\d+(?:\.\d+)?"
 BOX = re.compile(rf"{NUMBER}(?:,{NUMBER}){{4,5}}")
@@ -37,7 +37,7 @@ def read_text_annotations(anno_path: str | Path) -> list[TextLine]:
     """
     if not str(anno_path):
         raise UserError("anno_path is empty, expected the path of a text file")
-    path = Path(anno_path).expanduser()
+    path = user_path(anno_path)
     try:
         text = as_text(path.read_bytes(), path)
     except OSError as error:
@@ -82,7 +82,7 @@ def load_text_labels(
     Raises:
         UserError: as `read_text_annotations`, images missing, or no box of any class.
     """
-    folder = Path(image_dir).expanduser().absolute()
+    folder = user_path(image_dir).absolute()
     labels = Labels(Path(anno_path), [], classes=list(classes), as_xywh=False)
     lines = read_text_annotations(anno_path)
     _require_known_class(lines, classes, anno_path)

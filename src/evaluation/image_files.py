@@ -15,7 +15,7 @@ from src.data.image_check import (
     decode_fully,
     image_header,
 )
-from src.errors import UserError
+from src.errors import UserError, user_path
 from src.progress import progress
 
 NAMED = 5  # images of an evaluation that are named one by one
@@ -28,7 +28,7 @@ def find_images(given: Sequence[Path], flag: str) -> list[Path]:
         UserError: one is not there, or a folder has no image.
     """
     found: list[Path] = []
-    for path in (Path(one).expanduser() for one in given):
+    for path in (user_path(one) for one in given):
         if path.is_dir():
             found += _in_folder(path, flag)
         elif path.is_file():

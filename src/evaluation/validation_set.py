@@ -29,7 +29,7 @@ from src.data.coco_json import (
 )
 from src.data.image_check import ImageHeader, peek
 from src.data.mindrecord_file import BASE_NAME, check_mindrecord
-from src.errors import UserError
+from src.errors import UserError, user_path
 from src.model_utils.config import setting
 
 
@@ -106,7 +106,7 @@ def open_validation(config: Any, worker: int = 0) -> ValidationSet:
             "val_set is empty: evaluation needs labelled images; give the path of a COCO json or "
             "of a MindRecord folder, or set run_eval: False"
         )
-    path = Path(given).expanduser()
+    path = user_path(given)
     is_shard = path.is_dir() or path.suffix == ".mindrecord"
     opened = _from_mindrecord(config, path) if is_shard else _from_json(config, given)
     if not any(truth["iscrowd"] == 0 for truth in opened.truths):

@@ -12,7 +12,7 @@ import onnxruntime
 from mindspore import nn
 
 from src.data.drawn_coco import DrawingPlan, draw_image
-from src.errors import UserError
+from src.errors import UserError, user_path
 from src.evaluation.checkpoints import load_detector
 from src.evaluation.detect import detect
 from src.evaluation.image_files import ImageReader, find_images
@@ -98,7 +98,7 @@ def target(config: Config) -> tuple[str, Path]:
             "--restore_bbox is of MINDIR: an ONNX file always takes image_shape, which says the "
             "size of the original"
         )
-    path = Path(config.file_name).expanduser().absolute()
+    path = user_path(config.file_name).absolute()
     if path.suffix.lower() != ENDINGS[kind]:
         path = path.with_name(path.name + ENDINGS[kind])
     if not path.parent.is_dir():

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from src.errors import UserError
+from src.errors import UserError, user_path
 from src.files import digest_of, whole_file
 from src.job.recovery_check import fault_of, look_into
 
@@ -71,7 +71,7 @@ def initial_origin(config: Any, servers: Path, launcher: bool) -> InitialOrigin:
     Raises:
         UserError: `pre_trained` cannot be read.
     """
-    path = Path(config.pre_trained).expanduser() if config.pre_trained else None
+    path = user_path(config.pre_trained) if config.pre_trained else None
     try:
         digest = digest_of(path) if path else ""
     except OSError as error:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from src.errors import user_path
+
 
 def data_folder(config: Any) -> Path:
     """The folder of mindrecord_0, mindrecord_1, ..."""
-    return Path(config.dataset_path or Path(config.mindrecord_dir).parent).expanduser()
+    return user_path(config.dataset_path or Path(config.mindrecord_dir).parent)
 
 
 def shard_of(config: Any) -> Path:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import socket
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from src.errors import user_path
 from src.job.job_config import JobConfig, load_job
 from src.model_utils.config import (
     ALIASES,
@@ -84,7 +84,7 @@ def job_from(args: Any) -> JobConfig:
     job = load_job(args.yaml_config, overrides)
     if not args.ssl_passwords:
         return job
-    return replace(job, ssl_passwords=str(Path(args.ssl_passwords).expanduser().absolute()))
+    return replace(job, ssl_passwords=str(user_path(args.ssl_passwords).absolute()))
 
 
 def add_scheduler_flags(parser: argparse.ArgumentParser) -> None:

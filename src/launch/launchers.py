@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable
 
-from src.errors import UserError
+from src.errors import UserError, user_path
 from src.federated.identity import silo_label
 from src.files import reason
 from src.job.addresses import listens, parse_address
@@ -95,7 +95,7 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
     ports = consecutive_ports(first_port, config.local_server_num)
     numbers = servers_to_start(base, len(ports), config.resume)
     store = _store(job)
-    checkpoint_dir = Path(config.checkpoint_dir).expanduser().absolute()
+    checkpoint_dir = user_path(config.checkpoint_dir).absolute()
     aside, _ = unfit_initial(job, checkpoint_dir, config)
     prepare_job(job, store, checkpoint_dir, config.resume, aside)
     ensure_initial_model(job, checkpoint_dir, config)
@@ -246,7 +246,7 @@ def _effective_yaml(job: JobConfig, base: Path) -> Path:
     if summary.get("data_rate_dir") == UPSTREAM_RATES:
         summary["data_rate_dir"] = ""
     elif summary.get("data_rate_dir"):
-        summary["data_rate_dir"] = str(base / Path(summary["data_rate_dir"]).expanduser())
+        summary["data_rate_dir"] = str(base / user_path(summary["data_rate_dir"]))
     return job.write(base / FOLDER / "yaml_config.yaml")
 
 
@@ -270,7 +270,7 @@ def _grace_of_servers(job: JobConfig, base: Path) -> float:
             "each worker has bytes and seconds of each round)"
         )
         return GRACE_S
-    folder = base / Path(rates).expanduser()
+    folder = base / user_path(rates)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

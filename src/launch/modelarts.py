@@ -10,7 +10,7 @@ import signal
 from pathlib import Path
 from typing import Any, Callable
 
-from src.errors import UserError
+from src.errors import UserError, user_path
 from src.job.job_config import JobConfig
 from src.launch.foreground import exit_codes, exit_on_signal, launch_and_stay, run_to_the_end
 from src.launch.processes import Started
@@ -56,13 +56,13 @@ def use_fetched(config: Any) -> None:
     here = Path.cwd()
     data = _folder(config.data_path) if config.data_url else here
     if config.data_url:
-        _set(config, "dataset_path", str(data / Path(config.dataset_path).expanduser()))
+        _set(config, "dataset_path", str(data / user_path(config.dataset_path)))
     for key in ("val_set", "image_dir", "coco_root"):
         if getattr(config, key):
-            _set(config, key, str(data / Path(getattr(config, key)).expanduser()))
+            _set(config, key, str(data / user_path(getattr(config, key))))
     models = _folder(config.load_path) if config.checkpoint_url else here
     if config.pre_trained:
-        _set(config, "pre_trained", str(models / Path(config.pre_trained).expanduser()))
+        _set(config, "pre_trained", str(models / user_path(config.pre_trained)))
     elif config.checkpoint_url:
         _set(config, "pre_trained", str(_only_checkpoint(models, config.checkpoint_url)))
     if hasattr(config, "output_dir"):
@@ -72,7 +72,7 @@ def use_fetched(config: Any) -> None:
 
 
 def _folder(name: str) -> Path:
-    return Path(name).expanduser().absolute()
+    return user_path(name).absolute()
 
 
 def _set(config: Any, key: str, value: Any) -> None:

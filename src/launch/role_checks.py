@@ -13,7 +13,7 @@ import redis
 
 from src.data.coco_boxes import crowded_words
 from src.data.mindrecord_file import BASE_NAME, check_mindrecord, indexed_objects
-from src.errors import UserError
+from src.errors import UserError, user_path
 from src.federated.aggregation import aggregation_of
 from src.job.addresses import (
     parse_address,
@@ -87,7 +87,7 @@ def scheduler_checks(job: JobConfig, base: Path, manage_address: str) -> list[Ch
 
 def server_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
     """Of the servers; `config` has the keys of default_config.yaml and the launcher's flags."""
-    folder = Path(config.checkpoint_dir).expanduser().absolute()
+    folder = user_path(config.checkpoint_dir).absolute()
 
     def ports() -> str:
         host, first = parse_address(config.http_server_address, SERVER_FLAG)
@@ -335,7 +335,7 @@ def room_for_objects(files: Iterable[Path], num_gts: int) -> str | Finding:
 
 def _pre_trained(config: Any) -> list[Check]:
     def matches() -> str:
-        path = Path(config.pre_trained).expanduser()
+        path = user_path(config.pre_trained)
         found, wanted = matching_names(path, config)
         return f"{path}: {found} of the detector's {wanted} parameters are in it by name and shape"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.errors import StartError, UserError
+from src.errors import StartError, UserError, user_path
 from src.federated.aggregation import aggregation_of
 from src.federated.fingerprint import (
     FROZEN_ASPECT,
@@ -171,7 +171,7 @@ def _known_aspects(config: Config) -> dict[str, object]:
 
 
 def _pre_trained(config: Config) -> Path:
-    return Path(config.pre_trained).expanduser()
+    return user_path(config.pre_trained)
 
 
 def unfit_initial(job: JobConfig, folder: Path, config: Config) -> tuple[list[Path], str]:

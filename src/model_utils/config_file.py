@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from src.errors import UserError
+from src.errors import UserError, user_path
 
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = "default_config.yaml"
@@ -20,7 +20,7 @@ def find_config_file(path: str | Path, flag: str = "--config_path") -> Path:
     Raises:
         UserError: it is in neither place.
     """
-    given = Path(path).expanduser()
+    given = user_path(path)
     for candidate in (given, PROJECT_DIR / given):
         if candidate.is_file():
             return candidate.resolve()

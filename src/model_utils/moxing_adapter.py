@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
-from src.errors import UserError
+from src.errors import UserError, user_path
 from src.files import write_whole
 from src.model_utils.config import get_config
 from src.model_utils.local_adapter import (
@@ -64,7 +64,7 @@ def sync_data(from_path: str, to_path: str, timeout_s: float = WAIT_S) -> None:
         _copy(from_path, to_path)
         return
     asked = time.time()
-    with _locked(Path(to_path).expanduser(), from_path, timeout_s) as folder:
+    with _locked(user_path(to_path), from_path, timeout_s) as folder:
         note = folder / "fetched.json"
         if _was_fetched(note, str(from_path), asked):
             print(f"{to_path}: {from_path} is there already", flush=True)
@@ -227,7 +227,7 @@ def _sent_at_the_end(output_path: str, train_url: str) -> Iterator[None]:
 
 
 def _send(output_path: str, train_url: str, why: str = "") -> None:
-    folder = Path(output_path).expanduser()
+    folder = user_path(output_path)
     if not train_url:
         print(f"{why}train_url is empty: the files stay in {folder}", flush=True)
     elif folder.is_dir():

@@ -12,7 +12,7 @@ from typing import Any
 from src.data.coco_json import image_folder, image_folders, read_coco, size_of
 from src.data.image_check import peek
 from src.data.image_names import ImageFolder, is_image_file
-from src.errors import UserError
+from src.errors import UserError, user_path
 from src.model_utils.config import load_config
 
 RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
@@ -76,9 +76,9 @@ def read_pictures(
         UserError: a file is missing or no such json, the two do not belong together, an image that
             is to be drawn is unknown or not there.
     """
-    json_path = json_path.expanduser().absolute()
+    json_path = user_path(json_path).absolute()
     coco = read_coco(json_path)
-    results = _read_results(results_path.expanduser().absolute(), coco, json_path)
+    results = _read_results(user_path(results_path).absolute(), coco, json_path)
     evaluated = {entry["image_id"] for entry in results}
     pictures = _chosen(coco, json_path, count, image_ids, evaluated)
     folder = image_folder(coco, _folders(json_path, coco.get("info"), image_dir), json_path)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.errors import UserError
+from src.errors import UserError, user_path
 from src.files import reason
 
 
@@ -16,7 +16,7 @@ def writable_folder(path: Path, flag: str) -> Path:
     Raises:
         UserError: it cannot be made.
     """
-    folder = path.expanduser().absolute()
+    folder = user_path(path).absolute()
     with writing(folder, flag):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from src.errors import UserError
+from src.errors import UserError, user_path
 from src.job.iteration_results import METRICS, results_in, results_of_rounds
 from src.job.job_record import FOLDER
 from src.job.job_start import job_start
@@ -102,7 +102,7 @@ def read_run(folder: Path, metrics: Path | None = None) -> Run:
     Raises:
         UserError: no such folder, no worker_<number> in it, or nothing in `metrics`.
     """
-    folder = folder.expanduser().absolute()
+    folder = user_path(folder).absolute()
     notes: list[str] = []
     started = job_start(folder)
     labels = _labels_of_job(folder, started, notes)

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from src.errors import UserError, nearest
+from src.errors import UserError, nearest, user_path
 
 SERVER, CLIENT, AUTHORITY = NAMES = (
     "FL_SERVER_PASSWORD",
@@ -28,7 +28,7 @@ def read_passwords(file: str | Path | None) -> dict[str, str]:
     Raises:
         UserError: no such file, one that others may read, an unknown name, an unusable password.
     """
-    found = _from_file(Path(file).expanduser()) if file else {}
+    found = _from_file(user_path(file)) if file else {}
     found.update({name: os.environ[name] for name in NAMES if os.environ.get(name)})
     for name, password in found.items():
         if not (password.isascii() and password.isprintable() and len(password) <= LONGEST):
