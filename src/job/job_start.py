@@ -1,17 +1,43 @@
-"""When the job of a folder began: what tells its log folders from those of the job before it."""
+"""When the job of a folder began, and which log folders are of the job before it.
+
+Times in logs would not tell: they are those of each role's time zone, and clocks are set back. What
+a log ended with when the job began does: one that is as it was then is of an earlier job.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from src.job.job_record import FOLDER, update_record, write_json
+from src.job.log_files import log_parts
 from src.job.status_file import read_status
 
 FILE = "job_start.json"
-# As in the logs, whose times it is compared with: local, to the second.
 FORMAT = "%Y-%m-%d %H:%M:%S"
+LOGS = ("worker.log", "server.log", "scheduler.log")
+# Enough of a log's end to tell it from all others: its last lines with their times.
+_END_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class JobStart:
+    """The begin of a job.
+
+    Attributes:
+        began: local time of who started the servers.
+        earlier: what each log that was there ended with.
+    """
+
+    began: datetime
+    earlier: frozenset[str]
+
+    def is_after(self, log: Path) -> bool:
+        """Whether a role's log, wherever its folder was moved, had its last line before."""
+        return _end_of(log) in self.earlier
 
 
 def note_start(folder: Path) -> None:
@@ -23,17 +49,24 @@ def note_start(folder: Path) -> None:
         for path in [*state.glob("specs/*.json"), *state.glob("status/*.json")]:
             if path.name.split(".")[0] not in running:
                 path.unlink(missing_ok=True)
-        write_json(state / FILE, {"started": datetime.now().strftime(FORMAT)}, durable=True)
+        ends = {_end_of(log) for name in LOGS for log in folder.glob(f"*/{name}")}
+        began = datetime.now().strftime(FORMAT)
+        write_json(
+            state / FILE, {"started": began, "earlier_logs": sorted(ends - {""})}, durable=True
+        )
 
 
-def job_start(folder: Path) -> datetime | None:
-    """When the job of `folder` began, in local time.
+def job_start(folder: Path) -> JobStart | None:
+    """The begin of the job of `folder`.
 
     None where no servers were started from here, as on a silo's machine: they alone know whether a
     job is new.
     """
     written = read_status(folder / FOLDER / FILE)
-    return read_time(written.get("started")) if isinstance(written, dict) else None
+    began, ends = read_time(written.get("started")), written.get("earlier_logs", [])
+    if began is None or not isinstance(ends, list):
+        return None
+    return JobStart(began, frozenset(end for end in ends if isinstance(end, str)))
 
 
 def read_time(text: Any) -> datetime | None:
@@ -42,3 +75,18 @@ def read_time(text: Any) -> datetime | None:
         return datetime.strptime(text, FORMAT)
     except (TypeError, ValueError):
         return None
+
+
+def _end_of(log: Path) -> str:
+    """Size and digest of the end of a log's newest file; "" where nothing is written yet."""
+    for part in reversed(log_parts(log)):
+        try:
+            size = part.stat().st_size
+            with part.open("rb") as file:
+                file.seek(max(0, size - _END_BYTES))
+                end = file.read(_END_BYTES)
+        except OSError:  # one that rotates in this moment is being written
+            continue
+        if end:
+            return f"{size} {hashlib.blake2b(end, digest_size=16).hexdigest()}"
+    return ""

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from src.files import numbered
-from src.job.job_start import read_time
+from src.job.job_start import JobStart
 from src.job.log_files import read_log
 
 _ENTERED = re.compile(r"\] (joined|kept the place in) iteration (\d+) of \d+ as silo")
 _FINISHED = re.compile(r"\] the job is finished: all (\d+) iterations are done")
-_TIME = re.compile(r"^\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\]", re.MULTILINE)
 
 
 @dataclass
@@ -28,14 +26,14 @@ class _Process:
         first, last: the iterations that it entered first and last; 0 where it never did.
         kept: the servers knew the silo when it came, from a process before it.
         finished: iterations of the job, where the process saw its end; else 0.
-        ended: time of the last line.
+        earlier: it had ended when the job of the folder around began.
     """
 
     first: int
     last: int
     kept: bool
     finished: int
-    ended: datetime | None
+    earlier: bool
 
 
 def numbered_folders(folder: Path) -> list[Path]:
@@ -43,20 +41,20 @@ def numbered_folders(folder: Path) -> list[Path]:
     return [path for path in numbered(folder) if path.is_dir()] + [folder]
 
 
-def folders_of_job(folder: Path, started: datetime | None) -> list[Path]:
+def folders_of_job(folder: Path, started: JobStart | None) -> list[Path]:
     """The folders of a worker's processes in the job that `folder` is of, oldest first.
 
     Args:
         folder: of the latest process, worker_<n>.
-        started: when the job began; None where the folder around does not tell.
+        started: the job's begin; None where the folder around does not tell.
     """
     *earlier, _ = numbered_folders(folder)
     if not earlier:
         return [folder]
-    chain, later = [folder], _process(folder)
+    chain, later = [folder], _process(folder, started)
     for path in reversed(earlier):
-        before = _process(path)
-        if not _same_job(before, later, started):
+        before = _process(path, started)
+        if not _same_job(before, later, known=started is not None):
             break
         chain.insert(0, path)
         # One that never came in says nothing of the job that it was started for.
@@ -64,30 +62,31 @@ def folders_of_job(folder: Path, started: datetime | None) -> list[Path]:
     return chain
 
 
-def ended_before(folder: Path, started: datetime | None) -> bool:
-    """Whether a worker's process is known to have ended before `started`."""
-    if started is None:
-        return False
-    ended = _process(folder).ended
-    return ended is not None and ended < started
+def ended_before(folder: Path, started: JobStart | None) -> bool:
+    """Whether a worker's process is known to have ended before the job began."""
+    return started is not None and started.is_after(folder / "worker.log")
 
 
-def _process(folder: Path) -> _Process:
+def _process(folder: Path, started: JobStart | None) -> _Process:
     log = read_log(folder / "worker.log")
-    entries, times = _ENTERED.findall(log), _TIME.findall(log)
+    entries = _ENTERED.findall(log)
     finished = _FINISHED.findall(log)
     return _Process(
         first=int(entries[0][1]) if entries else 0,
         last=int(entries[-1][1]) if entries else 0,
         kept=bool(entries) and entries[0][0] != "joined",
         finished=int(finished[-1]) if finished else 0,
-        ended=read_time(times[-1]) if times else None,
+        earlier=ended_before(folder, started),
     )
 
 
-def _same_job(before: _Process, later: _Process, started: datetime | None) -> bool:
-    """Whether a process and the one before it, of the same worker, took part in one job."""
-    if started and before.ended and before.ended < started:
+def _same_job(before: _Process, later: _Process, known: bool) -> bool:
+    """Whether a process and the one before it, of the same worker, took part in one job.
+
+    Args:
+        known: the folder around tells which processes are of an earlier job.
+    """
+    if before.earlier:
         return False
     if before.finished:
         # A finished job lets nobody in, unless it was given more iterations.
@@ -95,5 +94,5 @@ def _same_job(before: _Process, later: _Process, started: datetime | None) -> bo
     if later.kept:
         return True
     if later.first == 1:
-        return started is not None and before.last <= 1
+        return known and before.last <= 1
     return not before.first > later.first > 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from src.job.job_start import JobStart
 from src.job.log_files import log_parts, read_log
 from src.job.status_file import DONE
 from src.reporting.job_processes import numbered_folders
@@ -105,15 +106,15 @@ def _of_this_run(
     path: Path,
     lines: list[tuple[datetime | None, str]],
     begin: datetime | None,
-    started: datetime | None,
+    started: JobStart | None,
 ) -> bool:
     """Whether a log did not end before this run's workers, or its servers, began."""
-    last = max((time for time, _ in lines if time), default=None)
-    if path.parent.suffix:
+    if path.parent.suffix and started is None:
+        last = max((time for time, _ in lines if time), default=None)
         return bool(begin and (last or begin) >= begin)
     # The scheduler is started before the servers, and may then have nothing more to say.
-    is_server = path.name == "server.log"
-    return not (is_server and started and last and last < started)
+    is_latest_scheduler = path.name == "scheduler.log" and not path.parent.suffix
+    return started is None or is_latest_scheduler or not started.is_after(path)
 
 
 def _log_paths(run: Run) -> list[Path]:

@@ -21,7 +21,7 @@ import numpy as np
 from src.errors import UserError, user_path
 from src.job.iteration_results import METRICS, results_in, results_of_rounds
 from src.job.job_record import FOLDER
-from src.job.job_start import job_start
+from src.job.job_start import JobStart, job_start
 from src.job.log_files import read_log
 from src.job.status_file import status_path
 from src.reporting.job_processes import ended_before, folders_of_job
@@ -88,7 +88,7 @@ class Run:
     statuses: dict[str, dict[str, Any]]
     evaluations: list[tuple[str, list[dict[str, Any]]]]
     notes: list[str] = field(default_factory=list)
-    started: datetime | None = None
+    started: JobStart | None = None
     results: dict[int, bool] = field(default_factory=dict)
 
 
@@ -201,14 +201,14 @@ def _worker_labels(folder: Path) -> list[str]:
     )
 
 
-def _labels_of_job(folder: Path, started: datetime | None, notes: list[str]) -> list[str]:
-    """The workers of the job that began at `started`; of the one before while it has none."""
+def _labels_of_job(folder: Path, started: JobStart | None, notes: list[str]) -> list[str]:
+    """The workers of the job that began with `started`; of the one before while it has none."""
     labels = _worker_labels(folder)
     past = [label for label in labels if ended_before(folder / label, started)]
-    if len(past) == len(labels):
+    if started is not None and len(past) == len(labels):
         notes.append(
-            f"{folder}: no worker of the job that began at {started} has started yet; the workers "
-            "are those of the job before it"
+            f"{folder}: no worker of the job that began at {started.began} has started yet; the "
+            "workers are those of the job before it"
         )
         return labels
     if past:
@@ -216,7 +216,7 @@ def _labels_of_job(folder: Path, started: datetime | None, notes: list[str]) -> 
     return [label for label in labels if label not in past]
 
 
-def _read_silo(folder: Path, started: datetime | None, notes: list[str]) -> Silo:
+def _read_silo(folder: Path, started: JobStart | None, notes: list[str]) -> Silo:
     folders = folders_of_job(folder, started)
     steps = [step for path in folders for step in _logged_steps(path, notes)]
     silo = Silo(

@@ -5,7 +5,7 @@ import json
 import pytest
 from run_folders import engine_line, own_line, stamp, write_worker
 
-from src.job.job_record import write_json
+from src.job.job_start import note_start
 from src.reporting.log_events import most_serious, read_logs
 from src.reporting.run_folder import read_run
 
@@ -103,14 +103,15 @@ def test_logs_of_an_earlier_run_are_left_out_and_those_of_replaced_roles_are_not
 
 
 def test_a_server_that_only_the_job_before_had_is_left_out(tmp_path):
-    write_worker(tmp_path / "worker_0", [[1.0]], seconds=100)
-    write_json(tmp_path / ".federation" / "job_start.json", {"started": stamp(90)})
-    for role, seconds in (("server_0", 95), ("server_1", 50), ("scheduler", 60)):
+    for role, seconds in (("server_1", 50), ("scheduler", 60), ("server_0", 95)):
+        if role == "server_0":
+            note_start(tmp_path)
         (tmp_path / role).mkdir()
         line = own_line(seconds, role, "killed by SIGKILL; exit code 137")
         (tmp_path / role / f"{role.split('_')[0]}.log").write_text(line + "\n")
     entry = {"currentIteration": 2, "iterationResult": "fail", "endTime": stamp(50)}
     (tmp_path / "server_1" / "metrics.json").write_text(json.dumps(entry) + "\n")
+    write_worker(tmp_path / "worker_0", [[1.0]], seconds=100)
     assert [event.role for event in events_of(tmp_path)] == ["scheduler", "server_0"]
 
 

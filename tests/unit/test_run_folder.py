@@ -8,7 +8,7 @@ import pytest
 from run_folders import BEGIN, own_line, stamp, write_metrics, write_rounds, write_worker
 
 from src.errors import UserError
-from src.job.job_record import write_json
+from src.job.job_start import note_start
 from src.reporting.run_folder import read_run, require_losses
 
 
@@ -134,37 +134,40 @@ def test_a_run_that_was_resumed_twice_stops_at_the_run_before(tmp_path):
     assert silo.losses.tolist() == [5, 3]
 
 
-def begin_job(folder, seconds):
-    """What the launcher of the servers notes, so many seconds after the first run's begin."""
-    write_json(folder / ".federation" / "job_start.json", {"started": stamp(seconds)})
-
-
 def test_a_silo_that_the_new_job_refused_is_not_shown_with_the_losses_of_the_job_before(tmp_path):
     write_worker(tmp_path / "worker_1.1", [[9.0], [9.0], [9.0]])
+    write_worker(tmp_path / "worker_0.1", [[9.0], [9.0]])
+    write_worker(tmp_path / "worker_2", [[9.0]])
+    note_start(tmp_path)
     refused = write_worker(tmp_path / "worker_1", [], seconds=100)
     (refused / "worker.log").write_text(own_line(101, "worker_1", "ended; exit code 2") + "\n")
-    write_worker(tmp_path / "worker_0.1", [[9.0], [9.0]])
     write_worker(tmp_path / "worker_0", [[3.0]], seconds=100)
-    write_worker(tmp_path / "worker_2", [[9.0]])
-    begin_job(tmp_path, 90)
     run = read_run(tmp_path)
     assert [silo.label for silo in run.silos] == ["worker_0", "worker_1"]
     assert [silo.losses.tolist() for silo in run.silos] == [[3], []]
     assert any("left out as of an earlier job: worker_2" in note for note in run.notes)
 
 
+def test_workers_in_another_time_zone_than_the_servers_are_of_their_job(tmp_path):
+    write_worker(tmp_path / "worker_0.1", [[9.0], [9.0]], seconds=5 * 3600)
+    note_start(tmp_path)
+    write_worker(tmp_path / "worker_0", [[3.0]], seconds=-9 * 3600)
+    run = read_run(tmp_path)
+    assert run.silos[0].losses.tolist() == [3] and run.notes == []
+
+
 def test_a_silo_started_again_within_the_noted_job_keeps_its_lines(tmp_path):
     write_worker(tmp_path / "worker_0.1", [[9.0], [9.0]])
+    note_start(tmp_path)
     write_worker(tmp_path / "worker_0.2", [[5.0], [4.0]], seconds=100)
     write_worker(tmp_path / "worker_0", [[3.0]], first_iteration=2, seconds=110)
-    begin_job(tmp_path, 90)
     (silo,) = read_run(tmp_path).silos
     assert silo.losses.tolist() == [5, 4, 3]
 
 
 def test_before_a_new_jobs_first_worker_the_job_before_is_shown_and_said(tmp_path):
     write_worker(tmp_path / "worker_0", [[9.0]])
-    begin_job(tmp_path, 90)
+    note_start(tmp_path)
     run = read_run(tmp_path)
     assert run.silos[0].losses.tolist() == [9]
     assert any("no worker of the job that began at" in note for note in run.notes)
