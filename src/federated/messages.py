@@ -40,12 +40,14 @@ class Message:
 
     Attributes:
         code: one of CODES.
+        iterations: of the whole job, as the servers know it.
         features: name -> float32 array, 1-D, a view into the reply's bytes.
     """
 
     code: int
     reason: str = ""
     iteration: int = 0
+    iterations: int = 0
     features: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -103,12 +105,15 @@ class WeightsBody:
         yield buffer[:used].data.cast("B")
 
 
-def decode(data: Any, iteration_slot: int = -1, features_slot: int = -1) -> Message:
+def decode(
+    data: Any, iteration_slot: int = -1, features_slot: int = -1, plan_slot: int = -1
+) -> Message:
     """A reply as a value: code in field 0, reason in field 1, the others where the caller says.
 
     Args:
         data: bytes-like; the arrays of the result keep it alive.
-        iteration_slot, features_slot: field numbers; -1 where the table has no such field.
+        iteration_slot, features_slot, plan_slot: field numbers; -1 where the table has no such
+            field.
 
     Raises:
         BadMessageError: these are not the bytes of such a table.
@@ -122,6 +127,7 @@ def decode(data: Any, iteration_slot: int = -1, features_slot: int = -1) -> Mess
             code=code,
             reason=_string(root, 1),
             iteration=_int32(root, iteration_slot) if iteration_slot >= 0 else 0,
+            iterations=_iterations(root, plan_slot) if plan_slot >= 0 else 0,
             features=_features(root, features_slot, len(data)) if features_slot >= 0 else {},
         )
     except (struct.error, TypeError, ValueError, IndexError, OverflowError) as error:
@@ -150,6 +156,12 @@ def _int32(table: Table, slot: int) -> int:
 def _string(table: Table, slot: int) -> str:
     place = table.Offset(_offset(slot))
     return table.String(table.Pos + place).decode("utf-8") if place else ""
+
+
+def _iterations(root: Table, slot: int) -> int:
+    """What the plan of the whole job says of its iterations; 0 where there is none."""
+    place = root.Offset(_offset(slot))
+    return _int32(Table(root.Bytes, root.Indirect(root.Pos + place)), 2) if place else 0
 
 
 def _tables(parent: Table, slot: int, length: int) -> list[Table]:

@@ -44,6 +44,7 @@ class Reply:
         seconds: from the first byte sent to the last byte decoded.
         own_seconds: of it, this process's own work: scaling, encoding, decoding.
         address: the server that answered.
+        iterations: of the whole job, where the server tells; else 0.
         unanswered: a try of this request was sent whole and got no answer, so it may have counted.
     """
 
@@ -56,6 +57,7 @@ class Reply:
     seconds: float = 0.0
     own_seconds: float = 0.0
     address: str = ""
+    iterations: int = 0
     unanswered: bool = False
 
     def __str__(self) -> str:
@@ -78,8 +80,11 @@ _WORDS = (
 _SENTENCES = (b"safemode", b"disabled or finished", b"An inner error occurred")
 
 
-def understand(data: np.ndarray, iteration_slot: int, features_slot: int) -> Reply:
+def understand(data: np.ndarray, *slots: int) -> Reply:
     """The reply that these bytes are: a sentence of the engine, or a table.
+
+    Args:
+        slots: field numbers as `messages.decode` takes them.
 
     Raises:
         BadMessageError: neither.
@@ -87,13 +92,19 @@ def understand(data: np.ndarray, iteration_slot: int, features_slot: int) -> Rep
     head = data[:LONGEST_SENTENCE].tobytes()
     if len(data) < LONGEST_SENTENCE and head and head.isascii() and b"\0" not in head:
         return _by_words(head.decode(), Outcome.UNREACHABLE)
-    message = messages.decode(data.data, iteration_slot, features_slot)
+    message = messages.decode(data.data, *slots)
     if message.code == messages.SUCCEED:
-        return Reply(Outcome.ACCEPTED, message.reason, message.iteration, message.features)
+        return Reply(
+            Outcome.ACCEPTED,
+            message.reason,
+            message.iteration,
+            message.features,
+            iterations=message.iterations,
+        )
     if message.code == messages.NOT_READY:
         return Reply(Outcome.NOT_READY, message.reason, message.iteration)
     reply = _by_words(message.reason, Outcome.REFUSED)
-    reply.iteration = message.iteration
+    reply.iteration, reply.iterations = message.iteration, message.iterations
     return reply
 
 

@@ -50,11 +50,15 @@ class Deadlines:
         request: one request, the transfer of the whole model included.
         wait: for an iteration to end. Longer than the servers' own time windows, so that it is
             they who decide.
+        join_window, upload_window: the servers' time windows from the first silo that joins and
+            the first that sends, for messages; 0 where not known.
     """
 
     join: float = 600.0
     request: float = 300.0
     wait: float = 4200.0
+    join_window: float = 0.0
+    upload_window: float = 0.0
 
 
 @dataclass

@@ -37,6 +37,11 @@ def pause(patience: Patience, what: str) -> None:
     patience.pause(what, RETRY_SECONDS, report_at_once=True)
 
 
+def _window(seconds: float, since: str) -> str:
+    """When the servers end an iteration by themselves, in brackets; "" where it is not known."""
+    return f" (the servers end it {seconds:.0f} s after its first {since})" if seconds else ""
+
+
 class ServerRequests:
     """What one silo asks.
 
@@ -119,7 +124,7 @@ class ServerRequests:
         """Who is waited for, in words: silos that have yet to join, or to send."""
         words = f"the others of {self._threshold} silos in iteration {iteration}"
         if self._client.is_full(QUESTION_SECONDS).outcome is not Outcome.REFUSED:
-            return words
+            return words + _window(self._deadlines.upload_window, "upload")
         if not self._told_threshold:
             self._told_threshold = True
             self._log(
@@ -127,7 +132,8 @@ class ServerRequests:
                 "start another one, or the servers with --start_fl_job_threshold=<silos that "
                 "there are>"
             )
-        return f"{words}, which has fewer so far"
+        window = _window(self._deadlines.join_window, "silo")
+        return f"{words}, which has fewer so far{window}"
 
     def upload(self, features: Features, record: Round) -> None:
         """Send until a server has counted it, or the record's iteration is over: "missed"."""
@@ -204,9 +210,10 @@ class ServerRequests:
         polls = self.polls(record.iteration)
         while (reply := next(polls)) is None:
             if record.result == "missed" and self._has_room(record.iteration):
-                self._log(f"iteration {record.iteration} takes this silo's weights after all")
                 record.result = "aggregated"
                 self.upload(features, record)
+                if record.result == "aggregated":
+                    self._log(f"iteration {record.iteration} took this silo's weights after all")
         record.wait_s = time.monotonic() - begin - reply.seconds
         return reply
 

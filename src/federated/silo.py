@@ -119,6 +119,7 @@ class Silo:
             all_needed,
         )
         self._granted: tuple[int, dict[str, np.ndarray]] = (0, {})
+        self._job_iterations = 0  # as the servers know it, once they have said so
         self._held = -1  # the iteration whose starting weights were loaded last
         self._sample = np.empty(0, np.float32)
         self._began = 0.0
@@ -189,6 +190,7 @@ class Silo:
 
     def _heed(self, reply: Reply, patience: Patience) -> None:
         """What the answer to a request to join asks for."""
+        self._compare_iterations(reply)
         if reply.outcome is Outcome.ACCEPTED:
             # They come once: asked again with the iteration's model, servers say "joined already".
             self._granted = (reply.iteration or self.iteration, reply.features)
@@ -200,12 +202,39 @@ class Silo:
             self._when_full(patience)
         elif reply.outcome is Outcome.REFUSED:
             raise SyncError(f"{reply.address} does not let this silo join: {reply.reason}")
+        elif reply.outcome is Outcome.FINISHED and 0 < self._job_iterations < self.iteration:
+            self._finish()
         elif reply.outcome is Outcome.FINISHED:
-            what = f"the servers, disabled or finished after iteration {self.iteration - 1}"
-            what += f" where this silo's fl_iteration_num is {self._iterations}"
-            pause(patience, what)
+            pause(patience, self._servers_that_take_nobody())
         else:
             pause(patience, f"the servers ({reply})")
+
+    def _servers_that_take_nobody(self) -> str:
+        """Servers that answer "disabled or finished", in words: which of it, as far as is known."""
+        done = self.iteration - 1
+        if self._job_iterations:
+            return (
+                f"the servers, which take nobody in after iteration {done} of "
+                f"{self._job_iterations}: the job is disabled, or Redis takes no writes"
+            )
+        return (
+            f"the servers, disabled or finished after iteration {done} where this silo's "
+            f"fl_iteration_num is {self._iterations}"
+        )
+
+    def _compare_iterations(self, reply: Reply) -> None:
+        """Note how many iterations the servers' job has; say so where this silo counts on others.
+
+        The silo goes on: it ends with the job, or before it.
+        """
+        theirs, mine = reply.iterations, self._iterations
+        if theirs not in (0, mine, self._job_iterations):
+            self._log(
+                f"WARNING: fl_iteration_num is {theirs} at the servers and {mine} in this silo, "
+                f"whose learning rates are for {mine} and which leaves after iteration "
+                f"{min(theirs, mine)}; give silos and servers the same --fl_iteration_num"
+            )
+        self._job_iterations = theirs or self._job_iterations
 
     def _when_full(self, patience: Patience) -> None:
         """Keep the place that an earlier process of this silo took, or wait for the next one."""
@@ -246,7 +275,8 @@ class Silo:
 
     def _finish(self) -> None:
         self.finished = True
-        self._log(f"the job is finished: all {self._iterations} iterations are done")
+        done = min(self._iterations, self._job_iterations or self._iterations)
+        self._log(f"the job is finished: all {done} iterations are done")
         self._on_phase("done", self.iteration)
 
     def _see(self, iteration: int) -> None:

@@ -82,7 +82,7 @@ class Client:
         The features of the reply are the control variates of Scaffold, else empty.
         """
         body = messages.encode({0: self.fl_name, 1: self.fl_id, 3: data_size, 4: _now()})
-        return self._call("/startFLJob", [body], len(body), seconds, (2, 6))
+        return self._call("/startFLJob", [body], len(body), seconds, (2, 6, 5))
 
     def update(
         self, iteration: int, features: Mapping[str, np.ndarray], data_size: int, seconds: float
@@ -129,7 +129,7 @@ class Client:
             self._connection = None
 
     def _call(
-        self, path: str, body: Iterable, length: int, seconds: float, slots: tuple[int, int]
+        self, path: str, body: Iterable, length: int, seconds: float, slots: tuple[int, ...]
     ) -> Reply:
         """Post to the first server that answers, each tried once, a kept-alive one twice.
 
@@ -169,7 +169,7 @@ class Client:
         )
 
     def _attempt(
-        self, path: str, body: Iterable, length: int, seconds: float, slots: tuple[int, int]
+        self, path: str, body: Iterable, length: int, seconds: float, slots: tuple[int, ...]
     ) -> Reply:
         try:
             data = self._post(path, body, length, seconds)

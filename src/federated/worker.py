@@ -202,6 +202,8 @@ def make_manager(
             join=config.join_timeout,
             request=config.request_timeout,
             wait=config.wait_timeout or window_s + WINDOW_MARGIN_S,
+            join_window=job["round.start_fl_job_time_window"] / 1000,
+            upload_window=job["round.update_model_time_window"] / 1000,
         ),
         log=partial(say, label),
         on_phase=on_phase,

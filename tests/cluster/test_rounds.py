@@ -56,13 +56,17 @@ def test_the_global_model_is_the_weighted_mean_and_the_job_ends(tmp_path):
     path = tmp_path / "rounds.jsonl"
     with Engine(initial(), tmp_path, silos=2, servers=2, iterations=2) as engine:
         first = Member(engine, "a", 1180, iterations=2, rounds_path=path)
-        second = Member(engine, "b", 37, iterations=2, addresses=engine.addresses[::-1])
+        second = Member(engine, "b", 37, iterations=5, addresses=engine.addresses[::-1])
         for iteration in (1, 2):
             sent = together(first, second, (0.5, -3.0))
             assert first.rounds[-1].iteration == iteration
             assert_mean([first, second], sent)
-        assert first.finished and second.finished
+        assert first.finished and not second.finished
         first.join()
+        second.join()
+        assert second.finished
+        assert second.said("WARNING: fl_iteration_num is 2 at the servers and 5 in this silo")
+        assert not first.said("WARNING")
 
         late = Member(engine, "late", iterations=2)
         late.join()

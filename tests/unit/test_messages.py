@@ -35,7 +35,7 @@ def test_fields_are_where_the_schema_has_them():
 @pytest.mark.parametrize("factor", [1, 1180])
 def test_arrays_travel_multiplied_and_come_back_as_views(factor):
     data = reply(factor=factor, reason="ok", at=12)
-    message = decode(data, 2, 3)
+    message = decode(data, 2, 3, 5)
     assert (message.code, message.reason, message.iteration) == (200, "ok", 12)
     assert list(message.features) == list(FEATURES)
     for name, array in FEATURES.items():
@@ -72,7 +72,7 @@ def test_more_than_the_engine_takes_is_refused(monkeypatch):
 @settings(deadline=None, max_examples=300)
 def test_any_bytes_give_a_value_or_one_error(data):
     try:
-        message = decode(data, 2, 3)
+        message = decode(data, 2, 3, 5)
     except BadMessageError as error:
         assert str(len(data)) in str(error)
     else:
@@ -87,7 +87,7 @@ def test_a_damaged_reply_gives_a_value_or_one_error(data):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     damaged = bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
     try:
-        message = decode(damaged, 2, 3)
+        message = decode(damaged, 2, 3, 3)
     except BadMessageError:
         return
     assert all(array.nbytes <= len(damaged) for array in message.features.values())

@@ -30,16 +30,16 @@ def clock(monkeypatch):
     return clock
 
 
-def polls(clock, answer):
+def polls(clock, answer, full=Outcome.FULL, log=lambda line: None):
     """The answers of `polls`, where `answer` gives the server's to the seconds that have passed."""
     begin = clock.now
     client = SimpleNamespace(
         get_model=lambda iteration, seconds: answer(clock.now - begin),
-        is_full=lambda seconds: Reply(Outcome.FULL),
+        is_full=lambda seconds: Reply(full),
     )
-    deadlines = Deadlines(join=JOIN_S, request=1.0, wait=WAIT_S)
+    deadlines = Deadlines(JOIN_S, 1.0, WAIT_S, join_window=600.0, upload_window=3600.0)
     watch = IdentityWatch("clinic_0 (10)", print)
-    return ServerRequests(client, 10, 2, deadlines, lambda line: None, watch).polls(1)
+    return ServerRequests(client, 10, 2, deadlines, log, watch).polls(1)
 
 
 def test_servers_that_are_away_now_and_then_are_waited_for_anew(clock):
@@ -68,6 +68,22 @@ def test_others_that_never_send_end_the_wait_at_its_own_deadline(clock):
     with pytest.raises(GaveUpError, match="the others of 2 silos in iteration 1"):
         list(polls(clock, lambda passed: NOT_YET))
     assert clock.now - begin == pytest.approx(WAIT_S, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("full", "window"),
+    [
+        (Outcome.FULL, "(the servers end it 3600 s after its first upload)"),
+        (Outcome.REFUSED, "has fewer so far (the servers end it 600 s after its first silo)"),
+    ],
+)
+def test_who_waits_for_others_says_when_the_servers_end_the_iteration(clock, full, window):
+    lines = []
+    found = polls(clock, lambda passed: MODEL if passed > 17 else NOT_YET, full, lines.append)
+    while next(found) is None:
+        pass
+    waiting = [line for line in lines if line.startswith("waiting for the others of 2 silos")]
+    assert waiting and all(window in line for line in waiting)
 
 
 def test_a_refused_model_ends_it_at_once(clock):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -233,6 +234,49 @@ def test_a_finished_job_has_nothing_to_join():
     assert lines[-1] == "the job is finished: all 3 iterations are done"
 
 
+@pytest.mark.parametrize(("theirs", "mine"), [(2, 9), (9, 2)])
+def test_another_number_of_iterations_is_said_at_once_and_the_shorter_one_ends_the_silo(
+    theirs, mine
+):
+    let_in = [replace(said(Outcome.ACCEPTED, n), iterations=theirs) for n in (1, 2)]
+    client = Script(
+        latest=[model(1)],
+        start=[*let_in, said(Outcome.FINISHED)],
+        update=[said(Outcome.ACCEPTED)],
+        get=[model(2, START + 1), model(3, START + 2)],
+    )
+    silo, _, lines = make(client, iterations=mine)
+    silo.join()
+    (warning,) = (line for line in lines if line.startswith("WARNING: "))
+    assert f"fl_iteration_num is {theirs} at the servers and {mine} in this silo" in warning
+    assert "leaves after iteration 2;" in warning
+    silo.exchange(TRAINED)
+    silo.join()
+    silo.exchange({"w": START + 3})
+    silo.join()
+    assert silo.finished and lines[-1] == "the job is finished: all 2 iterations are done"
+    assert sum(line.startswith("WARNING: ") for line in lines) == 1
+
+
+def test_a_job_that_is_switched_off_before_its_last_iteration_is_waited_for():
+    """As disabled, or with a Redis that takes no writes."""
+    first, second = (replace(said(Outcome.ACCEPTED, n), iterations=3) for n in (1, 2))
+    client = Script(
+        latest=[model(1)],
+        start=[first, said(Outcome.FINISHED), second],
+        update=[said(Outcome.ACCEPTED)],
+        get=[model(2, START + 1)],
+    )
+    silo, _, lines = make(client)
+    silo.join()
+    silo.exchange(TRAINED)
+    silo.join()
+    assert silo.joined and silo.iteration == 2
+    assert not any("WARNING" in line for line in lines)
+    (waiting,) = (line for line in lines if line.startswith("waiting for the servers"))
+    assert "which take nobody in after iteration 1 of 3: the job is disabled, or Redis" in waiting
+
+
 def test_a_disabled_job_is_waited_for():
     client = Script(latest=[model(2)], start=[said(Outcome.FINISHED), said(Outcome.ACCEPTED, 2)])
     silo, _, _ = make(client)
@@ -360,13 +404,13 @@ def test_an_upload_that_comes_too_late_is_missed(outcome):
 def test_an_upload_that_was_called_too_late_and_has_room_is_sent_again(monkeypatch):
     monkeypatch.setattr(server_requests, "ASK_AGAIN_SECONDS", 0.0)
     silo, client, loaded, lines = joined(
-        update=[said(Outcome.FULL), said(Outcome.ACCEPTED)],
+        update=[said(Outcome.FULL), said(Outcome.FINISHED), said(Outcome.ACCEPTED)],
         has_joined=[said(Outcome.FULL), said(Outcome.REFUSED)],
-        get=[said(Outcome.NOT_READY)] * 4 + [model(2, [9, 9, 9])],
+        get=[said(Outcome.NOT_READY)] * 6 + [model(2, [9, 9, 9])],
     )
     assert silo.exchange(TRAINED).result == "aggregated" and loaded["w"][0] == 9
-    assert client.calls.count("update") == 2
-    assert "iteration 1 takes this silo's weights after all" in lines
+    assert client.calls.count("update") == 3
+    assert lines.count("iteration 1 took this silo's weights after all") == 1
 
 
 def test_an_iteration_that_changes_nothing_was_lost():
