@@ -12,7 +12,7 @@ shift 2
 modules="
 src/evaluation/journal.py         tests/unit/test_journal.py
 src/federated/adaptive.py         tests/unit/test_adaptive.py
-src/federated/fingerprint.py      tests/unit/test_rounds_parts.py
+src/federated/fingerprint.py      tests/unit/test_rounds_parts.py tests/unit/test_fingerprint.py
 src/federated/rounds.py           tests/unit/test_rounds_parts.py
 src/federated/server_requests.py  tests/unit/test_server_requests.py tests/unit/test_silo.py
 src/job/job_record.py             tests/unit/test_job_record.py

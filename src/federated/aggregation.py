@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
-from src.federated.fingerprint import ALGORITHM_ASPECT, SYNC_ASPECT, fingerprint
+from src.federated.fingerprint import ALGORITHM_ASPECT, SYNC_ASPECT, UNIT_ASPECT, fingerprint
 from src.job.job_config import JobConfig
 
 FEDAVG, FEDPROX, SCAFFOLD, FEDNOVA = "FedAvg", "FedProx", "Scaffold", "FedNova"
@@ -40,11 +40,13 @@ class Aggregation:
         kind: one of the four of the engine.
         iid_rate: the factor of FedProx' term.
         adaptive: None where every iteration has the same number of steps.
+        unit: images that count as one in the mean.
     """
 
     kind: str = FEDAVG
     iid_rate: float = 0.0
     adaptive: AdaptiveSettings | None = None
+    unit: int = 1
 
     @property
     def server_models(self) -> int:
@@ -64,7 +66,7 @@ class Aggregation:
     def aspects(self) -> dict[str, object]:
         """What silos must agree on, under the same names for every algorithm."""
         algorithm = (self.kind, self.iid_rate if self.kind == FEDPROX else None)
-        return {ALGORITHM_ASPECT: algorithm, SYNC_ASPECT: self.adaptive}
+        return {UNIT_ASPECT: self.unit, ALGORITHM_ASPECT: algorithm, SYNC_ASPECT: self.adaptive}
 
     def server_features(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What their first model holds beside the weights, by name: zeros.
@@ -102,7 +104,7 @@ def aggregation_of(job: JobConfig, config: Any) -> Aggregation:
             "the servers average the sizes of changes with FedAvg and FedProx only; choose one of "
             "these, or sync_type: fixed"
         )
-    return Aggregation(kind, iid_rate, adaptive)
+    return Aggregation(kind, iid_rate, adaptive, config.data_size_unit)
 
 
 def aggregation_type(job: JobConfig) -> str:

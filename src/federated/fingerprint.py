@@ -21,14 +21,75 @@ from src.weights.source import CONVERT, V1, V1_5
 
 FEATURE_NAME = "suite.fingerprint"
 
-# Keys of the configuration without which an average, or a detector's boxes, mean nothing.
-SHARED_KEYS = ("backbone", "coco_classes", "img_width", "img_height", "anchor_scales")
+# What silos compare of the configuration, and why not the rest. A new key needs its answer here.
+#
+# Keys without which an average, or a detector's boxes, mean nothing: of each its own aspect.
+SHARED_KEYS = (
+    "backbone coco_classes img_width img_height keep_ratio anchor_scales anchor_ratios "
+    "anchor_strides rpn_target_means rpn_target_stds roi_layer roi_align_featmap_strides "
+    "roi_align_finest_scale rcnn_target_means rcnn_target_stds"
+).split()
 LOCAL_ASPECT = "local_params"
 FROZEN_ASPECT = "frozen weights (pre_trained, seed)"
+UNIT_ASPECT = "data_size_unit"
 ALGORITHM_ASPECT = "aggregation (the federation's file)"
 SYNC_ASPECT = "sync_type and its keys"
 # Of a detector's job, in the order of its fingerprint.
-ASPECTS = (*SHARED_KEYS, LOCAL_ASPECT, FROZEN_ASPECT, ALGORITHM_ASPECT, SYNC_ASPECT)
+ASPECTS = (*SHARED_KEYS, LOCAL_ASPECT, FROZEN_ASPECT, UNIT_ASPECT, ALGORITHM_ASPECT, SYNC_ASPECT)
+VERSION_ASPECT = "version of this software"
+# A detector can be trained on with other values of these; of coco_classes with more or fewer.
+REFITTED = ("coco_classes", "img_width", "img_height", "keep_ratio")
+
+# Keys that are compared by what follows from them.
+KEYS_OF_ASPECTS = {
+    LOCAL_ASPECT: ["local_params"],
+    FROZEN_ASPECT: ["pre_trained", "seed"],
+    UNIT_ASPECT: ["data_size_unit"],
+    SYNC_ASPECT: (
+        "sync_type min_consistent_rate min_consistent_rate_at_round ema_alpha "
+        "observation_window_size frequency_increase_ratio unchanged_round"
+    ).split(),
+}
+TOLD_BY_SIZES = "another value gives weights of other names or sizes, or no detector at all"
+VIEW_OF_BOXES = "how many of the boxes are looked at and shown: chosen anew by whoever looks"
+# Keys in which silos may differ, by the reason; those of IDLE do nothing.
+FREE_KEYS = {
+    TOLD_BY_SIZES: (
+        "num_classes num_anchors resnet_block resnet_in_channels resnet_out_channels "
+        "fpn_in_channels fpn_out_channels fpn_num_outs rpn_in_channels rpn_feat_channels "
+        "roi_align_out_channels rcnn_in_channels rcnn_fc_out_channels without_bg_loss"
+    ).split(),
+    VIEW_OF_BOXES: (
+        "rpn_nms_pre rpn_max_num rpn_nms_thr test_score_thr test_iou_thr test_max_per_img"
+    ).split(),
+    "how a silo learns: what has been learned means the same": (
+        "batch_size base_lr lr_type sgd_step milestones warmup_step warmup_ratio momentum "
+        "weight_decay loss_scale grad_clip grad_clip_norm client_epoch_num sync_frequency "
+        "flip_ratio expand_ratio num_gts rpn_loss_cls_weight rpn_loss_reg_weight neg_iou_thr "
+        "pos_iou_thr min_pos_iou num_expected_neg num_expected_pos rpn_proposal_nms_pre "
+        "rpn_proposal_max_num rpn_proposal_nms_thr neg_iou_thr_stage2 pos_iou_thr_stage2 "
+        "min_pos_iou_stage2 num_bboxes_stage2 num_expected_pos_stage2 num_expected_neg_stage2 "
+        "rcnn_loss_cls_weight rcnn_loss_reg_weight"
+    ).split(),
+    "how much a silo hides of what it sends: a mean of blurred weights means the same": (
+        "dp_clip_norm dp_noise_multiplier dp_delta"
+    ).split(),
+    "a silo's own data": (
+        "mindrecord_dir instance_set image_dir coco_root train_data_type val_data_type "
+        "train_set val_set dataset anno_path prefix strict max_image_pixels run_eval interval "
+        "eval_limit"
+    ).split(),
+    "a silo's own machine": (
+        "device_target device_id threads num_parallel_workers python_multiprocessing "
+        "dataset_sink_mode test_batch_size"
+    ).split(),
+    "which files are written and where": (
+        "save_checkpoint checkpoints_kept resume_state log_max_mb log_files_kept ckpt_file "
+        "file_name file_format restore_bbox ori_h ori_w enable_modelarts data_url "
+        "checkpoint_url train_url data_path load_path output_path"
+    ).split(),
+    "nothing depends on it": ["activate_num_classes"],
+}
 
 # The weighted mean of S equal values v is off by about S * v * 2**-24: with v below 2**16 and a
 # hundred silos less than half, so rounding gives v back.
@@ -58,10 +119,10 @@ def differing(names: Sequence[str], mine: np.ndarray, theirs: np.ndarray) -> lis
     """
     theirs = np.abs(np.asarray(theirs, np.float64).reshape(-1))
     if theirs.size != mine.size or not np.isfinite(theirs).all():
-        return ["version of this software"]
+        return [VERSION_ASPECT]
     different = np.abs(theirs - mine.astype(np.float64)) > 0.5
     if different[0]:
-        return ["version of this software"]
+        return [VERSION_ASPECT]
     return [name for name, differs in zip(names, different[1:]) if differs]
 
 
@@ -82,7 +143,17 @@ def same_mark(mark: np.ndarray, other: np.ndarray) -> bool:
 
 def key_aspects(config: Any) -> dict[str, object]:
     """The aspects that are keys of the configuration: what a detector finds depends on them."""
-    return {key: getattr(config, key) for key in SHARED_KEYS}
+    aspects = {key: _as_floats(getattr(config, key)) for key in SHARED_KEYS}
+    layer = config.roi_layer
+    aspects["roi_layer"] = _as_floats([layer.out_size, layer.sample_num])
+    return aspects
+
+
+def _as_floats(value: Any) -> Any:
+    """A key's value with its numbers as floats, so that 1 and 1.0 are the same."""
+    if isinstance(value, (list, tuple)):
+        return [_as_floats(item) for item in value]
+    return float(value) if type(value) is int else value
 
 
 def unlike_aspects(known: Mapping[str, object], mark: np.ndarray) -> list[str]:
@@ -96,12 +167,17 @@ def unlike_aspects(known: Mapping[str, object], mark: np.ndarray) -> list[str]:
     return [name for name in found if name in known]
 
 
+def is_of_this_version(mark: np.ndarray) -> bool:
+    """Whether a fingerprint holds the aspects of a detector's job that this version compares."""
+    return differing(ASPECTS, fingerprint(dict.fromkeys(ASPECTS)), mark) != [VERSION_ASPECT]
+
+
 def require_trainable(
     config: Any, mark: np.ndarray | None, classes: int | None, path: Path, key: str = ""
 ) -> None:
     """Refuse to train on with weights that mean something else under `config`.
 
-    The image size may differ, and so may the number of classes: the box head is then drawn again.
+    What is in `REFITTED` may differ; for another number of classes the box head is drawn again.
 
     Args:
         config: of the detector to train.
@@ -111,21 +187,25 @@ def require_trainable(
         key: what the message begins with.
 
     Raises:
-        UserError: another backbone, other anchors, or as many classes with other names.
+        UserError: another backbone, other anchors or offsets, or as many classes of other names.
     """
     if mark is None:
         return
-    known = {key: getattr(config, key) for key in ("backbone", "anchor_scales")}
-    if classes == config.num_classes:
-        known["coco_classes"] = config.coco_classes
+    known = key_aspects(config)
+    for name in REFITTED:
+        if name != "coco_classes" or classes != config.num_classes:
+            del known[name]
     other = V1 if config.backbone == V1_5 else V1_5
     words = {
         "backbone": f"another backbone than {config.backbone} (set backbone: {other})",
-        "anchor_scales": f"other anchor_scales than {config.anchor_scales} (set them as they were)",
         "coco_classes": f"{classes} classes of other names, or in another order (give coco_classes "
         f"as it was; to train it for others give --classes=<its names> to "
         f"{CONVERT.format(path)} --backbone={config.backbone})",
     }
+    for name in known.keys() - words.keys():
+        value = getattr(config, name)
+        value = getattr(value, "__dict__", value)
+        words[name] = f"other {name} than {value} (set them as they were)"
     unlike = unlike_aspects(known, mark)
     if unlike:
         found = ", and with ".join(words[name] for name in unlike)

@@ -170,6 +170,12 @@ class ModelCheck:
         raise self._disagreement(reply, [fp.FROZEN_ASPECT])
 
     def _disagreement(self, reply: Reply, aspects: list[str]) -> UserError:
+        if aspects == [fp.VERSION_ASPECT]:
+            return UserError(
+                f"the servers at {reply.address} hold a model of another {fp.VERSION_ASPECT}: it "
+                "compares other settings; run the same version everywhere, or begin a new job with "
+                "another --checkpoint_dir and --pre_trained=<a worker's newest checkpoint>"
+            )
         return UserError(
             f"the servers at {reply.address} and this silo do not agree on: {', '.join(aspects)}; "
             "give all of them the same configuration and the same pre_trained (a model that was in "

@@ -162,7 +162,7 @@ def declared_size(images: int, unit: int = 1) -> int:
         raise UserError(
             f"data_size_unit: {images} images in units of {unit} are {size}, and the engine takes "
             f"{LARGEST_DATA_SIZE} at most; set it to {-(-images // LARGEST_DATA_SIZE)} or more, "
-            "the same for all silos"
+            "the same for all silos and the servers"
         )
     return size
 

@@ -15,6 +15,7 @@ from src.federated.aggregation import aggregation_of
 from src.federated.fingerprint import (
     FROZEN_ASPECT,
     LOCAL_ASPECT,
+    is_of_this_version,
     is_open,
     key_aspects,
     same_mark,
@@ -198,7 +199,7 @@ def unfit_initial(job: JobConfig, folder: Path, config: Config) -> tuple[list[Pa
     unlike = unlike or ((own or "seed" in given) and now.seed != origin.seed)
     if own and not unlike and len(list_recovery_files(folder, job.name)) == 1:
         aspects = {**_known_aspects(config), **aggregation_of(job, config).aspects()}
-        unlike = bool(unlike_aspects(aspects, mark))
+        unlike = not is_of_this_version(mark) or bool(unlike_aspects(aspects, mark))
     return ([files[0].path, whole], origin.words()) if unlike else ([], "")
 
 

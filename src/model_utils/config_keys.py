@@ -1,7 +1,8 @@
 """Every key of the configuration: its default, its meaning, its values. The one place for a key.
 
 `default_config.yaml`, the flags and their `--help` follow from this table. To add a key, add a line
-here and run `python tools/write_flags.py`.
+here, say in `src/federated/fingerprint.py` whether silos compare it, and run
+`python tools/write_flags.py`.
 """
 
 from __future__ import annotations
@@ -196,8 +197,8 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "data_size_unit": Key(
             1,
-            "images that count as one in the average, the same for all silos; a silo may count "
-            "65,535 at most",
+            "images that count as one in the average, the same for all silos and the servers; a "
+            "silo may count 65,535 at most",
             above=0,
         ),
         "local_params": Key(

@@ -193,7 +193,7 @@ def test_another_model_or_setting_is_named_before_training(engine):
     cases = [
         ({"aspects": {**ASPECTS, "class list": ["cat"]}}, "do not agree on: class list"),
         ({"aspects": {**ASPECTS, "class list": ["dog", "cat"]}}, "do not agree on: class list"),
-        ({"aspects": {**ASPECTS, "more": 1}}, "version of this software"),
+        ({"aspects": {**ASPECTS, "more": 1}}, "of another version of this software: it compares"),
         ({"aspects": {}}, "unknown here, first suite.fingerprint"),
         ({"sizes": {"conv.weight": 18, "conv.bias": 8}}, "conv.bias has 7 values there and 8"),
         ({"sizes": {"conv.weight": 18, "x": 7}}, "1 weights are not in it, first x"),

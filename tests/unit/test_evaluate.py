@@ -182,6 +182,12 @@ def test_the_names_in_a_fingerprint_are_those_of_every_job(models):
         ({"img_width": 96, "img_height": 32}, "img_width, img_height"),
         ({"anchor_scales": [8]}, "anchor_scales"),
         ({"backbone": "resnet_v1_50"}, "backbone"),
+        ({"keep_ratio": False, "roi_align_finest_scale": 28}, "keep_ratio, roi_align_finest_scale"),
+        ({"anchor_ratios": [2.0, 1.0, 0.5]}, "anchor_ratios"),
+        (
+            {"rpn_target_stds": [2.0] * 4, "rcnn_target_stds": [0.2] * 4},
+            "rpn_target_stds, rcnn_target_stds",
+        ),
         (
             {"coco_classes": ["background", "pizza", "airplane", "book", "sports ball"]},
             "coco_classes",

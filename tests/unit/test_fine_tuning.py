@@ -85,7 +85,7 @@ def workers_checkpoint(folder, **changes):
 
 def test_a_worker_checkpoint_is_fine_tuned_for_other_sizes_and_classes(tmp_path):
     net, path = workers_checkpoint(tmp_path, seed=3)
-    other = config_of(PETS, img_width=96, pre_trained=str(path))
+    other = config_of(PETS, img_width=96, keep_ratio=False, pre_trained=str(path))
     tuned, said = build_detector(other)
     assert "111 of the network's 115 parameters" in said and "not found" not in said
     found, given = values_of(tuned), values_of(net)
@@ -102,6 +102,12 @@ def test_a_worker_checkpoint_is_fine_tuned_for_other_sizes_and_classes(tmp_path)
     [
         ({"backbone": "resnet_v1_50"}, r"resnet_v1_50 \(set backbone: resnet_v1.5_50\)$"),
         ({"anchor_scales": [8]}, r"other anchor_scales than \[8\] \(set them as they were\)$"),
+        ({"anchor_ratios": [2.0, 1.0, 0.5]}, r"other anchor_ratios than \[2.0, 1.0, 0.5\] \(set"),
+        ({"rcnn_target_stds": [1.0] * 4}, "other rcnn_target_stds than"),
+        (
+            {"roi_layer": {"type": "RoIAlign", "out_size": 3, "sample_num": 1}},
+            "other roi_layer than {'type': 'RoIAlign', 'out_size': 3, 'sample_num': 1}",
+        ),
         ({"coco_classes": ["background", "horse", "cat", "dog"]}, "4 classes of other names, or"),
         ({"coco_classes": PETS, "backbone": "resnet_v1_50"}, "another backbone than resnet_v1_50"),
     ],

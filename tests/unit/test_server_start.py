@@ -126,8 +126,20 @@ def test_what_the_launcher_made_has_to_be_of_what_is_given_now(folder, job, clas
         {"pre_trained": str(classifier), "seed": 2},
         {"pre_trained": str(classifier), "img_width": 96},
         {"pre_trained": str(classifier), "sync_type": "adaptive"},
+        {"pre_trained": str(classifier), "data_size_unit": 2},
     ):
         assert unfit_initial(job, folder, launched(**keys))[0] == files, keys
+
+
+def test_a_launchers_model_of_another_version_goes(folder, job):
+    """Its workers would be refused, whatever they are given."""
+    files = initial(folder)
+    for path in files:
+        content = ms.load_checkpoint(str(path))
+        content[FEATURE_NAME] = ms.Parameter(content[FEATURE_NAME].asnumpy()[:-1])
+        path.unlink()
+        ms.save_checkpoint([{"name": n, "data": v} for n, v in content.items()], str(path))
+    assert unfit_initial(job, folder, launched())[0] == files
 
 
 def test_what_a_user_made_goes_only_where_another_is_asked_for(folder, job, classifier, tmp_path):
