@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from src.files import numbered
+from src.job.job_start import JobStart
 
 # Below this share of its iterations a job has failed, for the exit codes of workers and servers.
 LEAST_SHARE = 0.5
@@ -38,19 +38,17 @@ def counts_of(results: Mapping[int, bool]) -> tuple[int, int]:
     return aggregated, len(results) - aggregated
 
 
-def results_in(metrics: Path, started: datetime | None = None) -> dict[int, bool]:
+def results_in(metrics: Path, started: JobStart | None = None) -> dict[int, bool]:
     """Return whether each iteration was aggregated, as the engine's files tell.
 
     Args:
         metrics: the engine's file; in server_0.1, server_0.2, ... are those of earlier servers.
-        started: when the job began, in local time; files of before are of another job.
+        started: the job's begin; files that were there before are of another job.
     """
     results: dict[int, bool] = {}
     earlier = [folder / metrics.name for folder in numbered(metrics.parent)]
     for path in [*earlier, metrics]:
-        if not path.is_file():
-            continue
-        if started and datetime.fromtimestamp(path.stat().st_mtime) < started:
+        if not path.is_file() or (started and started.is_after(path)):
             continue
         for number, aggregated in _entries(path):
             # Servers that have gone back to an iteration do the later ones again.

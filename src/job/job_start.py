@@ -18,7 +18,8 @@ from src.job.status_file import read_status
 
 FILE = "job_start.json"
 FORMAT = "%Y-%m-%d %H:%M:%S"
-LOGS = ("worker.log", "server.log", "scheduler.log")
+# Files of a role that grow while it runs; the last one is the engine's.
+LOGS = ("worker.log", "server.log", "scheduler.log", "metrics.json")
 # Enough of a log's end to tell it from all others: its last lines with their times.
 _END_BYTES = 4096
 

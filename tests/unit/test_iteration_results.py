@@ -1,8 +1,6 @@
 """How many iterations of a job came to something, from what servers and silos have written."""
 
 import json
-import os
-from datetime import datetime
 
 import pytest
 
@@ -13,6 +11,7 @@ from src.job.iteration_results import (
     results_of_rounds,
     summary_of,
 )
+from src.job.job_start import job_start, note_start
 
 GOOD, BAD = "success", "fail"
 
@@ -59,11 +58,13 @@ def test_servers_that_go_on_count_with_those_before_them(tmp_path):
 
 
 def test_an_earlier_jobs_lines_do_not_count(tmp_path):
-    earlier = write(tmp_path / "server_0.1", (1, BAD), (2, BAD), (3, BAD))
-    path = write(tmp_path / "server_0")
-    os.utime(earlier, (1000, 1000))
-    assert results_in(path, datetime.fromtimestamp(1001)) == {}
-    assert len(results_in(path, datetime.fromtimestamp(1000))) == 3
+    path = write(tmp_path / "server_0", (1, BAD), (2, BAD), (3, BAD))
+    assert len(results_in(path, job_start(tmp_path))) == 3
+    note_start(tmp_path)
+    assert results_in(path, job_start(tmp_path)) == {}
+    (tmp_path / "server_0").rename(tmp_path / "server_0.1")
+    write(tmp_path / "server_0")
+    assert results_in(path, job_start(tmp_path)) == {}
     # Also where nothing tells when the job began, as soon as it has an iteration.
     write(tmp_path / "server_0", (1, GOOD))
     assert results_in(path) == {1: True}
