@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from src.data.image_check import ImageHeader
-from src.data.label_source import Frame
 from src.errors import UserError
 
 FROM_MASK = "bbox_from_segmentation"  # key of an annotation whose bbox is around its segmentation
@@ -189,18 +188,18 @@ def _is_list(counts: Any) -> bool:
 
 def as_stored(corners: np.ndarray, header: ImageHeader) -> np.ndarray:
     """Corners (n, 4) on an image as EXIF turns it, in the pixels that its file stores."""
-    return _turned(corners, Frame(header.size, header.orientation))
+    return _turned(corners, header)
 
 
 def as_shown(corners: np.ndarray, header: ImageHeader) -> np.ndarray:
     """Corners (n, 4) in the stored pixels of an image, on it as EXIF turns it."""
     # The turn that undoes it: a quarter to the other side; the others undo themselves.
     back = {6: 8, 8: 6}.get(header.orientation, header.orientation)
-    return _turned(corners, Frame(header.shown, back))
+    return _turned(corners, header._replace(size=header.shown, orientation=back))
 
 
-def _turned(corners: np.ndarray, frame: Frame) -> np.ndarray:
-    turned = [frame.stored((x1, y1, x2, y2)) for x1, y1, x2, y2 in corners.tolist()]
+def _turned(corners: np.ndarray, header: ImageHeader) -> np.ndarray:
+    turned = [header.stored((x1, y1, x2, y2)) for x1, y1, x2, y2 in corners.tolist()]
     return np.array(turned, corners.dtype).reshape(-1, 4)
 
 

@@ -5,26 +5,28 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, Tuple
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png")  # what a MindRecord takes, by name
 OTHER_SUFFIXES = (
-    ".avif", ".bmp", ".dcm", ".dicom", ".dng", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".tif",
-    ".tiff", ".webp",
+    ".avif", ".bmp", ".dcm", ".dicom", ".dng", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pbm",
+    ".pgm", ".pnm", ".ppm", ".svs", ".tga", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 FORMATS = ("JPEG", "PNG")
+Corners = Tuple[float, float, float, float]  # x1, y1, x2, y2
+
 ORIENTATION = 0x0112  # EXIF 2.3, table 4
 MAX_PIXELS = 89_000_000  # default of the key max_image_pixels; Pillow begins to warn there
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START = b"\x89PNG\r\n\x1a\n"
-FIRST_BYTES = 2**16  # of a file, in which a PNG has its EXIF
 PNG_DEPTH = 24  # place of the bit depth in a PNG: its first chunk is always IHDR
 
 # How a file begins, what it then is, and what to do about it.
@@ -91,6 +93,25 @@ class ImageHeader(NamedTuple):
         """
         return self.orientation != 1 and not (said == self.size != self.shown)
 
+    def stored(self, corners: Corners) -> Corners:
+        """Corners on the image as it is shown, in the pixels that are stored."""
+        u1, v1, u2, v2 = corners
+        (x1, y1), (x2, y2) = self._point(u1, v1), self._point(u2, v2)
+        return (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+
+    def _point(self, u: float, v: float) -> tuple[float, float]:
+        width, height = self.size
+        turned = {
+            2: (width - u, v),
+            3: (width - u, height - v),
+            4: (u, height - v),
+            5: (v, u),
+            6: (v, height - u),
+            7: (width - v, height - u),
+            8: (width - v, u),
+        }
+        return turned.get(self.orientation, (u, v))
+
 
 def image_header(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """The header of a JPEG or PNG that is sound and has its end marker.
@@ -120,16 +141,11 @@ def image_header(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     return header
 
 
-def image_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(width, height) in stored pixels; as `image_header`."""
-    return image_header(data, max_pixels).size
-
-
 def peek(path: Path) -> ImageHeader | None:
     """The header of an image file, without reading all of it; None where it has no sound one."""
     try:
         with path.open("rb") as file:
-            return _parsed(file.read(FIRST_BYTES), file)
+            return _parsed(file)
     except (OSError, SyntaxError, ValueError):
         return None
 
@@ -138,7 +154,7 @@ def _header(data: bytes) -> ImageHeader:
     if not data:
         raise BrokenImageError("the file is empty")
     try:
-        header = _parsed(data, io.BytesIO(data))
+        header = _parsed(io.BytesIO(data))
     except (OSError, SyntaxError, ValueError) as error:
         raise BrokenImageError(_what_it_is(data)) from error
     unusual = _unusual_jpeg(data)
@@ -147,25 +163,27 @@ def _header(data: bytes) -> ImageHeader:
     return header
 
 
-def _parsed(data: bytes, file: IO[bytes]) -> ImageHeader:
-    """The header of the image in `file`, which begins with `data`."""
+def _parsed(file: IO[bytes]) -> ImageHeader:
+    """The header of the image in `file`, which stands at its beginning."""
+    first = file.read(PNG_DEPTH + 1)
     file.seek(0)
     with _no_pixel_limit(), Image.open(file, formats=FORMATS) as image:
-        exif = _png_exif(data) if image.format == "PNG" else image.getexif()
+        exif = _png_exif(file) if image.format == "PNG" else image.getexif()
         orientation = exif.get(ORIENTATION, 1)
         return ImageHeader(
             size=image.size,
             orientation=orientation if orientation in range(1, 9) else 1,
-            bits=16 if _has_16_bits(data) else 8,
+            bits=16 if _has_16_bits(first) else 8,
         )
 
 
-def _png_exif(data: bytes) -> Image.Exif:
-    """The EXIF of a PNG; Pillow would decode the pixels to see whether there is any."""
+def _png_exif(file: IO[bytes]) -> Image.Exif:
+    """The EXIF of a PNG, before its pixels or behind them, where Pillow would decode them."""
     exif = Image.Exif()
-    for name, body in _chunks(data):
+    for name, place, length in _chunks(file):
         if name == b"eXIf":
-            exif.load(b"Exif\0\0" + bytes(body))
+            file.seek(place)
+            exif.load(b"Exif\0\0" + file.read(length))
     return exif
 
 
@@ -214,7 +232,7 @@ def _unusual_jpeg(data: bytes) -> str:
 def _is_whole(data: bytes) -> bool:
     """Whether the image's own end marker is there, wherever in the file that is."""
     if data.startswith(PNG_START):
-        return any(name == b"IEND" for name, _ in _chunks(data))
+        return any(name == b"IEND" for name, *_ in _chunks(io.BytesIO(data)))
     scan = 2
     for marker, body in _segments(data):
         if marker == 0xDA:
@@ -248,15 +266,16 @@ def _segments(data: bytes) -> Iterator[tuple[int, memoryview]]:
         place += 2 + max(length, 2)
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Name and content of each chunk of a PNG that is complete, the last one being IEND."""
-    view, place, name = memoryview(data), len(PNG_START), b""
-    while place + 12 <= len(data) and name != b"IEND":
-        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
-        name = data[place + 4 : place + 8]
-        if end + 4 <= len(data):
-            yield name, view[place + 8 : end]
-        place = end + 4
+def _chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
+    """Name, place and length of each chunk of a PNG that is complete, the last one being IEND."""
+    size = file.seek(0, io.SEEK_END)
+    place, name = len(PNG_START), b""
+    while place + 12 <= size and name != b"IEND":
+        file.seek(place)
+        length, name = struct.unpack(">I4s", file.read(8))
+        if place + 12 + length <= size:
+            yield name, place + 8, length
+        place += 12 + length
 
 
 def decode_fully(data: bytes) -> None:
@@ -280,6 +299,23 @@ def decoded(data: bytes) -> np.ndarray:
     from mindspore.dataset import vision
 
     return vision.Decode()(np.frombuffer(eight_bits(data), np.uint8))
+
+
+def rgb_image(data: bytes, turned: bool) -> Image.Image:
+    """A whole image in RGB as training sees it, or, where `turned`, as EXIF turns it.
+
+    Raises:
+        BrokenImageError: it has no sound header, or does not decode.
+    """
+    header = _header(data)
+    try:
+        with _no_pixel_limit():
+            image = Image.open(io.BytesIO(eight_bits(data)), formats=FORMATS)
+            # As the header has it: a PNG loses it where it is scaled to 8 bits.
+            image.getexif()[ORIENTATION] = header.orientation if turned else 1
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BrokenImageError("its pixels do not decode") from error
 
 
 def eight_bits(data: bytes) -> bytes:

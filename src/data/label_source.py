@@ -6,27 +6,24 @@ orientation, by which programs for labelling turn an image before they show it.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
-from PIL import Image
-
-from src.data.image_check import SUFFIXES, BrokenImageError, image_size
+from src.data.image_check import (
+    OTHER_SUFFIXES,
+    SUFFIXES,
+    BrokenImageError,
+    Corners,
+    ImageHeader,
+    image_header,
+    peek,
+)
 from src.data.label_files import Notes, files_below, split_of
 from src.errors import UserError
 
-OTHER_FORMATS = (
-    ".avif", ".bmp", ".dcm", ".dicom", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm",
-    ".pnm", ".ppm", ".svs", ".tga", ".tif", ".tiff", ".webp",
-)  # fmt: skip
-ORIENTATION = 0x0112  # EXIF 2.3, table 4
-
 SHOWN = 3  # faults on the screen
-
-Corners = Tuple[float, float, float, float]
 
 
 class NamedBox(NamedTuple):
@@ -87,67 +84,23 @@ class FaultyLabelsError(UserError):
         )
 
 
-class Frame(NamedTuple):
-    """How an image is stored, (width, height), and the EXIF orientation by which it is shown."""
-
-    size: tuple[int, int]
-    orientation: int
-
-    @property
-    def shown(self) -> tuple[int, int]:
-        """(width, height) as a program shows it."""
-        return self.size[::-1] if self.orientation >= 5 else self.size
-
-    def stored(self, corners: Corners) -> Corners:
-        """Corners in the image as it is shown, in the pixels that are stored."""
-        u1, v1, u2, v2 = corners
-        (x1, y1), (x2, y2) = self._point(u1, v1), self._point(u2, v2)
-        return (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
-
-    def _point(self, u: float, v: float) -> tuple[float, float]:
-        width, height = self.size
-        turned = {
-            2: (width - u, v),
-            3: (width - u, height - v),
-            4: (u, height - v),
-            5: (v, u),
-            6: (v, height - u),
-            7: (width - v, height - u),
-            8: (width - v, u),
-        }
-        return turned.get(self.orientation, (u, v))
-
-
-def frame_of(path: Path) -> Frame | None:
-    """The frame of an image file, from its header; None where that is not a JPEG's or PNG's."""
-    try:
-        with warnings.catch_warnings():
-            # How large an image may be is for the conversion to MindRecord to say.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("JPEG", "PNG")) as image:
-                orientation = image.getexif().get(ORIENTATION, 1)
-                return Frame(image.size, orientation if orientation in range(1, 9) else 1)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
-
-
-def image_or_note(path: Path, notes: Notes) -> Frame | None:
-    """The frame of an image file; where there is none, why is noted."""
-    frame = frame_of(path)
-    if frame is None:
+def header_or_note(path: Path, notes: Notes) -> ImageHeader | None:
+    """The header of an image file; where it has no sound one, why is noted."""
+    header = peek(path)
+    if header is None:
         try:
-            image_size(path.read_bytes())
+            image_header(path.read_bytes())
             why = "it cannot be opened"
         except (OSError, BrokenImageError) as error:
             why = getattr(error, "strerror", None) or str(error)
         notes.add("images that cannot be used, left out", f"{path}: {why}")
-    return frame
+    return header
 
 
 def image_paths(folder: Path, notes: Notes) -> list[Path]:
     """The images below `folder`, sorted; those of other formats are counted."""
     found = []
-    for path in files_below(folder, (*SUFFIXES, *OTHER_FORMATS)):
+    for path in files_below(folder, (*SUFFIXES, *OTHER_SUFFIXES)):
         if path.suffix.lower() in SUFFIXES:
             found.append(path)
         else:

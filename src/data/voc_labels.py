@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from src.data.image_check import SUFFIXES
+from src.data.image_check import SUFFIXES, ImageHeader
 from src.data.label_files import (
     FileIndex,
     as_path,
@@ -20,12 +20,11 @@ from src.data.label_files import (
     split_of,
 )
 from src.data.label_source import (
-    Frame,
     NamedBox,
     Source,
     SourceImage,
     chosen_splits,
-    image_or_note,
+    header_or_note,
     image_paths,
     usual_names,
 )
@@ -327,21 +326,21 @@ class _Reader:
                 continue
             annotation = self._of_image.get(path)
             self.source.faults += annotation.faults if annotation else []
-            frame = image_or_note(path, notes)
-            if frame is None:
+            header = header_or_note(path, notes)
+            if header is None:
                 continue
             if annotation is None:
                 notes.add("images without an XML file, taken as images without a box", path)
-            boxes = list(self._boxes(annotation, frame)) if annotation else []
-            found.append(SourceImage(path, frame.size, boxes))
+            boxes = list(self._boxes(annotation, header)) if annotation else []
+            found.append(SourceImage(path, header.size, boxes))
         return found
 
-    def _boxes(self, annotation: Annotation, frame: Frame) -> Iterator[NamedBox]:
+    def _boxes(self, annotation: Annotation, header: ImageHeader) -> Iterator[NamedBox]:
         notes, xml = self.source.notes, annotation.path
-        turn = frame.orientation != 1 and _is_as_shown(annotation.size, frame)
+        turn = header.drawn_as_shown(annotation.size)
         if turn:
             notes.add("images that EXIF turns, their boxes turned back", xml)
-        elif 0 not in annotation.size and annotation.size != frame.size:
+        elif 0 not in annotation.size and annotation.size != header.size:
             notes.add("images of another size than their XML file says", xml)
         for one in annotation.objects:
             is_difficult = "difficult" in one.flags
@@ -357,7 +356,7 @@ class _Reader:
                 if crowd:
                     notes.add("difficult boxes, marked iscrowd: no objects to training", xml)
                 flags = {key: 1 for key in one.flags}
-                yield NamedBox(frame.stored(corners) if turn else corners, one.name, crowd, flags)
+                yield NamedBox(header.stored(corners) if turn else corners, one.name, crowd, flags)
 
 
 def _first_folder(folder: Path, *names: str) -> Path:
@@ -373,8 +372,3 @@ def _lines_of(path: Path) -> list[str]:
 def is_image(name: PurePosixPath) -> bool:
     """Whether a name ends as an image's does."""
     return name.suffix.lower() in SUFFIXES
-
-
-def _is_as_shown(said: tuple[int, int], frame: Frame) -> bool:
-    """Whether the boxes count in the image as it is shown: unless the size says the contrary."""
-    return not (said == frame.size != frame.shown)

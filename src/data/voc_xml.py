@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from src.data.image_check import Corners
 from src.data.label_files import decode_text
-from src.data.label_source import Corners
 from src.errors import UserError
 
 LARGEST = 10 * 2**20  # bytes of an XML file

@@ -11,16 +11,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from src.data.image_check import OTHER_SUFFIXES, Corners, ImageHeader
 from src.data.label_files import alike, files_below, folders_of, read_text
 from src.data.label_source import (
-    OTHER_FORMATS,
-    Corners,
-    Frame,
     NamedBox,
     Source,
     SourceImage,
     chosen_splits,
-    image_or_note,
+    header_or_note,
 )
 from src.data.yolo_folder import NAMES, YoloFolder, read_folder
 from src.data.yolo_lines import Line, LineKinds, edges_of, parse_line
@@ -76,19 +74,19 @@ class _Labels:
             if path.name not in NAMES:
                 self._texts.setdefault(self._key(path), []).append(path)
         self._stems = Counter(path.stem for path in folder.images.paths)
-        there = (*folder.images.paths, *files_below(self._folder, OTHER_FORMATS))
+        there = (*folder.images.paths, *files_below(self._folder, OTHER_SUFFIXES))
         self._known = {self._key(path) for path in there}
-        self._images: dict[str, list[tuple[SourceImage, Frame, list[Line]]]] = {}
+        self._images: dict[str, list[tuple[SourceImage, ImageHeader, list[Line]]]] = {}
         self._used: dict[Path, Path] = {}
 
     def add(self, split: str, paths: Sequence[Path]) -> None:
         """Read the lines of a split's images."""
         found = self._images[split] = []
         for path in progress(paths, split, "image"):
-            frame = image_or_note(path, self._source.notes)
-            if frame is None:
+            header = header_or_note(path, self._source.notes)
+            if header is None:
                 continue
-            if frame.orientation != 1:
+            if header.orientation != 1:
                 self._source.notes.add("images that EXIF turns, their boxes turned back", path)
             text = self._of_image(path)
             if text is None:
@@ -99,7 +97,7 @@ class _Labels:
                     f"{text}: it may be of {self._used[text]} or of {path}; rename or remove one"
                 )
             lines = self._lines(text) if text else []
-            found.append((SourceImage(path, frame.size, []), frame, lines))
+            found.append((SourceImage(path, header.size, []), header, lines))
 
     def _of_image(self, image: Path) -> Path | None:
         """The label file of an image: labels in place of images in its path, beside it, or by its
@@ -145,14 +143,16 @@ class _Labels:
         boxes, faults = self._kinds.decide(self._source.notes)
         self._source.faults += faults
         for split, images in self._images.items():
-            for image, frame, lines in images:
-                image.boxes = [] if faults else list(self._boxes(lines, frame, boxes))
+            for image, header, lines in images:
+                image.boxes = [] if faults else list(self._boxes(lines, header, boxes))
             self._source.splits[split] = [image for image, *_ in images]
         self._note_orphans()
 
-    def _boxes(self, lines: list[Line], frame: Frame, kinds: set[int] | None) -> Iterator[NamedBox]:
+    def _boxes(
+        self, lines: list[Line], header: ImageHeader, kinds: set[int] | None
+    ) -> Iterator[NamedBox]:
         names, notes = self._source.names, self._source.notes
-        width, height = frame.shown
+        width, height = header.shown
         for line in lines:
             try:
                 edges = edges_of(line, kinds, self._key_points)
@@ -171,7 +171,7 @@ class _Labels:
             if corners[0] >= corners[2] or corners[1] >= corners[3]:
                 notes.add("boxes without an extent, left out", line.where)
                 continue
-            yield NamedBox(frame.stored(corners), names[line.kind])
+            yield NamedBox(header.stored(corners), names[line.kind])
 
     def _note_orphans(self) -> None:
         """Count label files of images that are not there, in the folders whose labels were used."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from src.data.label_source import Corners, Notes
+from src.data.image_check import Corners
+from src.data.label_source import Notes
 from src.data.yolo_folder import KeyPoints
 from src.errors import UserError
 

@@ -18,9 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from src.data.image_check import eight_bits
+from src.data.image_check import BrokenImageError, rgb_image
 from src.errors import UserError
 from src.files import write_whole
 from src.reporting.detection_results import Box, LabelledPicture
@@ -155,10 +155,8 @@ def _counted(count: int) -> str:
 def _read_image(path: Path, turned: bool) -> Image.Image:
     """RGB as the detector sees it, turned by EXIF where its boxes are."""
     try:
-        data = eight_bits(path.read_bytes())
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            return (ImageOps.exif_transpose(image) if turned else image).convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+        return rgb_image(path.read_bytes(), turned)
+    except (OSError, BrokenImageError) as error:
         raise UserError(f"{path}: cannot be read as a JPEG or PNG: {error}") from error
 
 

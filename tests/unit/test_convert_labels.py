@@ -2,6 +2,8 @@
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -12,8 +14,8 @@ import yaml
 from coco_files import jpeg, run_script
 from PIL import Image, ImageOps
 
+from src.data.image_check import ORIENTATION, peek
 from src.data.label_conversion import class_names, configuration_lines, read_class_list
-from src.data.label_source import ORIENTATION, Frame, frame_of
 from src.data.voc_labels import read_voc
 from src.data.voc_xml import read_xml
 from src.data.yolo_labels import read_yolo
@@ -192,11 +194,11 @@ def shown_box(pixels: np.ndarray) -> tuple[int, ...]:
 def test_boxes_on_images_that_exif_turns_are_turned_back(tmp_path, orientation):
     data, shown = turned_jpeg(orientation)
     (tmp_path / "a.jpg").write_bytes(data)
-    frame = frame_of(tmp_path / "a.jpg")
+    header = peek(tmp_path / "a.jpg")
     height, width = shown.shape[:2]
-    assert (frame.size, frame.shown) == (SIZE, (width, height))
+    assert (header.size, header.shown) == (SIZE, (width, height))
     x1, y1, x2, y2 = box = shown_box(shown)
-    assert frame.stored(box) == (8, 4, 32, 12)
+    assert header.stored(box) == (8, 4, 32, 12)
     # What training decodes is what is stored.
     (tmp_path / "a.txt").write_text(
         f"0 {(x1 + x2) / 2 / width} {(y1 + y2) / 2 / height} "
@@ -377,10 +379,12 @@ def test_bad_flags_end_with_2_in_one_line_and_leave_nothing(tmp_path, words):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_frame_needs_a_sound_header(tmp_path):
-    (tmp_path / "a.png").write_bytes(
-        cv2.imencode(".png", np.zeros((3, 5, 3), np.uint8))[1].tobytes()
-    )
-    assert frame_of(tmp_path / "a.png") == Frame((5, 3), 1)
-    (tmp_path / "b.jpg").write_bytes(b"\xff\xd8\xff")
-    assert frame_of(tmp_path / "b.jpg") is None and frame_of(tmp_path / "none.jpg") is None
+def test_an_image_of_any_size_keeps_its_boxes(tmp_path):
+    small = cv2.imencode(".png", np.zeros((3, 5, 3), np.uint8))[1].tobytes()
+    header = b"IHDR" + struct.pack(">II", 14000, 14000) + small[24:29]
+    large = small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:]
+    (tmp_path / "a.png").write_bytes(large)
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "classes.txt").write_text("cell\n")
+    (image,) = read_yolo(tmp_path).splits["all"]
+    assert image.size == (14000, 14000) and image.boxes[0].corners == (3500, 3500, 10500, 10500)

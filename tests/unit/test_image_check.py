@@ -1,7 +1,9 @@
 """Whole and broken image files."""
 
 import io
+import struct
 import warnings
+import zlib
 
 import cv2
 import numpy as np
@@ -16,8 +18,8 @@ from src.data.image_check import (
     decoded,
     eight_bits,
     image_header,
-    image_size,
     peek,
+    rgb_image,
 )
 
 
@@ -42,14 +44,14 @@ def encoded(kind: str) -> bytes:
     ids=["none", "zeros", "text", "0xff", "Samsung", "Motion Photo"],
 )
 def test_whole_files_give_their_size(kind, tail):
-    assert image_size(encoded(kind) + tail) == (48, 32)
+    assert image_header(encoded(kind) + tail).size == (48, 32)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("missing", [1, 10, 400])
 def test_cut_off_files_are_broken(kind, missing):
     with pytest.raises(BrokenImageError, match="cut off"):
-        image_size(encoded(kind)[:-missing])
+        image_header(encoded(kind)[:-missing])
 
 
 @pytest.mark.parametrize(
@@ -82,16 +84,16 @@ def test_cut_off_files_are_broken(kind, missing):
 )
 def test_other_files_are_broken(data, message):
     with pytest.raises(BrokenImageError, match=message):
-        image_size(data)
+        image_header(data)
 
 
 def test_a_thumbnails_end_is_not_that_of_a_cut_off_photo():
     thumbnail = jpeg(1)
     segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     photo = jpeg()[:2] + segment + jpeg()[2:]
-    assert photo.count(b"\xff\xd9") == 2 and image_size(photo) == (48, 32)
+    assert photo.count(b"\xff\xd9") == 2 and image_header(photo).size == (48, 32)
     with pytest.raises(BrokenImageError, match="cut off"):
-        image_size(photo[:-100] + b"\0" * 100)
+        image_header(photo[:-100] + b"\0" * 100)
 
 
 def test_an_image_above_the_limit_says_how_large_it_is_without_a_warning():
@@ -99,8 +101,8 @@ def test_an_image_above_the_limit_says_how_large_it_is_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(BrokenImageError, match=r"14000x14000 pixels are 196\.0 million, more"):
-            image_size(large)
-        assert image_size(large, 14000**2) == (14000, 14000)
+            image_header(large)
+        assert image_header(large, 14000**2).size == (14000, 14000)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -112,6 +114,40 @@ def test_the_header_tells_how_exif_turns_an_image(tmp_path, kind, orientation):
     header = image_header((tmp_path / "a").read_bytes())
     assert header == peek(tmp_path / "a") == ((48, 32), orientation, 8)
     assert header.shown == ImageOps.exif_transpose(Image.open(tmp_path / "a")).size
+
+
+def with_orientation(png: bytes, orientation: int, is_last: bool) -> bytes:
+    """A PNG with EXIF behind its header, or behind its pixels."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    body = b"eXIf" + exif.tobytes()[6:]
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    place = len(png) - 12 if is_last else 33
+    return png[:place] + chunk + png[place:]
+
+
+def test_exif_behind_the_pixels_of_a_large_png_is_found(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    png = with_orientation(cv2.imencode(".png", noise)[1].tobytes(), 6, is_last=True)
+    assert len(png) > 150_000
+    (tmp_path / "a.png").write_bytes(png)
+    assert image_header(png) == peek(tmp_path / "a.png") == ((300, 200), 6, 8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_image_of_any_depth_is_turned_by_exif_where_it_is_to_be(dtype, orientation, monkeypatch):
+    values = np.arange(48 * 32, dtype=dtype).reshape(32, 48)
+    png = with_orientation(cv2.imencode(".png", values)[1].tobytes(), orientation, is_last=False)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    stored = decoded(png)
+    np.testing.assert_array_equal(rgb_image(png, False), stored)
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    file = io.BytesIO()
+    Image.fromarray(stored).save(file, "PNG", exif=exif)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(rgb_image(png, True), ImageOps.exif_transpose(Image.open(file)))
 
 
 def test_16_bits_become_8_by_the_range_of_the_image():
@@ -135,6 +171,6 @@ def test_decoding_finds_damage_between_header_and_end():
     damaged = bytearray(whole)
     middle = len(whole) // 2
     damaged[middle : middle + 4000] = np.random.default_rng(0).bytes(4000)
-    assert image_size(bytes(damaged)) == (320, 200)
+    assert image_header(bytes(damaged)).size == (320, 200)
     with pytest.raises(BrokenImageError, match="decode"):
         decode_fully(bytes(damaged))
