@@ -14,7 +14,7 @@ from src.data.image_check import ImageHeader
 from src.errors import UserError
 
 FROM_MASK = "bbox_from_segmentation"  # key of an annotation whose bbox is around its segmentation
-FIRST_PIXEL = 1.05  # a box that ends there is one in parts of the image, or as good as none
+FIRST_PIXEL = 1.05  # what ends there is in parts of the image, or as good as nothing
 FAR = 0.1  # of a side: a box that reaches further beyond the image was not drawn so
 
 # What is counted of boxes. These are no fault of the labels:
@@ -22,13 +22,15 @@ OTHER_CATEGORY = "of category"
 AROUND_MASK = "without bbox, taken around their segmentation"
 REMARKS = (OTHER_CATEGORY, AROUND_MASK)
 # These are, and what to do where they are all that there is:
+NO_CATEGORY = "whose category_id"
 OTHER_IMAGE = "of an image that is not in the json, dropped"
 IN_PARTS = "within the first pixel, as parts of the image (0 to 1) would be, dropped"
 AS_CORNERS = "far beyond the image that would be within it as x1, y1, x2, y2, clipped"
 CROWDS = "that are crowds (iscrowd 1)"
 FIXES = {  # by how they begin
     OTHER_IMAGE: "write the ids of its images into image_id",
-    OTHER_CATEGORY: "write the ids of its categories into category_id",
+    NO_CATEGORY: "write the ids of its categories into category_id",
+    OTHER_CATEGORY: "give the configuration with its class list (--config_path)",
     "without": "write bbox as [x, y, width, height] in pixels",
     IN_PARTS: "multiply bbox by the image's width and height: COCO's are pixels",
     CROWDS: "write iscrowd 0 for single objects",
@@ -95,9 +97,11 @@ def boxes_by_image(
     boxes: dict[Any, list[list[float]]] = {entry["id"]: [] for entry in coco["images"]}
     for annotation in coco["annotations"]:
         image_id, category_id = annotation["image_id"], annotation.get("category_id")
-        name = names.get(category_id, f"id {category_id}")
+        name = names.get(category_id, "")
         if image_id not in boxes:
             notes[OTHER_IMAGE] += 1
+        elif category_id not in names:
+            notes[f"{NO_CATEGORY} {category_id!r} is none of its categories, dropped"] += 1
         elif name not in index:
             notes[f"{OTHER_CATEGORY} {name!r}, not in coco_classes, dropped"] += 1
         else:
@@ -121,13 +125,22 @@ def box_of(annotation: dict[str, Any], notes: Counter) -> tuple[float, float, fl
         notes["without four finite numbers as bbox, dropped"] += 1
     elif w <= 0 or h <= 0:
         notes["of zero or negative size, dropped"] += 1
-    elif x >= 0 and y >= 0 and x + w <= FIRST_PIXEL and y + h <= FIRST_PIXEL:
+    elif _is_in_parts(x, y, w, h):
         notes[IN_PARTS] += 1
     else:
         if annotation.get(FROM_MASK):
             notes[AROUND_MASK] += 1
         return x, y, w, h
     return None
+
+
+def _is_in_parts(*box: float) -> bool:
+    """Whether numbers look like parts of an image, be they a corner or the middle and a size."""
+    x, y, w, h = box
+    if min(x, y) < -FAR or max(box) > FIRST_PIXEL:
+        return False
+    is_whole = all(value.is_integer() for value in box)
+    return not is_whole or max(x + w, y + h) <= FIRST_PIXEL
 
 
 def _no_box(bbox: Any) -> str:

@@ -165,6 +165,11 @@ def check_entry(name: str, number: int, entry: Any, path: Path) -> None:
     lacks = keys if not isinstance(entry, dict) else [k for k in keys if k not in entry]
     if lacks:
         raise UserError(f"{path}: not COCO: {name}[{number}] has no '{lacks[0]}'")
+    if "segments_info" in entry and "bbox" not in entry:
+        raise UserError(
+            f"{path}: COCO's panoptic labels: {name}[{number}] has segments_info in place of a "
+            "bbox; give the json with the instances"
+        )
     scalar = (*keys, "category_id") if "category_id" in entry else keys
     odd = [key for key in scalar if not isinstance(entry[key], (int, float, str))]
     if odd:

@@ -139,6 +139,8 @@ def convert_labels(source: Source, names: list[str], out: Path, overwrite: bool)
     written = write_notes(cases, out) if len(cases) > len(notes) else ""
     if not written:
         (out / NOTES).unlink(missing_ok=True)
+    notes += [f"no image in the split {name}: no {name}.json" for name in source.splits
+              if name not in splits]  # fmt: skip
     notes += [*_oddities(splits, names), *([f"all of these: {written}"] if written else [])]
     return [*lines, *(f"  {line}" for line in notes)]
 

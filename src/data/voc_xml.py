@@ -52,9 +52,12 @@ def read_annotation(path: Path) -> Annotation:
         root = read_xml(path)
     except UserError as error:
         return Annotation(path, faults=[str(error)])
+    if root.tag == "annotations" and root.find("image") is not None:
+        fault = f"{path}: is CVAT's XML of all images, not VOC's; export as Pascal VOC or COCO"
+        return Annotation(path, faults=[fault])
     found = Annotation(path, (root.findtext("filename") or "").strip())
     found.size = (_side(root, "width"), _side(root, "height"))
-    for number, entry in enumerate(root.findall("object"), 1):
+    for number, entry in enumerate(root.iter("object"), 1):
         try:
             found.objects.append(_object(entry, f"{path}: object {number}"))
         except UserError as error:
@@ -67,6 +70,8 @@ def _object(entry: Element, where: str) -> Object:
     bounds = entry.find("bndbox")
     if not name or bounds is None:
         raise UserError(f"{where} has no {'name' if not name else 'bndbox'}, expected both")
+    if len(entry.findall("bndbox")) > 1:
+        raise UserError(f"{where} has several bndbox, expected one; write an object for each")
     x1, y1, x2, y2 = (_number(bounds, key, where) for key in ("xmin", "ymin", "xmax", "ymax"))
     edges = (x1, y1, x2, y2)
     if all(0 <= edge <= 1 for edge in edges) and not all(edge.is_integer() for edge in edges):

@@ -28,6 +28,7 @@ from src.data.label_source import Notes, image_paths, usual_names
 from src.errors import UserError
 
 DATA = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+MOST_CLASSES = 10_000
 NAMES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
 
 
@@ -192,9 +193,9 @@ def _stripped(text: str) -> list[str]:
 
 
 def _names_of_data(names: Any, path: Path) -> list[str]:
-    """A list, or a mapping of 0, 1, ... to names."""
-    if isinstance(names, dict) and sorted(map(str, names)) == sorted(map(str, range(len(names)))):
-        names = [names[key] for key in sorted(names, key=int)]
+    """A list, or a mapping of numbers to names; a number that is left out has no name."""
+    if isinstance(names, dict):
+        names = _names_by_number(names, path)
     if not isinstance(names, list) or not names:
         raise UserError(f"{path}: names is {names!r:.60}, expected a list of the classes' names")
     odd = next(
@@ -203,6 +204,19 @@ def _names_of_data(names: Any, path: Path) -> list[str]:
     if odd is not None:
         raise UserError(f"{path}: names has {odd!r}, expected text; put the name in quotes")
     return [str(name).strip() for name in names]
+
+
+def _names_by_number(names: dict[Any, Any], path: Path) -> list[Any]:
+    """The names by their numbers, which may begin with 1 or have gaps, as COCO's do."""
+    known = {str(number): number for number in range(MOST_CLASSES)}
+    numbers = {known[str(key)]: name for key, name in names.items() if str(key) in known}
+    odd = next((repr(key) for key in names if str(key) not in known), "")
+    if odd or len(numbers) < len(names):
+        raise UserError(
+            f"{path}: names has {odd or 'a number twice'}, expected a number for each name, like "
+            "0: cell"
+        )
+    return [numbers.get(number, "") for number in range(max(numbers, default=-1) + 1)]
 
 
 class Places:

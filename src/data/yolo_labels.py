@@ -158,8 +158,8 @@ class _Labels:
                 edges = edges_of(line, kinds, self._key_points)
                 if not names[line.kind]:
                     raise UserError(
-                        f"{line.where}: class {line.kind}, which is an empty line in the list of "
-                        "classes; write its name there"
+                        f"{line.where}: class {line.kind}, which has no name in the list of "
+                        "classes; write it there"
                     )
             except UserError as error:
                 self._source.faults.append(str(error))
@@ -181,12 +181,21 @@ class _Labels:
             for path in paths
             if "labels" in path.relative_to(self._folder).parts[:-1] or not self._used
         }
+        orphans = []
         for path in sorted(path for paths in self._texts.values() for path in paths):
             if path in self._used or path.parent not in places or self._key(path) in self._known:
                 continue
             text = path.read_bytes()[:1000].decode("utf-8", "replace").lstrip("\ufeff")
             if not text.strip() or NUMBERS.match(text):
+                orphans.append(path)
                 self._source.notes.add("label files without an image, left out", path)
+        first = next((one.path for images in self._images.values() for one, *_ in images), None)
+        if orphans and first and not self._used:
+            self._source.faults.append(
+                f"no label file is of an image: the first is {orphans[0]}, the first image "
+                f"{first}; expected the same name, next to each other or in folders named labels "
+                "and images"
+            )
 
 
 def _clipped(corners: Sequence[float], width: int, height: int) -> Corners:

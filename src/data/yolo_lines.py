@@ -96,6 +96,37 @@ class _Seen:
     points_near: int = 0  # of these, not far from it
 
 
+@dataclass
+class _AsCorners:
+    """Of the lines with four numbers: whether they are x1 y1 x2 y2 in place of x y width height."""
+
+    first: str = ""
+    boxes: int = 0
+    fit: int = 0  # corners of a box within the image
+    beyond: int = 0  # of these, with a box that reaches far beyond it as x y width height
+
+    def add(self, line: Line, parts: list[float]) -> None:
+        """Look at a line."""
+        x1, y1, x2, y2 = parts
+        fits = 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
+        self.first = self.first or line.where
+        self.boxes += 1
+        self.fit += fits
+        if fits and line.box is not None:
+            edges = line.box
+            self.beyond += min(edges) < -EDGE or max(edges) > 1 + EDGE
+
+    def faults(self) -> list[str]:
+        """What is wrong, where all may be corners and many can hardly be anything else."""
+        if self.fit < self.boxes or self.beyond * 2 < self.boxes or not self.boxes:
+            return []
+        return [
+            f"{self.first}: the lines look like class x1 y1 x2 y2: {self.beyond} of {self.boxes} "
+            "boxes reach far beyond their image as class x y width height, and all of them lie "
+            "within it as corners; write the middle and width and height"
+        ]
+
+
 class LineKinds:
     """Gathers how the lines of a data set look, and decides what they are.
 
@@ -108,9 +139,12 @@ class LineKinds:
         self._key_points = key_points
         self._columns = columns
         self._seen: dict[int, _Seen] = {}
+        self._corners = _AsCorners()
 
     def add(self, line: Line, parts: list[float]) -> None:
         """Look at a line."""
+        if line.numbers == 4:
+            self._corners.add(line, parts)
         if line.numbers == 4 or self._columns != "auto" or self._key_points:
             return
         seen = self._seen.setdefault(line.numbers, _Seen(line.where))
@@ -142,9 +176,9 @@ class LineKinds:
         Args:
             notes: is told of key points that were recognized.
         """
-        boxes, faults = {4}, []
+        boxes, faults = {4}, self._corners.faults()
         if self._columns == "box":
-            return None, []
+            return None, faults
         if self._key_points:
             number, each = self._key_points
             boxes.add(4 + number * each)

@@ -37,6 +37,10 @@ def one_box(folder, box, **extra):
         ([5.8, 5.8, 0.5, 0.5], [5, 5, 6, 6], None),
         ([0.1, 0.2, 0.5, 0.4], None, "parts of the image"),
         ([0, 0, 1, 1], None, "parts of the image"),
+        ([0.5, 0.5, 0.9, 0.6], None, "parts of the image"),  # as YOLO's middle and size
+        ([-0.01, 0.2, 1.01, 0.9], None, "parts of the image"),
+        ([1, 1, 1, 1], [1, 1, 2, 2], None),
+        ([0.5, 0.5, 2, 2], [0, 0, 2, 2], None),
         ([0, 0, 2, 2], [0, 0, 2, 2], None),
         ([10, 4, 40, 28], [10, 4, 48, 32], "partly outside"),
         (["1", "2", "3", "4"], [1, 2, 4, 6], None),
@@ -67,7 +71,7 @@ def test_boxes(tmp_path, box, row, note):
 
 def test_unknown_categories_and_images_are_dropped_and_named(tmp_path):
     assert one_box(tmp_path, [1, 1, 5, 5], category_id=99)[1] == {
-        "of category 'id 99', not in coco_classes, dropped": 1
+        "whose category_id 99 is none of its categories, dropped": 1
     }
     assert one_box(tmp_path, [1, 1, 5, 5], image_id=float("nan"))[0] == []
     assert one_box(tmp_path, [1, 1, 5, 5], iscrowd=1)[0] == [[1, 1, 6, 6, 17, 1]]
@@ -103,6 +107,10 @@ def without(key):
         ({**coco_of(1), "annotations": [{}]}, r"annotations\[0\] has no 'image_id'"),
         ({**coco_of(1), "annotations": [{"image_id": []}]}, "expected a number or text"),
         ({**coco_of(1), "annotations": [{"image_id": 1, "category_id": []}]}, "'category_id'"),
+        (
+            {**coco_of(1), "annotations": [{"image_id": 1, "segments_info": []}]},
+            r"COCO's panoptic labels: annotations\[0\] has segments_info .*; give the json with",
+        ),
         ({**coco_of(1), "images": coco_of(1)["images"] * 2}, "id 1 occurs 2 times in 'images'"),
         ({**coco_of(1), "categories": [None]}, r"categories\[0\] has no 'id'"),
     ],

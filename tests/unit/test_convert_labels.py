@@ -311,7 +311,11 @@ def test_a_polygon_becomes_the_box_around_it(tmp_path):
     [
         ("train: images/train\n", "names is None"),
         ("train: images/train\nnames: [no, dog]\n", "names has False, expected text"),
-        ("train: images/train\nnames: {0: a, 2: b}\n", "expected a list"),
+        ("train: images/train\nnames: {}\n", "expected a list"),
+        ("train: images/train\nnames: {a: 0, b: 1}\n", "names has 'a', expected a number for each"),
+        ("train: images/train\nnames: {0: a, 300000: b}\n", "names has 300000, expected a number"),
+        ("train: images/train\nnames: {0: a, '0': b}\n", "names has a number twice"),
+        ("train: images/train\nnames: {0: a, 2: b}\n", "class 1, which has no name in the list"),
         ("train: nowhere\nnames: [a, b]\n", "nowhere: no such folder"),
         ("train: 3\nnames: [a, b]\n", "train is 3"),
         ("names: [a, b]\n", "none of train, val, test"),

@@ -125,7 +125,7 @@ def test_bad_boxes_are_counted_once_in_all_and_refused_when_strict(generate, tmp
     assert not (tmp_path / "mindrecord_0").exists()
     out = generate()
     assert "2 partly outside the image, clipped" in out and "2 of zero or negative size" in out
-    assert "1 of category 'id 1234'" in out
+    assert "1 whose category_id 1234 is none of its categories" in out
     assert annotations_in(tmp_path / "mindrecord_0") == [
         [[40, 4, 48, 24, 17, 0]],
         [[4, 4, 24, 24, 17, 0], [40, 4, 48, 24, 17, 0]],

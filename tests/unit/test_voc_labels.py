@@ -8,6 +8,7 @@ import pytest
 from coco_files import run_script
 from label_folders import boxes_of, png, voc_xml, write_files
 
+from src.data.label_conversion import convert_labels
 from src.data.voc_labels import read_voc
 from src.errors import UserError
 
@@ -255,6 +256,41 @@ def test_boxes_without_an_extent_are_counted_and_not_written(tmp_path):
     source = read_voc(tmp_path)
     assert [len(image.boxes) for image in source.splits["all"]] == [0, 0, 0, 1, 1]
     assert "3 boxes without an extent" in "".join(source.notes.lines())
+
+
+CVAT = '<annotations><image name="a.jpg"><box label="cell" xtl="1"/></image></annotations>'
+
+
+@pytest.mark.parametrize(
+    ("xml", "words"),
+    [
+        (
+            voc_xml().replace("</object>", "<bndbox/></object>"),
+            "object 1 has several bndbox, expect",
+        ),
+        (CVAT, "is CVAT's XML of all images, not VOC's; export as Pascal VOC or COCO"),
+    ],
+    ids=["two boxes", "CVAT"],
+)
+def test_what_would_lose_boxes_is_refused(tmp_path, xml, words):
+    write_files(tmp_path, {"a.jpg": None, "labels.xml": xml})
+    with pytest.raises(UserError, match=words):
+        read_voc(tmp_path)
+
+
+def test_objects_within_another_element_are_read(tmp_path):
+    xml = (
+        voc_xml().replace("<object>", "<objects><object>").replace("/object>", "/object></objects>")
+    )
+    write_files(tmp_path, {"a.jpg": None, "a.xml": xml})
+    assert boxes_of(read_voc(tmp_path))["all"]["a.jpg"] == BOX
+
+
+def test_an_empty_list_of_images_is_said(tmp_path):
+    lists = {"ImageSets/Main/train.txt": "a\n", "ImageSets/Main/val.txt": ""}
+    folder = write_files(tmp_path, {f"{IMAGES}/a.jpg": None, f"{XML}/a.xml": voc_xml(), **lists})
+    said = convert_labels(read_voc(folder), ["cell"], tmp_path / "out", False)
+    assert "  no image in the split val: no val.json" in said
 
 
 def test_boxes_in_parts_of_the_image_are_refused(tmp_path):

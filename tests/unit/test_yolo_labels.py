@@ -6,6 +6,7 @@ import pytest
 from coco_files import run_script
 from label_folders import HEIGHT, WIDTH, boxes_of, write_files
 
+from src.data.label_conversion import class_names
 from src.data.yolo_labels import read_yolo
 from src.errors import UserError
 
@@ -148,8 +149,8 @@ def test_images_without_any_label_are_no_success(tmp_path):
     words = ["--from=yolo", "--source=yolo", "--out=out", "--classes=yolo/classes.txt"]
     ended = run_script("tools/convert_labels.py", *words, cwd=tmp_path)
     (line,) = ended.stderr.splitlines()
-    assert ended.returncode == 2 and "no box in the labels of 1 images" in line
-    assert "1 label files without an image, left out, first" in line and "labels/b.txt" in line
+    assert ended.returncode == 2 and "no label file is of an image: the first is" in line
+    assert "labels/b.txt, the first image" in line and "expected the same name" in line
 
 
 def test_a_list_whose_images_are_elsewhere_is_explained(tmp_path):
@@ -173,12 +174,21 @@ def test_one_label_file_for_two_images_is_refused(tmp_path):
         read_yolo(write_files(tmp_path, files))
 
 
+def test_numbers_of_classes_may_have_gaps(tmp_path):
+    data = "train: images\nnames: {1: cell, 13: wbc, 3: platelet}\n"
+    lines = "".join(f"{number} 0.5 0.5 0.25 0.5\n" for number in (13, 1, 3))
+    write_files(tmp_path, {"data.yaml": data, "images/a.jpg": None, "labels/a.txt": lines})
+    source = read_yolo(tmp_path)
+    assert [name for name, _ in boxes_of(source)["train"]["a.jpg"]] == ["wbc", "cell", "platelet"]
+    assert class_names(source, []) == ["cell", "platelet", "wbc"]
+
+
 def test_an_empty_line_in_the_class_list_keeps_its_number(tmp_path):
     files = {"classes.txt": "cell\r\n\r\nwbc\r\nplatelet\r\n\r\n", **pair("a.jpg", "a.txt")}
     write_files(tmp_path, {**files, "a.txt": "2 0.5 0.5 0.25 0.5"})
     assert boxes_of(read_yolo(tmp_path)) == {"all": {"a.jpg": [("wbc", BOX[0][1])]}}
     write_files(tmp_path, {"a.txt": "1 0.5 0.5 0.25 0.5"})
-    with pytest.raises(UserError, match="class 1, which is an empty line"):
+    with pytest.raises(UserError, match="class 1, which has no name in the list"):
         read_yolo(tmp_path)
     write_files(tmp_path, {"classes.txt": "\ncell\n"})
     with pytest.raises(UserError, match="begins with an empty line"):

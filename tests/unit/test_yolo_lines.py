@@ -38,6 +38,17 @@ def test_with_kpt_shape_the_first_four_are_the_box(tmp_path, shape, behind):
         read(tmp_path, [f"0 {FIRST} {behind} 0.5"], shape=shape)
 
 
+def test_corners_in_place_of_middle_and_size_are_refused(tmp_path):
+    corners = ["0 0.1 0.2 0.6 0.7", "0 0.4 0.4 0.95 0.9", "1 0.3 0.3 0.5 0.5"]
+    with pytest.raises(UserError, match="look like class x1 y1 x2 y2: 2 of 3 boxes reach far"):
+        read(tmp_path, corners)
+    with pytest.raises(UserError, match="class x1 y1 x2 y2"):
+        read(tmp_path, corners, columns="box")
+    # One box that is no corner pair, or most within the image: they are what they should be.
+    found, _ = read(tmp_path, [*corners, f"0 {FIRST}", "0 0.5 0.5 0.4 0.4"])
+    assert len(found) == 5
+
+
 @pytest.mark.parametrize(
     "behind",
     ["0.45 0.40 2 0.55 0.40 2", "0.45 0.40 2 0.55 0.40 1 0 0 0", "0.45 0.4 1", "0 0 0 0.5 0.5 2"],
