@@ -19,6 +19,7 @@ require_packages()
 from src.job.job_record import indexed_folders
 from src.launch.finish import finish
 from src.model_utils.config import parse_known, script_parser
+from src.printing import print
 
 
 def main() -> int:

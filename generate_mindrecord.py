@@ -33,6 +33,7 @@ from src.data.conversion import data_to_mindrecord_byte_image
 from src.data.mindrecord_file import BASE_NAME, check_mindrecord, is_whole, shard_number
 from src.data.shards import for_shard, parse_shards
 from src.model_utils.config import Config, get_config, parse_bool, script_parser
+from src.printing import print
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -29,6 +29,7 @@ from src.job.job_config import JobConfig
 from src.job.job_record import FOLDER
 from src.job.shard_folder import shard_of
 from src.launch.command_line import JOB_FLAGS, add_worker_flags, job_from, launcher_parser
+from src.launch.log_filter import own_output
 from src.launch.modelarts import use_fetched
 from src.launch.rank_flags import add_rank_flags
 from src.model_utils.config import Config, get_config
@@ -141,6 +142,7 @@ def role_config() -> Config:
 
 def main() -> int | None:
     """Parse, then run the role."""
+    own_output()
     config = role_config()
     return ROLES[config.ms_role](config)
 

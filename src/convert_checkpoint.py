@@ -31,6 +31,7 @@ require_packages()
 from src.files import reason, whole_file
 from src.launch.detector_size import parameter_shapes
 from src.model_utils.config import BACKBONE_BLOCKS, load_config, parse_known, script_parser
+from src.printing import print
 from src.weights.conversion import DETECTOR_EPS, Converted, convert
 from src.weights.source import RECORD_NAME, V1, V1_5
 
@@ -111,7 +112,7 @@ def main() -> None:
     if out.suffix != ".ckpt" or out.absolute() == path.absolute():
         raise UserError(f"--out {out}: expected a name that ends in .ckpt, and not the source's")
     write(converted, out)
-    print("\n".join(words(converted, path, out)))
+    print(*words(converted, path, out), sep="\n")
 
 
 def words(converted: Converted, path: Path, out: Path) -> list[str]:

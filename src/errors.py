@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Callable
 
 from src.files import MENDS, reason
+from src.printing import print, printable
 
 STANDARD_OUTPUT = 1
 
@@ -23,8 +24,8 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
-        # What it quotes from a file may hold line breaks, or sequences that a terminal obeys.
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+        # What it quotes may come from a file or a peer.
+        super().__init__(printable(message))
 
 
 def user_path(path: str | Path) -> Path:
@@ -94,7 +95,8 @@ def run_command(main: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except StartError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # Behind its first line may stand the last ones of a log.
+        print(*f"error: {error}".split("\n"), sep="\n", file=sys.stderr)
         sys.exit(error.code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

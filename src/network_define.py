@@ -20,6 +20,7 @@ from src.job.console import stamp
 from src.job.log_files import RotatingLog
 from src.lr_schedule import RunSchedule
 from src.model_utils.config import Config, setting
+from src.printing import print
 
 
 class LossCallBack(Callback):

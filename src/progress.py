@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from src.printing import print, printable
+
 FIRST_S, EVERY_S, SELDOM_S, REDRAW_S = 2.0, 10.0, 60.0, 0.5
 
 Item = TypeVar("Item")
@@ -24,7 +26,7 @@ def progress(items: Sequence[Item], what: str, unit: str) -> Iterator[Item]:
         unit: of the items, in the singular.
     """
     if sys.stderr.isatty():
-        yield from tqdm(items, desc=what, unit=unit, leave=False, delay=1.0)
+        yield from tqdm(items, desc=printable(what), unit=unit, leave=False, delay=1.0)
         return
     begin = time.monotonic()
     next_word = begin + FIRST_S
@@ -54,7 +56,7 @@ class Waiting:
         text = f"{what}, {now - self._begin:.0f} s"
         if self._line is not None:
             self._next = now + REDRAW_S
-            self._line.set_description_str(text)
+            self._line.set_description_str(printable(text))
         else:
             self._next = now + EVERY_S
             print(text, flush=True)

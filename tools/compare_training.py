@@ -35,6 +35,7 @@ from src.launch.comparison import (
 )
 from src.launch.demo import DEMO_CONFIG, DemoPlan
 from src.model_utils.config import parse_known, script_parser
+from src.printing import print
 from src.reporting.marked_page import split_page, write_table
 from src.reporting.output import writing
 from src.reporting.round_plots import comparison_figure
@@ -66,7 +67,7 @@ def main() -> int:
         seeds = range(args.seed, args.seed + args.seeds)
         curves = mean_by_algorithm(run_all(algorithm_plans(base, seeds), folder))
         text = algorithm_table(curves)
-    print(f"\n{text}\n")
+    print("", *text.split("\n"), "", sep="\n")
     places = [(folder, "--folder")]
     if args.write:
         write_table(args.write, text)

@@ -22,6 +22,7 @@ from src.benchmarks.infer_work import InferWork
 from src.benchmarks.measure import Setting
 from src.benchmarks.step_work import StepWork
 from src.model_utils.config import PROJECT_DIR, parse_known, script_parser
+from src.printing import print
 
 TINY = str(PROJECT_DIR / "configs" / "tiny" / "default_config.yaml")
 

@@ -34,6 +34,7 @@ from src.data.voc_labels import DIFFICULT, read_voc
 from src.data.yolo_labels import read_yolo
 from src.data.yolo_lines import COLUMNS
 from src.model_utils.config import parse_known, script_parser
+from src.printing import print
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,9 +80,9 @@ def main() -> None:
     except FaultyLabelsError as error:
         raise name_all(error, out) from error
     names = class_names(source, given)
-    print("\n".join(convert_labels(source, names, out, args.overwrite)))
+    print(*convert_labels(source, names, out, args.overwrite), sep="\n")
     print("for the configuration, the same in every silo:")
-    print(configuration_lines(names))
+    print(*configuration_lines(names).split("\n"), sep="\n")
     first = next(f"{name}.json" for name, images in source.splits.items() if images)
     print(
         f"next: python generate_mindrecord.py --config_path=<with these lines> "

@@ -28,6 +28,7 @@ from src.job.recovery_files import (
 )
 from src.launch.command_line import job_from, launcher_parser
 from src.model_utils.config import get_config
+from src.printing import print
 
 
 def main() -> None:

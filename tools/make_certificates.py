@@ -25,6 +25,7 @@ from src.errors import UserError, require_packages, run_command
 require_packages("cryptography")
 
 from src.model_utils.config import parse_known, script_parser
+from src.printing import print
 from src.security.certificates import (
     load_authority,
     new_authority,
@@ -70,7 +71,8 @@ def main() -> None:
     contents.update(signed_files(authority, hosts, args.days, passwords))
     write_all(args.out, contents)
     print(f"wrote {', '.join(sorted(contents))} for {', '.join(hosts)} to {args.out}, mode 0600")
-    print(f"to set in the federation's YAML file:\n\n{settings_text(args.out)}")
+    print("to set in the federation's YAML file:", "", sep="\n")
+    print(*settings_text(args.out).split("\n"), sep="\n")
     print(f"passwords: {FLAG}={args.out / 'passwords'}, or its lines as environment variables")
 
 

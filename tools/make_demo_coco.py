@@ -25,6 +25,7 @@ require_packages()
 from src.data.drawn_coco import DrawingPlan, draw_part
 from src.files import reason
 from src.model_utils.config import parse_known, script_parser
+from src.printing import print
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -16,7 +16,6 @@ Exit code: 0 without a FAIL, else 2. Memory is estimated, so it is never a FAIL.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -30,6 +29,7 @@ require_packages("yaml", "psutil", "redis", "numpy", "tqdm", "google.protobuf", 
 
 from src.job.checks import FAIL, LEVELS
 from src.launch.preflight_run import preflight
+from src.printing import print, print_json
 
 
 def main() -> int:
@@ -43,7 +43,7 @@ def main() -> int:
     counts = Counter(finding.level for finding in found)
     code = 2 if counts[FAIL] else 0
     if as_json:
-        print(json.dumps({"exit_code": code, "findings": [vars(f) for f in found]}, indent=1))
+        print_json({"exit_code": code, "findings": [vars(f) for f in found]})
     else:
         print(", ".join(f"{counts[level]} {level}" for level in LEVELS))
     return code

@@ -21,6 +21,7 @@ from src.errors import UserError, require_packages, run_command
 require_packages("matplotlib", "PIL", "yaml")
 
 from src.model_utils.config import parse_known, script_parser
+from src.printing import print
 from src.reporting.detection_pictures import draw_pictures
 from src.reporting.detection_results import read_pictures
 from src.reporting.output import writable_folder, writing

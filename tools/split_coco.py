@@ -35,6 +35,7 @@ from src.data.splitting import (
     write_shards,
 )
 from src.model_utils.config import load_config, parse_known, script_parser
+from src.printing import print
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,7 +76,7 @@ def main() -> None:
     shards = deal(source, parts)
     relative = os.path.relpath(image_dir.resolve(), folder.resolve())
     write_shards(source, shards, Path(relative).as_posix(), folder)
-    print("\n".join(table(source, shards)))
+    print(*table(source, shards), sep="\n")
     for note in [*source.notes, *shards_without_objects(source, shards)]:
         print(f"note: {note}")
     print(f"written to {folder}; images in {image_dir}")

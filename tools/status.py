@@ -25,7 +25,6 @@ These end with 0 when it is done. What would cost silos their training is refuse
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 from pathlib import Path
@@ -46,6 +45,7 @@ from src.launch.job_status import Collector
 from src.launch.manage_job import run_management
 from src.launch.status_view import Screen, lines_of, watch
 from src.model_utils.config import parse_known, script_parser
+from src.printing import print, print_json
 
 COMMANDS = ("show", "query", "enable", "disable", "new-instance")
 
@@ -104,9 +104,11 @@ def show(args: argparse.Namespace, folders: list[Path]) -> int:
     found = [collector.collect() for collector in collectors]
     if args.json:
         values = [as_values(status) for status in found]
-        print(json.dumps(values if args.all else values[0], indent=1))
-    else:
-        print("\n\n".join("\n".join(lines_of(status)) for status in found) or "nothing: no job")
+        print_json(values if args.all else values[0])
+    for number, status in enumerate([] if args.json else found):
+        print(*([""] if number else []), *lines_of(status), sep="\n")
+    if not found and not args.json:
+        print("nothing: no job")
     return min((EXIT_CODES[status.word] for status in found), default=EXIT_CODES["nothing"])
 
 
@@ -128,7 +130,10 @@ def main() -> int:
         lines = run_management(args.command, folders[0], args)
     except redis.RedisError as error:
         raise UserError(f"Redis of the job failed: {error}; is it up?") from error
-    print(json.dumps(lines, indent=1) if args.json else "\n".join(lines))
+    if args.json:
+        print_json(lines)
+    else:
+        print(*lines, sep="\n")
     return 0
 
 

@@ -19,6 +19,7 @@ from src.errors import require_packages, run_command
 require_packages("yaml")
 
 from src.model_utils.config import parse_known, script_parser
+from src.printing import print
 from src.reporting.coverage_page import coverage_table, read_coverage
 from src.reporting.marked_page import write_table
 
@@ -35,7 +36,7 @@ def main() -> None:
     table = coverage_table(read_coverage(args.coverage_json))
     if args.write:
         write_table(args.write, table)
-    print(table)
+    print(*table.split("\n"), sep="\n")
 
 
 if __name__ == "__main__":

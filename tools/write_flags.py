@@ -17,6 +17,7 @@ from src.errors import require_packages, run_command
 require_packages()
 
 from src.model_utils.config import parse_known, script_parser
+from src.printing import print
 from src.reporting.flags_page import write_all
 
 

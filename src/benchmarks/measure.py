@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -14,6 +13,7 @@ from typing import Any, Callable
 
 from src.errors import UserError
 from src.model_utils.config import DEFAULT_CONFIG, Config, find_config_file, load_config
+from src.printing import print, print_json
 
 # The reference setting: small enough for a step of about a second on two cores.
 REFERENCE = {"img_width": 320, "img_height": 192, "batch_size": 2, "backbone": "resnet_v1_50"}
@@ -93,7 +93,10 @@ def show(
     args: argparse.Namespace, result: dict[str, Any], report: Callable[[dict[str, Any]], str]
 ) -> int:
     """Print a result, as one JSON object or in words; exit code 0."""
-    print(json.dumps(result) if args.json else report(result))
+    if args.json:
+        print_json(result, indent=None)
+    else:
+        print(*report(result).split("\n"), sep="\n")
     return 0
 
 

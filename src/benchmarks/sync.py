@@ -8,7 +8,6 @@ suite's, and a null client that does no work, whose rounds are the servers' own 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import tempfile
@@ -21,7 +20,7 @@ import psutil
 
 from src.benchmarks.client_spec import ClientSpec
 from src.benchmarks.cluster import Cluster, last_lines
-from src.benchmarks.measure import say
+from src.benchmarks.measure import say, show
 from src.benchmarks.sync_clients import run_client
 from src.errors import StartError, UserError
 from src.model_utils.config import DEFAULT_CONFIG, find_config_file
@@ -68,8 +67,7 @@ def run(args: argparse.Namespace) -> int:
             for kind in kinds:
                 measured[kind] = _rounds_of(kind, cluster, args, Path(folder), servers_gb)
     result = summary(measured, servers_gb)
-    print(json.dumps(result) if args.json else report(result, measured))
-    return 0
+    return show(args, result, lambda summed: report(summed, measured))
 
 
 def kinds_of(args: argparse.Namespace) -> list[str]:

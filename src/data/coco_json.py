@@ -27,6 +27,7 @@ from src.data.coco_boxes import (
 from src.data.image_names import files_of, folder_of
 from src.errors import UserError, user_path
 from src.model_utils.config import setting
+from src.printing import print
 
 NO_BOX = np.array([[0, 0, 0, 0, 0, 1]], np.int32)  # the row of an image without a usable box
 LARGE = 50_000_000  # characters of json, whose parsing takes seconds

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Callable, Protocol, TextIO
 
+from src.printing import print
 from src.progress import progress
 
 CHUNK = 1_000_000  # characters

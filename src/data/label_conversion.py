@@ -184,6 +184,8 @@ def _oddities(splits: dict[str, list[SourceImage]], names: list[str]) -> Iterabl
 def configuration_lines(names: list[str]) -> str:
     """What the configuration must say, as YAML."""
     values = {"num_classes": len(names) + 1, "coco_classes": ["background", *names]}
+    # What cannot be printed as it is, YAML has escapes for.
+    readable = all(name.isprintable() for name in names)
     return yaml.safe_dump(
-        values, default_flow_style=None, sort_keys=False, width=96, allow_unicode=True
+        values, default_flow_style=None, sort_keys=False, width=96, allow_unicode=readable
     ).rstrip()

@@ -22,6 +22,7 @@ from src.files import append_line, reason, write_whole
 from src.job.recovery_check import fault_of
 from src.model_utils.config import Config
 from src.model_utils.device_adapter import use_device
+from src.printing import print
 from src.progress import progress
 
 
@@ -38,7 +39,7 @@ def evaluate_checkpoint(config: Config) -> int:
     print(load_detector(net, config, config.checkpoint, config.frozen_from), flush=True)
     found = measured(evaluator)
     record = {"checkpoint": str(config.checkpoint), **found.record(), "time": time.time()}
-    print("\n".join(["", *figures_table(found.figures, found.per_class), ""]))
+    print("", *figures_table(found.figures, found.per_class), "", sep="\n")
     print(f"took {found.seconds:.1f} s{rate(record)}")
     if config.output:
         write(config.output, record)

@@ -23,6 +23,7 @@ from src.evaluation.image_files import ImageReader, find_images
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet, FasterRcnn_Infer
 from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device
+from src.printing import print
 from src.reporting.detection_pictures import (
     SHEET,
     PictureNames,

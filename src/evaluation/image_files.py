@@ -16,6 +16,7 @@ from src.data.image_check import (
     image_header,
 )
 from src.errors import UserError, user_path
+from src.printing import print
 from src.progress import progress
 
 NAMED = 5  # images of an evaluation that are named one by one

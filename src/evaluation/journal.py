@@ -12,6 +12,7 @@ from src.files import append_line
 from src.job.console import say, stamp
 from src.job.job_record import write_json
 from src.job.status_file import StatusFile
+from src.printing import print
 
 
 class Journal:

@@ -23,6 +23,7 @@ from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet, FasterRcnn_Inf
 from src.files import reason, whole_file
 from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device
+from src.printing import print
 
 ENDINGS = {"MINDIR": ".mindir", "ONNX": ".onnx"}
 DRAWN = 8
@@ -52,7 +53,8 @@ def export(config: Config) -> int:
     except OSError as error:
         raise UserError(f"--file_name {path}: cannot be written: {reason(error)}") from error
     except UnlikeError as error:
-        print(f"{error}\nthe file does not find what the detector finds; it was removed")
+        print(error)
+        print("the file does not find what the detector finds; it was removed")
         return 1
     _report(found, path)
     return 0

@@ -31,6 +31,7 @@ from src.federated.ranks import Ranks
 from src.federated.rounds import Deadlines, NotFiniteError, Round
 from src.federated.terms import Terms
 from src.federated.transport import Client
+from src.printing import print
 
 # Names in a silo's state, see `SiloManager.state`.
 LOCAL = "local."

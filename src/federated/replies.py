@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from src.federated import messages
+from src.printing import printable
 
 # A longer answer than this is no sentence of the engine.
 LONGEST_SENTENCE = 256
@@ -59,6 +60,10 @@ class Reply:
     address: str = ""
     iterations: int = 0
     unanswered: bool = False
+
+    def __post_init__(self) -> None:
+        # It goes into logs, and into the error that ends a silo.
+        self.reason = printable(" ".join(self.reason.split()))
 
     def __str__(self) -> str:
         return f"{self.outcome.value}: {self.reason}" if self.reason else self.outcome.value
@@ -114,8 +119,8 @@ def is_of_engine(head: bytes) -> bool:
 
 
 def _by_words(text: str, otherwise: Outcome) -> Reply:
-    reason = " ".join(text.split())
+    reply = Reply(otherwise, text)
     for words, outcome in _WORDS:
-        if words in reason:
-            return Reply(outcome, reason)
-    return Reply(otherwise, reason)
+        if words in reply.reason:
+            return replace(reply, outcome=outcome)
+    return reply

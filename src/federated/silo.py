@@ -33,6 +33,7 @@ from src.federated.rounds import (
 from src.federated.server_requests import ServerRequests, pause
 from src.federated.transport import Client
 from src.files import Lossy
+from src.printing import print
 
 
 class Silo:

@@ -32,6 +32,7 @@ from src.job.iteration_results import has_failed, summary_of
 from src.job.job_config import JobConfig
 from src.job.shard_folder import shard_of
 from src.job.status_file import DONE, StatusFile
+from src.printing import print
 
 # The servers' time windows decide an iteration; a silo gives up only when they fail to.
 WINDOW_MARGIN_S = 600.0

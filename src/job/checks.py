@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from src.errors import UserError
+from src.printing import print
 
 PASS, WARN, FAIL = LEVELS = "PASS", "WARN", "FAIL"
 

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from src.model_utils.config import Config, default_values
+from src.printing import print
 
 MOST_ENTRIES = 20  # of a list that is said whole
 
@@ -33,9 +34,9 @@ def log_to_console(label: str) -> None:
     logger.propagate = False
 
 
-def say(label: str, text: str) -> None:
-    """Print "[2026-11-22 08:00:00][worker_0] text"."""
-    print(f"{stamp(label)} {text}", flush=True)
+def say(label: str, text: str, *more: str) -> None:
+    """Print "[2026-11-22 08:00:00][worker_0] text", and below it `more`, a line each."""
+    print(f"{stamp(label)} {text}", *(f"  {line}" for line in more), sep="\n", flush=True)
 
 
 def say_settings(label: str, config: Any) -> None:
@@ -54,7 +55,7 @@ def say_settings(label: str, config: Any) -> None:
     whole = ", ".join(entry.replace(" ", "\0") for entry in same)
     wrapped = textwrap.wrap(whole, 98, break_long_words=False, break_on_hyphens=False)
     lines += [line.replace("\0", " ") for line in wrapped]
-    say(label, "\n  ".join([f"configuration, {len(changed)} keys not at their defaults:", *lines]))
+    say(label, f"configuration, {len(changed)} keys not at their defaults:", *lines)
 
 
 def _plain(value: Any) -> Any:

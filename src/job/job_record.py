@@ -32,6 +32,7 @@ from src.job.process_identity import (
     start_ticks,
     this_place,
 )
+from src.printing import print
 from src.security.tls import TlsFiles, from_record
 
 FOLDER = ".federation"

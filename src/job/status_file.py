@@ -9,6 +9,7 @@ from typing import Any
 
 from src.files import Lossy
 from src.job.job_record import FOLDER, write_json
+from src.printing import print
 
 # The phase of a worker that has nothing left to do, and the first word of its last line.
 DONE = "finished"

@@ -13,6 +13,7 @@ import numpy as np
 from src.errors import StartError
 from src.federated.aggregation import FEDAVG, FEDNOVA, FEDPROX, SCAFFOLD
 from src.launch.demo import Demo, DemoPlan
+from src.printing import print
 
 # Of the skewed split: most of a silo's images show two of the four categories.
 SKEW = 0.3
@@ -67,7 +68,8 @@ def run_all(plans: Mapping[str, DemoPlan], folder: Path) -> dict[str, Figures]:
     for number, (name, plan) in enumerate(plans.items()):
         place = folder / f"run_{number}"
         if len(metrics(place)) < plan.iterations // plan.interval:
-            print(f"\n==== {name}", flush=True)
+            print()
+            print(f"==== {name}", flush=True)
             code = Demo(place, plan).run()
             if code:
                 raise StartError(f"{place}: ended with exit code {code}; see its logs", code)

@@ -22,6 +22,7 @@ from src.launch.folders import fresh_folder
 from src.launch.processes import record_process
 from src.launch.redis_store import redis_command
 from src.model_utils.config import PROJECT_DIR
+from src.printing import print
 
 DEMO_CONFIG = PROJECT_DIR / "configs" / "demo" / "default_config.yaml"
 SERVERS = 2
@@ -86,7 +87,8 @@ class Demo:
         try:
             self._make_data()
             self._start()
-            print(f"\ntraining: {self._plan.iterations} iterations", flush=True)
+            print()
+            print(f"training: {self._plan.iterations} iterations", flush=True)
             follow(self._folder, self._plan.silos)
             code = self._wait_for_the_end()
         finally:
@@ -171,7 +173,7 @@ class Demo:
 
     def _start_redis(self) -> None:
         command = redis_command(self._redis_port)
-        print(f"\n$ {shlex.join(command)} &", flush=True)
+        print(f"$ {shlex.join(command)} &", flush=True)
         with (self._folder / "redis.log").open("w") as log:
             process = subprocess.Popen(
                 command, cwd=self._folder, stdout=log, stderr=log, start_new_session=True
@@ -200,7 +202,7 @@ class Demo:
 
     def _call(self, script: str, *flags: str) -> None:
         """Run one of the suite's scripts in the demo's folder, as a user would."""
-        print(f"\n$ python {shlex.join([script, *flags])}", flush=True)
+        print(f"$ python {shlex.join([script, *flags])}", flush=True)
         command = [sys.executable, str(PROJECT_DIR / script), *flags]
         code = subprocess.run(command, cwd=self._folder, check=False).returncode
         if code:
@@ -219,7 +221,8 @@ class Demo:
         # A supervisor that was killed has left none.
         ends = exit_states(self._folder)
         codes = {label: ends.get(label, {}).get("code", 1) for label in started}
-        print("\nended: " + ", ".join(f"{label} {code}" for label, code in codes.items()))
+        print()
+        print("ended: " + ", ".join(f"{label} {code}" for label, code in codes.items()))
         return max(codes.values(), default=1)
 
     def _record(self) -> JobRecord:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from src.errors import StartError
 from src.job.job_record import JobRecord, read_record
 from src.job.status_file import read_status, status_path
+from src.printing import print
 
 STALL_TIMEOUT_S = 300.0
 

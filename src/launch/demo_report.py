@@ -6,12 +6,15 @@ import json
 import re
 from pathlib import Path
 
+from src.printing import print
+
 LOSS = re.compile(r"\]epoch: \d+ step: \d+ total_loss: (\S+)")
 
 
 def report(folder: Path, silos: int, iterations: int) -> None:
     """Mean losses of each silo, the global model's figures, and where everything lies."""
-    print(f"\n{'silo':10}{'first iteration':>17}{'last iteration':>17}   mean loss")
+    print()
+    print(f"{'silo':10}{'first iteration':>17}{'last iteration':>17}   mean loss")
     for number in range(silos):
         log = folder / f"worker_{number}" / "worker.log"
         text = log.read_text(encoding="utf-8") if log.exists() else ""
@@ -20,7 +23,8 @@ def report(folder: Path, silos: int, iterations: int) -> None:
         first, last = _mean(losses[:steps]), _mean(losses[-steps:])
         print(f"worker_{number:<3}{first:17.3f}{last:17.3f}")
     _report_figures(folder)
-    print(f"\nlogs        {folder}/worker_0/worker.log and beside it")
+    print()
+    print(f"logs        {folder}/worker_0/worker.log and beside it")
     print(f"models      {folder}/worker_0/ckpt/mindrecord_0/")
     print(f"rounds      {folder}/worker_0/rounds.jsonl")
 
@@ -30,7 +34,8 @@ def _report_figures(folder: Path) -> None:
     path = folder / "worker_0" / "metrics.jsonl"
     if not path.exists():
         return
-    print(f"\n{'iteration':10}{'AP':>8}{'AP50':>8}   of the global model, on held-out images")
+    print()
+    print(f"{'iteration':10}{'AP':>8}{'AP50':>8}   of the global model, on held-out images")
     for line in path.read_text(encoding="utf-8").splitlines():
         figures = json.loads(line)
         ap, ap50 = (float("nan") if figures[k] is None else figures[k] for k in ("AP", "AP50"))

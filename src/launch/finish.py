@@ -22,6 +22,7 @@ from src.job.job_record import (
 from src.launch.live_servers import live_servers
 from src.launch.processes import how_to_end, stop
 from src.launch.redis_store import JobStore
+from src.printing import print
 
 # The workers' signals go out first: then no silo sees its server disappear.
 ORDER = (*WORKER_ROLES, "server", "scheduler")

@@ -13,6 +13,7 @@ from src.job.status_file import STOPPED_BY, exit_states
 from src.launch.launchers import stop_started
 from src.launch.processes import Started
 from src.launch.supervise import as_exit_code
+from src.printing import print
 
 POLL_S = 0.5
 
@@ -122,5 +123,5 @@ class LogTail:
         text = self._begun + self._file.read()
         *lines, self._begun = text.split("\n")
         for line in lines:
-            sys.stdout.write(f"{self._before}{line}\n")
+            print(f"{self._before}{line}")
         sys.stdout.flush()

@@ -40,6 +40,7 @@ from src.launch.server_start import (
 )
 from src.launch.supervise import GRACE_S
 from src.model_utils.config import DEFAULT_CONFIG, PROJECT_DIR, Config, find_config_file
+from src.printing import print
 from src.security.passwords import FLAG
 from src.security.tls import as_record
 

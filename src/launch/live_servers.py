@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from src.errors import UserError
 from src.launch.redis_store import JobStore
+from src.printing import print
 
 # A server renews its sign of life each second; one that died leaves it for this long.
 HEARTBEAT_LIFE_S = 10.0

@@ -21,6 +21,7 @@ from src.job.job_record import (
 )
 from src.launch.processes import same_silo
 from src.launch.redis_store import JobStore
+from src.printing import print
 
 THRESHOLD = "start_fl_job_threshold"
 ANSWER_S = 1.0

@@ -16,6 +16,7 @@ from src.launch.foreground import exit_codes, exit_on_signal, launch_and_stay, r
 from src.launch.processes import Started
 from src.model_utils.config import find_config_file
 from src.model_utils.moxing_adapter import moxing_wrapper
+from src.printing import print
 
 Launch = Callable[[JobConfig, Any, Path], "list[Started]"]
 

@@ -19,6 +19,7 @@ from src.launch.machine_jobs import addresses_of, take_threshold, tell_missing_s
 from src.launch.processes import Role, Started
 from src.launch.rank_flags import RANK_FLAGS, local_ranks, rank_checks
 from src.model_utils.config import PROJECT_DIR
+from src.printing import print
 
 RUNNER = PROJECT_DIR / "src" / "launch" / "rank_runner.py"
 

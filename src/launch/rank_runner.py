@@ -22,8 +22,9 @@ from typing import IO, Any
 from src.files import Lossy
 from src.job.log_files import RotatingLog
 from src.job.status_file import DONE
-from src.launch.log_filter import LogFilter
+from src.launch.log_filter import filtered
 from src.launch.supervise import die_with_parent
+from src.printing import print
 
 POLL_S = 0.2
 # A rank notices within moments that another one has gone; then it has something to say.
@@ -54,8 +55,6 @@ class RankProcess:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
             preexec_fn=die_with_parent,
         )
         args = (self.process.stdout, RotatingLog(log, *rotation))
@@ -82,15 +81,15 @@ class RankProcess:
             return f"rank {self.rank} was killed by {signal.Signals(-code).name}"
         return f"rank {self.rank} failed: {self.error or f'exit code {code}'}"
 
-    def _copy(self, output: IO[str], log: RotatingLog) -> None:
+    def _copy(self, output: IO[bytes], log: RotatingLog) -> None:
         kept = Lossy(f"output of rank {self.rank}", partial(print, flush=True))
-        for line in filter(LogFilter().passes, output):
+        for line in filtered(output):
             kept.do(partial(log.write, line))
             self._done = self._done or f"] {DONE}: " in line
             if line.startswith("error: "):
                 self.error = line[len("error: ") :].strip()
             elif self._echoed:
-                print(line, end="", flush=True)
+                print(line.rstrip("\n"), flush=True)
         log.close()
 
 

@@ -37,6 +37,7 @@ from src.launch.live_servers import live_servers
 from src.launch.processes import require_not_running
 from src.launch.redis_store import FINISHED, JobStore, settings_of
 from src.model_utils.config import PROJECT_DIR, Config, find_config_file, setting
+from src.printing import print
 
 # Three recovery files and the one being written, beside the initial model.
 SERVER_FILES = 5

@@ -18,6 +18,7 @@ from src.launch.job_state import (
     ProcessState,
     SiloState,
 )
+from src.printing import printable
 
 CLEAR, HOME, END_OF_LINE, BELOW = "\x1b[2J", "\x1b[H", "\x1b[K", "\x1b[J"
 
@@ -183,6 +184,7 @@ class Screen:
 
     def show(self, lines: list[str], stamp: str) -> None:
         """Show a block under its time."""
+        lines = [printable(line) for line in lines]
         if not self._terminal:
             self._out.write("\n".join([f"== {stamp}", *lines, ""]) + "\n")
         else:

@@ -29,7 +29,8 @@ from src.job.job_record import write_json
 from src.job.log_files import RotatingLog
 from src.job.status_file import STOPPED_BY, is_done
 from src.launch.job_end import JobEnd, job_end_from
-from src.launch.log_filter import LogFilter
+from src.launch.log_filter import SUPERVISED, filtered
+from src.printing import printable
 
 POLL_S = 0.5
 PR_SET_PDEATHSIG = 1
@@ -95,7 +96,7 @@ class Supervisor:
         self._write(self._own_line(text))
 
     def _own_line(self, text: str) -> str:
-        return f"{stamp(self._spec.label)} {text}\n"
+        return f"{stamp(self._spec.label)} {printable(text)}\n"
 
     def run(self) -> int:
         """Start the role, wait for its end, write the exit file, return the exit code."""
@@ -103,10 +104,13 @@ class Supervisor:
         signal.signal(signal.SIGINT, self._on_signal)
         self._keep_room()
         child = self._child = self._start()
-        reader = threading.Thread(target=self._copy, args=(child.stdout,), daemon=True)
-        reader.start()
+        outputs = ((child.stdout, 0), (child.stderr, child.pid))
+        readers = [threading.Thread(target=self._copy, args=o, daemon=True) for o in outputs]
+        for reader in readers:
+            reader.start()
         self._wait(child)
-        reader.join(timeout=5)
+        for reader in readers:
+            reader.join(timeout=5)
         self._free_room()
         code, reason = self._outcome(child.returncode)
         self.say(f"{reason}; exit code {code}")
@@ -127,18 +131,14 @@ class Supervisor:
             self._spec.argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**os.environ, **self._spec.env},
+            stderr=subprocess.PIPE,
+            env={**os.environ, **self._spec.env, SUPERVISED: "1"},
             preexec_fn=die_with_parent,
         )
 
-    def _copy(self, output: IO[str]) -> None:
-        log_filter = LogFilter()
-        for line in output:
-            if log_filter.passes(line):
-                self._write(line)
+    def _copy(self, output: IO[bytes], engine: int) -> None:
+        for line in filtered(output, engine):
+            self._write(line)
 
     def _write(self, text: str) -> None:
         """On a full disk lines are lost; a role whose output nobody reads would stand still.

@@ -32,6 +32,7 @@ from src.model_utils.local_adapter import (
     get_job_id,
     get_rank_id,
 )
+from src.printing import print
 
 __all__ = [
     "get_device_id",

@@ -14,6 +14,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from src.job.status_file import exit_states
+from src.printing import printable
 from src.reporting import report_tables as tables
 from src.reporting.detection_pictures import picture_of
 from src.reporting.detection_results import LabelledPicture
@@ -71,6 +72,8 @@ def build_page(run: Run, samples: Samples | None = None) -> str:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
+        # Its words are those of logs, files and silos.
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     ends = exit_states(run.folder)
     job = dict(settings.federation).get("fl_name") or run.folder.name

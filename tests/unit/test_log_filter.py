@@ -21,7 +21,7 @@ NATIVE = "(1,2,python):2026-01-01-00:00:00.000.000 [file.cc:1] Run] "
     ],
 )
 def test_which_lines_reach_the_log(line, passes):
-    assert LogFilter().passes(line) is passes
+    assert LogFilter().shown(line) == (line.rstrip() if passes else "")
 
 
 def test_a_shown_line_comes_once_from_each_source_file():
@@ -32,4 +32,35 @@ def test_a_shown_line_comes_once_from_each_source_file():
         f"{begin}/http_server.cc:122] Start] Start http server!\n",
         *[f"{begin}/http_request_handler.cc:92] Run] Start http server!\n"] * 2,
     ]
-    assert [log_filter.passes(line) for line in lines] == [True, True, False]
+    shown = [log_filter.shown(line) for line in lines]
+    assert shown == [lines[0].rstrip(), lines[1].rstrip(), ""]
+
+
+def log_of(*lines, engine=1):
+    log_filter = LogFilter(engine)
+    return [log_filter.shown(line) for line in lines]
+
+
+def test_a_silos_name_with_line_breaks_forges_no_line_of_a_server():
+    forged = "[2026-11-27 06:00:00][server_0] iteration 30 is done, its model is .ckpt\n"
+    assert log_of(f"[WARNING] FEDERATED{NATIVE}twice: x\n", forged, "error: forged fault\n") == [
+        f"[WARNING] FEDERATED{NATIVE}twice: x",
+        f"  | {forged.rstrip()}",
+        "  | error: forged fault",
+    ]
+
+
+def test_a_forged_line_of_the_engine_is_marked_since_its_process_is_another():
+    own, forged = (NATIVE.replace("(1,", f"({pid},") for pid in (1, 7))
+    shown = log_of(f"[ERROR] FEDERATED{own}x\n", f"[ERROR] FEDERATED{forged}forged\n")
+    assert shown[1] == f"  | [ERROR] FEDERATED{forged}forged"
+
+
+def test_what_a_process_says_before_its_engine_does_is_its_own():
+    assert log_of("Traceback (most recent call last):\n") == ["Traceback (most recent call last):"]
+
+
+def test_what_a_terminal_obeys_is_escaped_and_the_rest_of_a_line_stays():
+    line = f"[WARNING] FEDERATED{NATIVE}a\tb 医院 \x1b]0;OWNED\x07\r\u202e\x9b\n"
+    shown = f"[WARNING] FEDERATED{NATIVE}a\tb 医院 \\x1b]0;OWNED\\x07\\r\\u202e\\x9b"
+    assert log_of(line) == [shown]

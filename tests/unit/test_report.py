@@ -153,6 +153,14 @@ def test_what_files_say_is_text_and_secrets_are_not_told(page):
     assert "--key_password=(set)" in page.text and "=secret" not in page.text
 
 
+def test_what_logs_say_is_shown_without_what_turns_text_round(run_folder):
+    with (run_folder / "worker_0" / "worker.log").open("a", encoding="utf-8") as log:
+        log.write("error: no silo x\u202eevil\x1b[31m 医院\n")
+    text = build_page(read_run(run_folder))
+    assert r"no silo x\u202eevil\x1b[31m 医院" in text
+    assert "\u202e" not in text and "\x1b" not in text
+
+
 def test_a_page_of_a_run_that_has_nothing_yet_says_so(tmp_path):
     (tmp_path / "worker_0").mkdir()
     page = Page(build_page(read_run(tmp_path)))

@@ -118,6 +118,22 @@ def test_who_has_joined_who_has_sent_and_who_is_missing(job, redis):
     assert "127.0.0.1:" in status.redis and "signs of life of 1 server(s)" in status.redis
 
 
+def test_names_from_redis_forge_no_line_and_steer_no_terminal(job, redis):
+    job.start("server")
+    name = "h\x1b]0;OWNED\x07\nFasterRCNN: finished\u202e"
+    fill(redis, 2, [name, "医院_1 (4)"], success=0)
+    redis.hset(f"ms_fl:{JOB}:{INSTANCE}:status:Hash", "lastIterationResult", "no\x1b[2J\n  note: x")
+    out = run(job.folder, SCRIPT).stdout
+    assert "医院_1" in out and r"h\x1b]0;OWNED\x07\nFasterRCNN: finished\u202e" in out
+    assert all(line.isprintable() for line in out.split("\n"))
+    assert not [
+        line for line in out.splitlines()[1:] if line.startswith(("FasterRCNN", "  note: x"))
+    ]
+    shown = io.StringIO()
+    Screen(shown).show(lines_of(job.collect()), "now")
+    assert "\x1b" not in shown.getvalue() and "医院_1" in shown.getvalue()
+
+
 def test_a_silo_that_was_seen_is_missed_after_redis_has_forgotten_it(job, redis):
     job.start("server")
     fill(redis, 2, ["clinic_7 (12)"])

@@ -14,7 +14,7 @@ from src.model_utils.config import PROJECT_DIR
 # From the ground up. A package or module imports what is below it, and itself. The part of a name
 # that is written out here counts: src.evaluation.watch is not with the rest of src.evaluation.
 LAYERS = (
-    ("src.files",),
+    ("src.files", "src.printing"),
     ("src.errors", "src.progress"),
     ("src.model_utils",),
     ("src.security",),

@@ -272,3 +272,24 @@ def test_a_role_whose_folder_was_removed_ends_and_does_not_make_it_again(folder)
 ])  # fmt: skip
 def test_a_role_that_ends_by_itself_gives_its_code(folder, program, code, reason):
     assert end_of(folder, supervise(folder, program)) == (code, {"code": code, "reason": reason})
+
+
+ENGINE_LINE = "[WARNING] FEDERATED(%d,7f,python):2026-01-01-00:00:00.0 [file.cc:1] Run] of a silo "
+FORGED = "[2026-01-01 00:00:00][server_0] iteration 30 is done"
+
+
+def test_words_of_the_engine_forge_no_line_of_the_role(supervised):
+    words = f"{ENGINE_LINE}x\r\n{FORGED}\nerror: forged\n"
+    role = supervised(
+        "server_0",
+        "from src.launch.log_filter import own_output",
+        "own_output()",
+        f"os.write(2, ({words!r} % os.getpid()).encode())",
+        "time.sleep(0.5)",
+        "print('error: its own', file=sys.stderr)",
+    )
+    role.process.terminate()
+    role.process.wait(timeout=30)
+    lines = role.log.read_text().splitlines()
+    assert lines[0].endswith("of a silo x\\r")
+    assert lines[1:4] == [f"  | {FORGED}", "  | error: forged", "error: its own"]
