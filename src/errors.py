@@ -15,6 +15,7 @@ from src.files import MENDS, reason
 from src.printing import print, printable
 
 STANDARD_OUTPUT = 1
+LONGEST_LINE = 4000  # characters of an error
 
 
 class UserError(Exception):
@@ -24,8 +25,12 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
-        # What it quotes may come from a file or a peer.
-        super().__init__(printable(message))
+        # What it quotes may come from a file or a peer, and be of any length.
+        line = printable(message)
+        if len(line) > LONGEST_LINE:
+            half = LONGEST_LINE // 2
+            line = f"{line[:half]} [...] {line[-half:]}"
+        super().__init__(line)
 
 
 def user_path(path: str | Path) -> Path:

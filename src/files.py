@@ -1,14 +1,15 @@
-"""Writing files so that neither a full disk nor a power cut breaks what was whole."""
+"""Writing files so that neither a full disk nor a power cut breaks what was whole; reading JSON."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 # What the system refuses a write with, and what a user can do about it.
 MENDS = {
@@ -85,6 +86,18 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """As json.loads; what is nested too deep is invalid too.
+
+    Raises:
+        ValueError: not JSON that can be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 
 from src.errors import UserError
 from src.evaluation.coco_metrics import LIMITS, box_figures, class_counts
-from src.files import write_whole
+from src.files import parsed_json, write_whole
 
 
 def top_detections(
@@ -267,7 +267,7 @@ def _ids_of(dataset: COCO, results: Sequence[Any]) -> list[Any]:
 def _entries_of(path: Path, coco: COCO) -> list[dict[str, Any]]:
     """The entries of a result file, all of them of images of `coco`."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = parsed_json(path.read_text(encoding="utf-8"))
         unknown = [e["image_id"] for e in entries if e["image_id"] not in coco.imgs]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: no file of results in COCO's format ({error!r})") from error

@@ -38,6 +38,7 @@ from src.files import reason, write_whole
 from src.model_utils.config import setting
 from src.progress import progress
 
+MOST_BOXES = 100_000  # of one image
 BATCH_BYTES = 4 * 2**20
 SHOWN = 4  # kinds of skipped images that are printed
 SKIPPED_FILE = "skipped_images.txt"
@@ -191,6 +192,7 @@ def convert(
     )
     if strict:
         _refuse_notes(str(labels.source), summary)
+    _refuse_crowded(labels)
     if not any((image.boxes[:, 5] == 0).any() for image in labels.images):
         raise _nothing_left(labels, summary)
     sizes = [size for size in map(_file_size, labels.images) if size <= LARGEST_ROW]
@@ -203,6 +205,16 @@ def convert(
     _list_skipped(summary)
     summary.seconds = time.monotonic() - start
     return summary
+
+
+def _refuse_crowded(labels: Labels) -> None:
+    """Raise a UserError for an image with more boxes than any image has; names it."""
+    for image in labels.images:
+        if len(image.boxes) > MOST_BOXES:
+            raise UserError(
+                f"{labels.source}: {len(image.boxes)} boxes in {image.path.name}, expected at most "
+                f"{MOST_BOXES} in an image; look whether their image_id is right"
+            )
 
 
 def _file_size(image: LabelledImage) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -18,9 +17,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from src.data.class_list import described_classes, description, require_same_classes
-from src.data.mindrecord_layout import check_index, check_layout
+from src.data.mindrecord_layout import check_index, check_layout, opened_index
 from src.errors import UserError
-from src.files import reason
+from src.files import parsed_json, reason
 
 SCHEMA = {"image": {"type": "bytes"}, "annotation": {"type": "int32", "shape": [-1, 6]}}
 BASE_NAME = "FasterRcnn.mindrecord"
@@ -103,7 +102,7 @@ def _read_header(path: Path) -> _Header:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            content = json.loads(file.read(length) if length < HEADER_LIMIT else b"")
+            content = parsed_json(file.read(length) if length < HEADER_LIMIT else b"")
         check_layout(content, path.name)
         header = _parse_header(content)
     except (
@@ -160,9 +159,7 @@ def _check_part(path: Path, header: _Header) -> int:
 
 def _indexed_rows(index: Path, name: str, header: _Header) -> int:
     try:
-        with contextlib.closing(
-            sqlite3.connect(f"{index.resolve().as_uri()}?mode=ro", uri=True)
-        ) as db:
+        with opened_index(index) as db:
             return check_index(db, header.content, name)
     except (sqlite3.Error, ValueError) as error:
         raise UserError(f"{index}: not the index of a MindRecord file; {WRITE_AGAIN}") from error
@@ -177,9 +174,7 @@ def indexed_objects(mindrecord_file: Path) -> Counter | None:
     for name in _read_header(mindrecord_file).files:
         index = mindrecord_file.with_name(f"{name}.db")
         try:
-            with contextlib.closing(
-                sqlite3.connect(f"{index.resolve().as_uri()}?mode=ro", uri=True)
-            ) as db:
+            with opened_index(index) as db:
                 column = f"{OBJECTS}_0"
                 counts.update(
                     dict(db.execute(f"SELECT {column}, COUNT(*) FROM INDEXES GROUP BY {column}"))

@@ -85,7 +85,7 @@ def _object(entry: Element, where: str) -> Object:
 
 def _side(root: Element, side: str) -> int:
     text = root.findtext(f"size/{side}") or "0"
-    return int(text) if text.strip().isdecimal() else 0
+    return int(text) if re.fullmatch(r"\s*\d{1,9}\s*", text) else 0
 
 
 def _number(bounds: Element, key: str, where: str) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from src.evaluation.figures_text import figures_line
-from src.files import append_line
+from src.files import append_line, parsed_json
 from src.job.console import say, stamp
 from src.job.job_record import write_json
 from src.job.status_file import StatusFile
@@ -80,6 +80,6 @@ class Journal:
 def best_ap(best: Path) -> float:
     """The AP that an earlier process of this worker has reached; -1 where none has."""
     try:
-        return float(json.loads(best.read_text(encoding="utf-8"))["AP"])
+        return float(parsed_json(best.read_text(encoding="utf-8"))["AP"])
     except (OSError, ValueError, KeyError, TypeError):
         return -1.0

@@ -14,7 +14,7 @@ from typing import Any
 from src.errors import UserError
 from src.federated.privacy_settings import PrivacySettings
 from src.federated.rounds import SyncError
-from src.files import append_line, reason
+from src.files import append_line, parsed_json, reason
 
 LEDGER = "privacy.jsonl"
 
@@ -103,7 +103,7 @@ class PrivacyLedger:
     @staticmethod
     def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
         try:
-            entry = json.loads(line)
+            entry = parsed_json(line)
             if entry["noise_multiplier"] >= 0 and isinstance(entry["data"], str):
                 return entry
         except (ValueError, KeyError, TypeError):

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from src.data.mindrecord_file import BASE_NAME, check_mindrecord
 from src.errors import UserError
 from src.federated.aggregation import aggregation_of
-from src.files import whole_file
+from src.files import parsed_json, whole_file
 from src.job.job_config import JobConfig
 from src.model_utils.config import setting
 
@@ -158,7 +158,7 @@ def head_of(path: Path) -> dict[str, Any]:
     """
     try:
         with _opened(path) as file:
-            told = json.loads((file.metadata() or {})["state"])
+            told = parsed_json((file.metadata() or {})["state"])
         if {"iteration", "steps", "numbers", "terms", "checksum"} <= set(told):
             return told
         raise KeyError("not all of the state is there")

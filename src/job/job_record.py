@@ -16,14 +16,14 @@ import os
 import pwd
 import socket
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from src.errors import UserError
-from src.files import whole_file
+from src.files import parsed_json, whole_file
 from src.job.process_identity import (
     Place,
     folder_id,
@@ -36,6 +36,15 @@ from src.printing import print
 from src.security.tls import TlsFiles, from_record
 
 FOLDER = ".federation"
+# What the values of a record are, by how its fields are annotated.
+KINDS: dict[str, type] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "list[str]": list,
+    "list[ProcessRecord]": list,
+    "dict[str, str]": dict,
+}
 # A silo of one process, and one of several.
 RANKS = "worker_distributed"
 WORKER_ROLES = ("worker", RANKS)
@@ -166,9 +175,12 @@ def read_record(folder: Path) -> JobRecord | None:
     """
     path = folder / FOLDER / "job.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parsed_json(path.read_text(encoding="utf-8"))
         processes = [ProcessRecord(**entry) for entry in values.pop("processes")]
         record = JobRecord(**values, processes=processes)
+        _require_kinds(record)
+        for entry in processes:
+            _require_kinds(entry)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -179,6 +191,20 @@ def read_record(folder: Path) -> JobRecord | None:
     for entry in record.processes:
         entry.place = _place(entry, folder, here)
     return record
+
+
+def _require_kinds(part: JobRecord | ProcessRecord) -> None:
+    """Raise a ValueError where a value of a record is of another kind than it has to be."""
+    for one in fields(part):
+        value, kind = getattr(part, one.name), KINDS[str(one.type)]
+        items = [*value, *value.values()] if isinstance(value, dict) else value
+        plain = kind in (list, dict) and one.name != "processes"
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ValueError(f"{one.name} is {value!r:.40}")
+        if plain and not all(isinstance(item, str) for item in items):
+            raise ValueError(f"{one.name} has other values than text")
+    if isinstance(part, ProcessRecord) and not 0 < part.pid < 2**31:
+        raise ValueError(f"pid is {part.pid!s:.40}")
 
 
 def _place(entry: ProcessRecord, folder: Path, here: Place) -> str:

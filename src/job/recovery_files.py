@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError, user_path
-from src.files import digest_of, whole_file
+from src.files import digest_of, parsed_json, whole_file
 from src.job.recovery_check import fault_of, look_into
 
 # The entry of a whole detector that tells an initial model's origin.
@@ -82,7 +82,7 @@ def initial_origin(config: Any, servers: Path, launcher: bool) -> InitialOrigin:
 def unpack_origin(record: bytes | None) -> InitialOrigin | None:
     """Return the origin in an entry of a checkpoint; None where there is none that can be read."""
     try:
-        return None if record is None else InitialOrigin(**json.loads(record.decode()))
+        return None if record is None else InitialOrigin(**parsed_json(record.decode()))
     except (TypeError, ValueError):
         return None
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
-from src.files import Lossy
+from src.files import Lossy, parsed_json
 from src.job.job_record import FOLDER, write_json
 from src.printing import print
 
@@ -50,7 +49,7 @@ def _say(text: str) -> None:
 def read_status(path: Path) -> dict[str, Any]:
     """The fields of such a file, or {} before it is there, or where a power cut emptied it."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        fields = parsed_json(path.read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError):
         return {}
     return fields if isinstance(fields, dict) else {}

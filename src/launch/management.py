@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from src.errors import UserError
+from src.files import parsed_json
 from src.job.job_config import JobConfig
 from src.job.recovery_files import begin_from_newest
 from src.launch.redis_store import DISABLED, FINISHED, RUNNING, WINDOWS, JobStore, settings_of
@@ -94,7 +95,7 @@ class Management:
 
     def _understand(self, path: str, text: bytes) -> dict[str, Any]:
         try:
-            values = json.loads(text)
+            values = parsed_json(text)
         except ValueError:
             values = None
         if not isinstance(values, dict) or "code" not in values:

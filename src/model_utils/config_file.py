@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from src.errors import UserError, user_path
 
+# Of a file of settings; COCO's own list of classes has 2 kB.
+LARGEST_BYTES, MOST_VALUES, DEEPEST, LONGEST_NUMBER = 2**20, 100_000, 30, 400
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = "default_config.yaml"
 
@@ -30,14 +34,103 @@ def find_config_file(path: str | Path, flag: str = "--config_path") -> Path:
     raise UserError(f"{flag} {path}: no such file ({places}); give the path of a YAML file")
 
 
+class SettingsLoader(yaml.SafeLoader):
+    """Text, numbers, True and False, lists and keys with values; dates are text.
+
+    A few lines of aliases can stand for more values than memory holds, and brackets for a deeper
+    nesting than the interpreter's stack: both are refused.
+    """
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self._depth = 0
+        self._sizes: dict[yaml.Node, int] = {}  # values in a node, aliases written out
+
+    def fetch_flow_collection_start(self, token_class: Any) -> None:
+        """A bracket; scanning them takes the longer, the more are open."""
+        if self.flow_level > DEEPEST:
+            raise self._too_deep(self.get_mark())
+        super().fetch_flow_collection_start(token_class)
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        """The next value, which is neither too deep nor too large."""
+        mark, is_alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise self._too_deep(mark)
+        node = super().compose_node(parent, index)
+        assert node is not None  # a value begins here
+        self._depth -= 1
+        if is_alias and node not in self._sizes:
+            raise ConstructorError(None, None, "an alias of what it stands in", mark)
+        if node not in self._sizes:
+            inner = node.value if isinstance(node, yaml.CollectionNode) else []
+            parts = chain.from_iterable(p if isinstance(p, tuple) else (p,) for p in inner)
+            self._sizes[node] = 1 + sum(self._sizes[part] for part in parts)
+        if self._sizes[node] > MOST_VALUES:
+            words = f"more than {MOST_VALUES} values, with those that aliases stand for"
+            raise ConstructorError(None, None, words, mark)
+        return node
+
+    def number(self, node: yaml.ScalarNode) -> int | float:
+        """A number, or what is wrong with it."""
+        kind = node.tag.rpartition(":")[2]
+        make = {"int": self.construct_yaml_int, "float": self.construct_yaml_float}[kind]
+        try:
+            if len(node.value) <= LONGEST_NUMBER:
+                return make(node)
+        except (ValueError, LookupError, OverflowError) as error:
+            raise self._no_number(node) from error
+        raise self._no_number(node)
+
+    @staticmethod
+    def _too_deep(mark: yaml.Mark) -> ConstructorError:
+        return ConstructorError(None, None, f"nested more than {DEEPEST} deep", mark)
+
+    @staticmethod
+    def _no_number(node: yaml.ScalarNode) -> ConstructorError:
+        return ConstructorError(None, None, f"{node.value[:40]!r} is no number", node.start_mark)
+
+
+TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
+SettingsLoader.yaml_constructors = {
+    tag: make
+    for tag, make in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rpartition(":")[2] in TAGS
+}
+SettingsLoader.add_constructor("tag:yaml.org,2002:int", SettingsLoader.number)
+SettingsLoader.add_constructor("tag:yaml.org,2002:float", SettingsLoader.number)
+SettingsLoader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def yaml_documents(text: str) -> list[Any]:
+    """The documents of a YAML text.
+
+    Raises:
+        yaml.YAMLError: broken, or more than a file of settings has.
+    """
+    loader, documents = SettingsLoader(text), []
+    try:
+        while loader.check_data():
+            documents.append(loader.get_data())
+    finally:
+        loader.dispose()
+    return documents
+
+
 def read_yaml_documents(path: Path) -> list[dict[str, Any]]:
     """The documents of a YAML file, each a dict; broken YAML is a UserError with the line."""
     try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise UserError(f"{path}: has more than {LARGEST_BYTES} bytes: no file of settings")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text: {error}") from error
     try:
-        documents = [doc for doc in yaml.safe_load_all(text) if doc is not None]
+        documents = [doc for doc in yaml_documents(text) if doc is not None]
     except yaml.YAMLError as error:
         raise UserError(_yaml_fault(path, text, error)) from error
     if not documents or not all(isinstance(doc, dict) for doc in documents):

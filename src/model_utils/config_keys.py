@@ -7,6 +7,7 @@ here, say in `src/federated/fingerprint.py` whether silos compare it, and run
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,9 +82,10 @@ def _as_float(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
-        return float(value)
+        number = float(value)
     except (ValueError, OverflowError):
         return None
+    return None if math.isinf(number) else number
 
 
 # COCO's 80 categories behind the background.

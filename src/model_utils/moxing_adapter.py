@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from src.errors import UserError, user_path
-from src.files import write_whole
+from src.files import parsed_json, write_whole
 from src.model_utils.config import get_config
 from src.model_utils.local_adapter import (
     LOCAL_JOB,
@@ -79,7 +79,7 @@ def sync_data(from_path: str, to_path: str, timeout_s: float = WAIT_S) -> None:
 def _was_fetched(note: Path, from_path: str, asked: float) -> bool:
     """Whether `note` tells of the same, fetched by this job or while this process waited."""
     try:
-        fetched = json.loads(note.read_text(encoding="utf-8"))
+        fetched = parsed_json(note.read_text(encoding="utf-8"))
         job, when, source = str(fetched["job"]), float(fetched["time"]), fetched["from"]
     except (OSError, ValueError, KeyError, TypeError):
         return False  # none, or half a one: fetch

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from src.files import parsed_json
 from src.job.job_start import JobStart
 from src.job.log_files import log_parts, read_log
 from src.job.status_file import DONE
@@ -224,7 +224,7 @@ def _failed_iterations(folder: Path) -> Iterator[Event]:
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = parsed_json(line)
         except ValueError:
             continue
         if isinstance(entry, dict) and entry.get("iterationResult", "success") != "success":

@@ -11,7 +11,7 @@ import numpy as np
 from src.job.iteration_results import counts_of, has_failed, summary_of
 from src.reporting.log_events import Event, RunLogs
 from src.reporting.round_plots import phase_seconds
-from src.reporting.run_folder import Run, Silo
+from src.reporting.run_folder import Run, Silo, number_in
 from src.reporting.run_settings import Settings
 
 MOST_ROWS = 200
@@ -156,7 +156,7 @@ def number(value: float, digits: int) -> str:
 
 
 def _scaled(value: Any, factor: float) -> float:
-    return float(value) * factor if isinstance(value, (int, float)) else float("nan")
+    return number_in(value) * factor
 
 
 def _mean(entries: Sequence[dict[str, Any]], key: str) -> float:
@@ -165,7 +165,8 @@ def _mean(entries: Sequence[dict[str, Any]], key: str) -> float:
 
 
 def _images_of(run: Run, silo: Silo) -> int:
-    return int(run.statuses.get(silo.label, {}).get("images") or 0)
+    count = number_in(run.statuses.get(silo.label, {}).get("images"))
+    return int(count) if count > 0 else 0
 
 
 def _loss_card(run: Run) -> list[Card]:

@@ -17,7 +17,7 @@ from src.reporting.plot_style import (
     line_style,
     new_axes,
 )
-from src.reporting.run_folder import Silo
+from src.reporting.run_folder import Silo, number_in
 
 # Name, colour, and what it is, in the order of a round.
 PHASES = (
@@ -42,7 +42,7 @@ def phase_seconds(rounds: Lines) -> np.ndarray:
     rows = []
     for entry in rounds:
         upload, wait, download = (float(entry[k]) for k in ("upload_s", "wait_s", "download_s"))
-        own = float(entry.get("client_s") or 0.0)
+        own = float(np.nan_to_num(number_in(entry.get("client_s"))))
         train = max(0.0, float(entry["round_s"]) - upload - wait - download - own)
         rows.append((train, upload, wait, download, own))
     return np.array(rows, np.float64).reshape(len(rows), len(PHASES))
@@ -101,7 +101,7 @@ def comparison_figure(runs: Mapping[str, Lines]) -> Figure:
     for index, (name, lines) in enumerate(runs.items()):
         axes.plot(
             [line["iteration"] for line in lines],
-            [_value(line["AP"]) for line in lines],
+            [number_in(line["AP"]) for line in lines],
             line_style(index),
             color=colour(index),
             marker="o",
@@ -118,7 +118,7 @@ def memory_figure(silos: Sequence[Silo]) -> Figure:
     """Curves of each worker's largest resident memory so far, by iteration."""
     figure, axes = new_axes("peak resident memory of the workers", "iteration", "GB (10⁹ bytes)")
     for index, silo in enumerate(silos):
-        pairs = [(r["iteration"], _value(r.get("peak_rss_mb")) / 1000) for r in silo.rounds]
+        pairs = [(r["iteration"], number_in(r.get("peak_rss_mb")) / 1000) for r in silo.rounds]
         if pairs:
             axes.plot(
                 *zip(*pairs),
@@ -149,10 +149,5 @@ def _equal_curves(evaluations: Sequence[tuple[str, Lines]]) -> dict[str, dict[st
         lines = group[0][1]
         numbers = [line["iteration"] for line in lines]
         names = ", ".join(label for label, _ in group[:4]) + ", ..." * (len(group) > 4)
-        named[names] = {k: (numbers, [_value(line.get(k)) for line in lines]) for k in METRICS}
+        named[names] = {k: (numbers, [number_in(line.get(k)) for line in lines]) for k in METRICS}
     return named
-
-
-def _value(value: Any) -> float:
-    """A number; NaN of what is none, which leaves a gap."""
-    return float(value) if isinstance(value, (int, float)) else float("nan")

@@ -7,7 +7,6 @@ a job before it in the same folder are not, see `folders_of_job`.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError, user_path
+from src.files import parsed_json
 from src.job.iteration_results import METRICS, results_in, results_of_rounds
 from src.job.job_record import FOLDER
 from src.job.job_start import JobStart, job_start
@@ -27,9 +27,11 @@ from src.job.status_file import status_path
 from src.reporting.job_processes import ended_before, folders_of_job
 
 # A line of worker.log; or of loss_0.log, where it is upstream's, or that of an earlier version.
+# Iterations, bytes, seconds since 1970: no file of a run has a larger number.
+LARGEST = 1e13
 LOSS_LINE = re.compile(
-    r"^(?:\[(?P<time>[\d-]{10} [\d:]{8})\]\[[^\]]*\]|(?P<seconds>\d+) s \| )"
-    r"epoch: (?P<epoch>\d+) step: (?P<step>\d+) total_loss: (?P<loss>\S+)"
+    r"^(?:\[(?P<time>[\d-]{10} [\d:]{8})\]\[[^\]]*\]|(?P<seconds>\d{1,9}) s \| )"
+    r"epoch: (?P<epoch>\d{1,9}) step: (?P<step>\d{1,9}) total_loss: (?P<loss>\S+)"
     r"(?:\s+lr: (?P<rate>\S+))?\s*$"
 )
 LOSS_FILES = ("loss_0.log", "worker.log")
@@ -149,10 +151,10 @@ def read_json_lines(path: Path, required: Iterable[str], notes: list[str]) -> li
     entries = []
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         try:
-            entry = json.loads(line)
+            entry = parsed_json(line)
         except ValueError:
             entry = None
-        if isinstance(entry, dict) and all(_is_number(entry.get(key)) for key in required):
+        if isinstance(entry, dict) and not any(np.isnan(number_in(entry.get(k))) for k in required):
             entries.append(entry)
         elif line.strip():
             notes.append(f"{path}: line {number} is left out: no whole entry ({line[:60]!r})")
@@ -172,15 +174,16 @@ def started_commands(folder: Path) -> dict[str, list[str]]:
 def read_json_object(path: Path) -> dict[str, Any]:
     """The object in a small JSON file, or {} where it is not there or not whole."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        value = parsed_json(path.read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+def number_in(value: Any) -> float:
+    """A number that a file says; NaN of what is none, or of more than anything here counts."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and -LARGEST <= value <= LARGEST else math.nan
 
 
 def _worker_labels(folder: Path) -> list[str]:

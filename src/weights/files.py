@@ -66,7 +66,10 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         if kind is None:
             known = ", ".join(SAFETENSORS_TYPES)
             raise UserError(f"{path}: {name} is of type {row['dtype']}, expected one of {known}")
-        values[name] = decode(bytes(row["data"]), kind).reshape(row["shape"])
+        try:
+            values[name] = decode(bytes(row["data"]), kind).reshape(row["shape"])
+        except (ValueError, OverflowError) as error:
+            raise UserError(f"{path}: {name} has no shape of a tensor: {error}") from error
     return values
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import UserError
+from src.files import parsed_json
 
 RECORD_NAME = "suite.source"
 # How all entries begin that this suite adds to the parameters.
@@ -55,7 +56,7 @@ def unpack(record: np.ndarray | bytes | None, path: str) -> Source | None:
     if record is None:
         return None
     try:
-        source = Source(**json.loads(bytes(record).decode()))
+        source = Source(**parsed_json(bytes(record).decode()))
         names = source.classes is None or all(isinstance(name, str) for name in source.classes)
         if not isinstance(source.backbone, str) or not names:
             raise ValueError("a value of the wrong kind")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Callable
 
@@ -24,6 +25,9 @@ INSTRUCTIONS = frozenset(
     "BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE NEWOBJ "
     "BUILD BINPERSID".split()
 )
+# Tuples within tuples; PyTorch's have three. As a key of a dict they are hashed one within the
+# other, and thousands would exhaust the interpreter's stack.
+DEEPEST = 50
 STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
@@ -217,7 +221,7 @@ def load_pickle(stream: BinaryIO, path: str) -> Any:
 
 def _look_through(stream: BinaryIO, path: str) -> None:
     """Read the instructions without carrying them out."""
-    length = 0
+    length, depths = 0, _TupleDepths()
     for length, (code, argument, _) in enumerate(pickletools.genops(stream), 1):
         if code.name == "GLOBAL":
             _require_admitted(path, str(argument).replace(" ", ".", 1))
@@ -229,6 +233,48 @@ def _look_through(stream: BinaryIO, path: str) -> None:
         # Memory for the remembered objects is taken up to the highest number.
         if code.name == "LONG_BINPUT" and int(argument or 0) > length:
             raise UserError(f"{path}: its pickle is spoilt: it remembers object {argument}")
+        if depths.after(code, argument) > DEEPEST:
+            raise UserError(
+                f"{path}: its pickle has more than {DEEPEST} tuples one within the other, which no "
+                "state dict needs; nothing of it was carried out"
+            )
+
+
+class _TupleDepths:
+    """How deep tuples are nested in what a pickle's program would have on its stack."""
+
+    def __init__(self) -> None:
+        self._stack: list[int | None] = []  # None is a mark
+        self._kept: dict[int, int] = {}
+
+    def after(self, code: pickletools.OpcodeInfo, argument: Any) -> int:
+        """The depth of what stands on top after an instruction; 0 of anything but a tuple."""
+        stack = self._stack
+        if code.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            top = stack[-1] if stack else None
+            self._kept[len(self._kept) if argument is None else argument] = top or 0
+            return 0
+        if code.name in ("BINGET", "LONG_BINGET"):
+            stack.append(self._kept.get(argument, 0))
+            return 0
+        if code.name == "MARK":
+            stack.append(None)
+            return 0
+        taken = [depth for depth in self._taken(code) if depth is not None]
+        made = 1 + max(taken, default=0) if "TUPLE" in code.name else 0
+        stack.extend(made for _ in code.stack_after)
+        return made
+
+    def _taken(self, code: pickletools.OpcodeInfo) -> Iterator[int | None]:
+        """Take what an instruction uses off the stack."""
+        below = list(code.stack_before)
+        if pickletools.markobject in below:
+            below = below[: below.index(pickletools.markobject)]
+            while self._stack and (depth := self._stack.pop()) is not None:
+                yield depth
+        for _ in below:
+            if self._stack:
+                yield self._stack.pop()
 
 
 def _require_admitted(path: str, name: str) -> None:

@@ -51,7 +51,10 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
             found, storages = _read_old(path)
         tensors = _state_dict(found, str(path))
         return {name: _values(tensor, storages) for name, tensor in tensors.items()}
-    except (zipfile.BadZipFile, EOFError, LookupError, OSError, RuntimeError, ValueError) as error:
+    except (
+        zipfile.BadZipFile, EOFError, LookupError, OSError, RuntimeError, ValueError, OverflowError,
+        MemoryError,
+    ) as error:  # fmt: skip
         raise UserError(f"{path}: not a whole file of torch.save: {error}") from error
 
 

@@ -8,6 +8,7 @@ import yaml
 
 import src.model_utils.config
 from src.errors import UserError
+from src.job.job_config import load_job
 from src.launch.command_line import add_worker_flags
 from src.model_utils.config import (
     KEYS,
@@ -202,6 +203,36 @@ def test_bad_file_is_one_clear_line(tmp_path, text, message):
         load_config(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# Nine lines that stand for 10**8 values.
+ALIAS_BOMB = "a: &a [x]\n" + "".join(
+    f"{new}: &{new} [{', '.join(['*' + old] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi")
+)
+HARMFUL = {
+    "no integer": ("seed: !!int x\n", "line 1: not valid YAML: 'x' is no number"),
+    "no float": ("base_lr: !!float x\n", "line 1: not valid YAML: 'x' is no number"),
+    "a number of 10,000 digits": (f"seed: {'9' * 10_000}\n", "'9{40}' is no number"),
+    "an infinite number": ("base_lr: 1e400\n", "base_lr is '1e400', expected"),
+    "a date that is none": ("seed: 2026-13-45\n", "seed is '2026-13-45', expected a whole number"),
+    "a time": ("seed: !!timestamp x\n", "could not determine a constructor"),
+    "brackets": (f"seed: {'[' * 500_000}\n", "nested more than 30 deep"),
+    "dashes": ("- " * 2000, "nested more than 30 deep"),
+    "a value in itself": ("a: &a {b: *a}\n", "an alias of what it stands in"),
+    "an alias bomb as list": (ALIAS_BOMB + "anchor_scales: *i\n", "more than 100000 values"),
+    "an alias bomb as number": (ALIAS_BOMB + "base_lr: *i\n", "more than 100000 values"),
+    "a large file": ("# " + "x" * 2**20, "more than 1048576 bytes"),
+    "a long value": (f"seed: '{'x' * 10_000}'\n", r"seed is 'x+ \[\.\.\.\] x+', expected"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), HARMFUL.values(), ids=HARMFUL)
+def test_a_file_that_would_take_the_reader_down_is_refused_in_one_line(tmp_path, text, message):
+    path = write(tmp_path, text)
+    for read in (load_config, load_job):
+        with pytest.raises(UserError, match=message if read is load_config else str(path)) as error:
+            read(path)
+        assert str(error.value).isprintable() and len(str(error.value)) < 5000
 
 
 def test_missing_file_names_both_places(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from coco_files import coco_of, jpeg, write_coco
 from evaluation_sets import CLASSES, tiny
 from PIL import Image, ImageOps
 
+from src.data import conversion
 from src.data.conversion import SKIPPED_FILE, Summary, data_to_mindrecord_byte_image
 from src.data.image_check import ORIENTATION, decoded
 from src.dataset import create_fasterrcnn_dataset
@@ -369,3 +370,9 @@ def test_a_json_that_is_no_unicode_text_is_refused_with_the_fix(tmp_path, change
     path = write_coco(tmp_path, coco)
     path.write_bytes(change(json.dumps(coco, ensure_ascii=False).encode()))
     assert message in refused(tmp_path)
+
+
+def test_more_boxes_than_an_image_has_are_refused_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "MOST_BOXES", 3)
+    write_coco(tmp_path, coco_of(2, boxes=[(4, 4, 20, 20)] * 4))
+    assert "4 boxes in 0.jpg, expected at most 3 in an image" in refused(tmp_path)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from coco_files import jpeg, run_script
+from label_folders import voc_xml
 from PIL import Image, ImageOps
 
 from src.data.image_check import ORIENTATION, peek
@@ -220,6 +221,13 @@ def test_voc_boxes_follow_the_size_in_the_xml_file(tmp_path):
         )
         (found,) = read_voc(tmp_path).splits["all"]
         assert found.boxes[0].corners == (8, 4, 32, 12)
+
+
+def test_a_width_of_thousands_of_digits_is_none(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    (tmp_path / "a.xml").write_text(voc_xml().replace("64", "6" * 5000))
+    (found,) = read_voc(tmp_path).splits["all"]
+    assert found.size == SIZE
 
 
 def test_odd_things_in_a_voc_folder_are_counted(tmp_path):

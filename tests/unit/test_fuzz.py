@@ -21,6 +21,7 @@ from src.data.voc_labels import read_voc
 from src.data.yolo_labels import read_yolo
 from src.errors import UserError
 from src.job.job_config import load_job
+from src.job.job_record import FOLDER, read_record
 from src.model_utils.config import PROJECT_DIR, load_config
 
 FEW, MANY = 60, 1000
@@ -160,7 +161,25 @@ def read_yolo_file(path: Path) -> None:
     read_yolo(path.parent)
 
 
+RECORD = {
+    "fl_name": "job",
+    "redis": "127.0.0.1:2345",
+    "processes": [
+        {"role": "worker", "number": 0, "pid": 7, "created": 1.5, "folder": "a", "servers": ["b"]}
+    ],
+    "tls": {},
+}
+
+
+def read_job_record(path: Path) -> None:
+    record = read_record(path.parent.parent)
+    assert record is not None
+    record.running()
+    record.elsewhere()
+
+
 READERS = {
+    "record": (f"{FOLDER}/job.json", read_job_record, spoilt_text(RECORD, "{}", json.dumps)),
     "federation": (
         "federation.yaml",
         load_job,

@@ -1,5 +1,6 @@
 """The federation's YAML file: what loads, what a flag changes, what is refused and why."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,14 @@ def test_a_file_that_would_run_something_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"job\.yaml.*python/object/apply:os\.mkdir"):
         load_job(path)
     assert not made.exists()
+
+
+@pytest.mark.parametrize("name", ["2026-11-30", "2026-11-31", "2026-13-45"])
+def test_a_name_that_looks_like_a_date_is_a_name(tmp_path, name):
+    path = tmp_path / "federation.yaml"
+    text = (PROJECT_DIR / "default_yaml_config.yaml").read_text(encoding="utf-8")
+    path.write_text(re.sub("(?m)^fl_name:.*", f"fl_name: {name}", text))
+    job = load_job(path)
+    assert job.name == name
+    # The engine's own loader of YAML has to see text too.
+    assert f"fl_name: '{name}'" in job.write(tmp_path / "engine.yaml").read_text()

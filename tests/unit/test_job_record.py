@@ -195,3 +195,28 @@ def test_without_a_home_a_job_is_recorded_and_one_note_says_what_is_lost(
     assert read_record(tmp_path) is None
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("note: finish --all will not find this job: ")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"pid": -1}, "pid is -1"),
+        ({"pid": 10**400}, "pid is 1000"),
+        ({"pid": "7"}, "pid is '7'"),
+        ({"number": None}, "number is None"),
+        ({"created": "x"}, "created is 'x'"),
+        ({"servers": [1]}, "servers has other values than text"),
+        ({"label": "x"}, "unexpected keyword"),
+    ],
+)
+def test_a_record_with_values_of_another_kind_is_refused_in_one_line(job, values, words):
+    change(job, **values)
+    with pytest.raises(UserError, match=f"job.json: no record of a job .*{words}") as caught:
+        read_record(job)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_a_record_that_is_nested_too_deep_is_refused(job):
+    (job / FOLDER / "job.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="nested too deep"):
+        read_record(job)

@@ -78,6 +78,26 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def with_schema(*statements):
+    def spoil(path):
+        with sqlite3.connect(path.with_name(path.name + ".db")) as db:
+            for statement in statements:
+                db.execute(statement)
+
+    return spoil
+
+
+VIRTUAL = with_schema(
+    "ALTER TABLE INDEXES RENAME TO KEPT", "CREATE VIRTUAL TABLE INDEXES USING fts4(ROW_ID)"
+)
+GENERATED = with_schema(
+    "ALTER TABLE INDEXES ADD COLUMN x TEXT AS (printf('%.*c', 900000000, 'x')) VIRTUAL"
+)
+TRIGGER = with_schema("CREATE TRIGGER t AFTER INSERT ON INDEXES BEGIN DELETE FROM INDEXES; END")
+ONE_MORE = with_schema("CREATE TABLE more(x)")
+BY_NAME = with_schema("CREATE INDEX more ON INDEXES(abs(ROW_ID))")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -90,6 +110,11 @@ def cut(path: Path) -> None:
         (lambda p: refuse_index(p, b""), "not the index"),
         (lambda p: refuse_index(p, b"hello" * 1000), "not the index"),
         (hide_query, "not the index"),
+        (VIRTUAL, "not the index"),
+        (GENERATED, "not the index"),
+        (TRIGGER, "not the index"),
+        (ONE_MORE, "not the index"),
+        (BY_NAME, "not the index"),
     ],
 )
 def test_spoilt_files_are_refused_at_once(copy, spoil, message):

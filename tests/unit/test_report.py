@@ -188,6 +188,18 @@ def test_files_that_are_broken_are_notes_on_the_page(run_folder):
     assert "metrics.jsonl: line 3 is left out" in page.text
 
 
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "1e308", "NaN", '"x"', "[" * 50_000, "true"])
+def test_numbers_that_no_run_has_leave_a_gap_or_are_noted(run_folder, value):
+    worker, whole = run_folder / "worker_0", {"iteration": 7, "AP": 0.5, "seconds": 1}
+    with (worker / "metrics.jsonl").open("a") as file:
+        for key in whole:
+            file.write(json.dumps({**whole, key: "@"}).replace('"@"', value) + "\n")
+    with (worker / "worker.log").open("a") as file:
+        file.write(f"[2026-11-22 08:00:00][worker_0]epoch: {'9' * 5000} step: 1 total_loss: 5.2\n")
+    (run_folder / ".federation" / "status" / "worker_0.json").write_text(f'{{"images": {value}}}')
+    assert "metrics.jsonl: line" in Page(build_page(read_run(run_folder))).text
+
+
 def test_events_beyond_the_cap_are_counted(run_folder, monkeypatch):
     monkeypatch.setattr(html_report, "MOST_EVENTS", 1)
     assert "1 more are left out" in Page(build_page(read_run(run_folder))).text

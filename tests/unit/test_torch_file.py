@@ -216,6 +216,43 @@ def test_instructions_that_no_state_dict_needs(pickled, words):
     assert str(caught.value).isprintable()
 
 
+def nested_key(levels):
+    """A dict whose one key is tuples within tuples; hashing it goes through all of them."""
+    return b"\x80\x02})" + b"\x85" * levels + b"K\x01s."
+
+
+def by_memory(levels):
+    """Each tuple holds the one before, which the program remembers."""
+    return b"\x80\x02}(K\x01)q\0" + b"h\0\x85q\0" * levels + b"t."
+
+
+@pytest.mark.parametrize("pickled", [nested_key(10**6), by_memory(10**5)], ids=["key", "memory"])
+def test_tuples_that_would_exhaust_the_stack_are_refused_before_they_are_made(pickled):
+    with pytest.raises(UserError, match="more than 50 tuples one within the other"):
+        load_pickle(io.BytesIO(pickled), "a.pth")
+
+
+@SAVERS
+@pytest.mark.parametrize(
+    "found",
+    [tensor(Storage("0", np.zeros(4, np.float32)), (1,), (2**62,)),
+     tensor(Storage("0", np.zeros(4, np.float32)), (1,) * 41)],
+    ids=["stride", "dimensions"],
+)  # fmt: skip
+def test_shapes_that_no_array_can_have(tmp_path, save, found):
+    with pytest.raises(UserError, match="not a whole file of torch.save"):
+        read_weights(save(tmp_path / "a.pth", OrderedDict(w=found)))
+
+
+def test_a_safetensors_file_of_41_dimensions(tmp_path):
+    path = tmp_path / "a.safetensors"
+    shape = ",".join("1" * 41)
+    head = f'{{"x":{{"dtype":"F32","shape":[{shape}],"data_offsets":[0,4]}}}}'.encode()
+    path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(4))
+    with pytest.raises(UserError, match="x has no shape of a tensor"):
+        read_weights(path)
+
+
 def test_archives_of_something_else(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         archive.writestr("a.txt", "no weights")
