@@ -6,7 +6,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from src.federated.rank_channel import Message
+from src.federated.rank_channel import Message, RankError
 from src.federated.ranks import Ranks
 from src.federated.rounds import Features, Round
 from src.federated.silo import Silo
@@ -100,10 +100,11 @@ class Follower:
     def _follow(self) -> str:
         while (message := self._ranks.hear()).kind == "load":
             self._load(message.arrays)
-        self.iteration = message.fields["iteration"]
-        self.joined = message.fields["joined"]
-        self.finished = message.fields["finished"]
-        return message.fields["result"]
+        told: list[Any] = [message.fields.get(key) for key in ("iteration", "joined", "finished")]
+        if [type(value) for value in told] != [int, bool, bool]:
+            raise RankError("rank 0 of this silo does not say how its round ended")
+        self.iteration, self.joined, self.finished = told
+        return str(message.fields.get("result", ""))
 
 
 def silo_of(

@@ -10,9 +10,12 @@ compilation can take. On other devices the device's own library averages them.
 from __future__ import annotations
 
 import contextlib
+import logging
+import queue
 import socket
 import time
 from collections.abc import Mapping
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,9 @@ from src.federated.rounds import GaveUpError
 RETRY_S = 0.2
 # A rank introduces itself at once; what does not is something else that found the port.
 HELLO_S = 10.0
+ACCEPT_S = 0.1
+
+logger = logging.getLogger(__name__)
 
 
 class Ranks:
@@ -41,7 +47,7 @@ class Ranks:
     Raises:
         UserError: rank 0 cannot listen at the address.
         GaveUpError: not all ranks were there in time; names those that are missing.
-        RankError: what connected is no rank of this silo.
+        RankError: rank 0 is of another silo, or has this rank already.
     """
 
     def __init__(
@@ -69,10 +75,10 @@ class Ranks:
         texts = {key: repr(value) for key, value in values.items()}
         if self.rank:
             self._channels[0].send(Message("agree", texts))
-            self._channels[0].receive()
+            self._channels[0].receive("agreed")
             return
         for rank, channel in self._channels.items():
-            theirs = channel.receive().fields
+            theirs = channel.receive("agree").fields
             differing = [key for key, text in texts.items() if theirs.get(key) != text]
             if differing:
                 raise RankError(
@@ -122,47 +128,57 @@ class Ranks:
     def _mean(self, values: np.ndarray) -> np.ndarray:
         if self.rank:
             self._channels[0].send(Message("gradients", arrays={"": values}))
-            return self.hear().arrays[""]
+            return _gradients(self._channels[0], values.size)
         total = values.copy()
         for channel in self._channels.values():
-            total += channel.receive().arrays[""]
+            total += _gradients(channel, values.size)
         total /= self.size
         self.tell(Message("gradients", arrays={"": total}))
         return total
 
     def _accept(self, address: tuple[str, int], silo: str, deadline: float) -> None:
-        """Wait for every other rank; kept in the order of their numbers, so that sums repeat."""
+        """Wait for every other rank; kept in the order of their numbers, so that sums repeat.
+
+        What connects introduces itself in a thread of its own: one that is slow keeps nobody out.
+        """
         found: dict[int, Channel] = {}
+        greeted: queue.Queue[tuple[Channel, Message]] = queue.Queue()
         with _listening(address) as server:
+            server.settimeout(ACCEPT_S)
             while len(found) < self.size - 1:
-                server.settimeout(max(0.01, deadline - time.monotonic()))
-                try:
-                    sock, peer = server.accept()
-                except socket.timeout:
+                if time.monotonic() > deadline:
                     missing = sorted(set(range(1, self.size)) - set(found))
                     raise GaveUpError(
                         f"rank(s) {', '.join(map(str, missing))} of this silo's {self.size} did "
                         f"not connect to {address[0]}:{address[1]} in time"
-                    ) from None
-                self._welcome(Channel(sock, f"what is at {peer[0]}", HELLO_S), silo, found)
+                    )
+                with contextlib.suppress(socket.timeout):
+                    sock, peer = server.accept()
+                    channel = Channel(sock, f"what is at {peer[0]}", HELLO_S)
+                    Thread(target=_greet, args=(channel, greeted), daemon=True).start()
+                while not greeted.empty():
+                    self._welcome(*greeted.get(), silo, found)
         self._channels = dict(sorted(found.items()))
 
-    def _welcome(self, channel: Channel, silo: str, found: dict[int, Channel]) -> None:
-        """Keep the channel of a rank; what is none is left alone, and another silo's an error."""
-        try:
-            hello = channel.receive().fields
-        except RankError:
-            channel.close()
-            return
+    def _welcome(
+        self, channel: Channel, message: Message, silo: str, found: dict[int, Channel]
+    ) -> None:
+        """Keep the channel of a rank; another silo's is told why it is refused, and left alone."""
+        hello = message.fields
         rank: Any = hello.get("rank")
         theirs = (hello.get("silo"), hello.get("size"))
-        if theirs != (silo, self.size) or rank in found or rank not in range(1, self.size):
+        own = theirs == (silo, self.size) and type(rank) is int and 0 < rank < self.size
+        if not own or rank in found:
             reason = (
-                f"rank {rank} of {theirs[0]} with {theirs[1]} ranks connected to rank 0 of {silo} "
-                f"with {self.size}; start each rank of the silo once, with the same flags"
+                f"rank {rank!r:.20} of {theirs[0]!s:.80} with {theirs[1]!r:.20} ranks connected to "
+                f"rank 0 of {silo} with {self.size}; start each rank of the silo once, with the "
+                "same flags"
             )
-            channel.send(Message("error", {"reason": reason}))
-            raise RankError(reason)
+            logger.warning("refused at the start: %s", reason)
+            with contextlib.suppress(RankError):
+                channel.send(Message("error", {"reason": reason}))
+            channel.close()
+            return
         channel.peer = f"rank {rank}"
         channel.wait_at_most(self._silence_s)
         found[rank] = channel
@@ -182,6 +198,25 @@ class Ranks:
         self._channels = {0: Channel(sock, "rank 0", self._silence_s)}
         hello = {"rank": self.rank, "size": self.size, "silo": silo}
         self._channels[0].send(Message("hello", hello))
+
+
+def _greet(channel: Channel, greeted: queue.Queue[tuple[Channel, Message]]) -> None:
+    """Hand over what introduces itself in time; what is no rank is left alone."""
+    try:
+        greeted.put((channel, channel.receive("hello", HELLO_S)))
+    except RankError:
+        channel.close()
+
+
+def _gradients(channel: Channel, count: int) -> np.ndarray:
+    """The `count` numbers that another rank sends in a step."""
+    array = channel.receive("gradients").arrays.get("")
+    if array is None or array.size != count:
+        raise RankError(
+            f"{channel.peer} of this silo sends {0 if array is None else array.size} gradients in "
+            f"place of {count}; give all ranks the same configuration"
+        )
+    return array
 
 
 def _listening(address: tuple[str, int]) -> socket.socket:

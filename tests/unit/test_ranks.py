@@ -1,6 +1,7 @@
 """The ranks of one silo among themselves: what travels, and what happens when one fails."""
 
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -11,7 +12,7 @@ from ports import free_ports
 
 from src.errors import UserError
 from src.federated import ranks as ranks_module
-from src.federated.rank_channel import Message, RankError
+from src.federated.rank_channel import Channel, Message, RankError
 from src.federated.rank_silo import Follower
 from src.federated.ranks import Ranks
 from src.federated.rounds import GaveUpError
@@ -168,16 +169,112 @@ def connected(address) -> socket.socket:
             time.sleep(0.05)
 
 
-def test_a_rank_of_another_silo_is_refused():
-    address = (HOST, free_ports(1)[0])
+def test_a_rank_of_another_silo_is_told_so_and_the_silo_waits_for_its_own(caplog):
+    address, made = (HOST, free_ports(1)[0]), {}
+
+    def leader():
+        made[0] = Ranks(0, 2, address, "bank", 10.0, 5.0)
 
     def stranger():
-        ranks = Ranks(1, 2, address, "hospital", 10.0, 5.0)
-        ranks.hear()
+        Ranks(1, 2, address, "hospital\x1b[2J", 10.0, 5.0).hear()
 
-    raised = at_once([lambda: Ranks(0, 2, address, "bank", 10.0, 5.0), stranger])
-    for error in raised:
-        assert "rank 1 of hospital with 2 ranks connected to rank 0 of bank with 2" in str(error)
+    def own():
+        with contextlib.suppress(RankError):
+            stranger()
+        made[1] = Ranks(1, 2, address, "bank", 10.0, 5.0)
+
+    refused, *others = at_once([stranger, leader, own])
+    assert others == [None, None]
+    words = "rank 1 of hospital\\x1b[2J with 2 ranks connected to rank 0 of bank with 2"
+    assert words in str(refused)
+    assert "refused at the start: rank 1 of hospital" in caplog.text
+    for ranks in made.values():
+        ranks.close()
+
+
+def test_a_peer_that_drips_keeps_no_rank_out(monkeypatch):
+    monkeypatch.setattr(ranks_module, "HELLO_S", 1.0)
+    address, made, closed = (HOST, free_ports(1)[0]), {}, []
+
+    def drip():
+        with connected(address) as sock:
+            for _ in range(40):
+                try:
+                    sock.sendall(b"\0")
+                except OSError:
+                    closed.append(True)
+                    return
+                time.sleep(0.1)
+
+    def rank(number):
+        if number:
+            connected(address).close()
+            time.sleep(0.3)
+        made[number] = Ranks(number, 2, address, "bank", 10.0, 10.0)
+
+    assert at_once([drip, drip, lambda: rank(0), lambda: rank(1)]) == [None] * 4
+    assert closed == [True, True], "a peer that drips is not waited for without an end"
+    for ranks in made.values():
+        ranks.close()
+
+
+def head(*values):
+    text = json.dumps(list(values)).encode()
+    return len(text).to_bytes(4, "big") + text
+
+
+BAD = {
+    "an array of terabytes": head("gradients", {}, [["", 10**13]]),
+    "arrays of terabytes together": head("gradients", {}, [["", 2**28]] * 4),
+    "a negative size": head("gradients", {}, [["", -1]]),
+    "a size that is none": head("gradients", {}, [["", "x"]]),
+    "sizes that are none": head("gradients", {}, 7),
+    "a kind that is none": head([], {}, []),
+    "brackets without an end": (60_000).to_bytes(4, "big") + b"[" * 60_000,
+    "another kind": head("load", {}, []),
+    "gradients without any": head("gradients", {}, []),
+    "too few gradients": head("gradients", {}, [["", 1]]) + bytes(4),
+    "an error without a reason": head("error", {}, []),
+    "an error of another kind": head("error", {"reason": ["\x1b[2J\n"]}, []),
+}
+
+
+@pytest.mark.parametrize("said", BAD.values(), ids=BAD)
+def test_a_message_that_no_rank_sends_is_a_reason_in_one_line(said):
+    ours, theirs = pair()
+    channel = Channel(ours, "rank 1", 5.0)
+    theirs.sendall(said)
+    with pytest.raises(RankError) as caught:
+        ranks_module._gradients(channel, 3)
+    assert str(caught.value).isprintable()
+    channel.close()
+    theirs.close()
+
+
+def pair():
+    """Two ends of a TCP connection."""
+    with socket.create_server((HOST, 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        return server.accept()[0], theirs
+
+
+@pytest.mark.parametrize("hello", [{}, {"rank": [1]}, {"rank": 10**400}, {"rank": True, "size": 2}])
+def test_an_introduction_that_no_rank_makes_does_not_end_rank_0(hello):
+    address, made = (HOST, free_ports(1)[0]), {}
+
+    def stranger():
+        with connected(address) as sock, contextlib.suppress(ConnectionResetError):
+            sock.sendall(head("hello", {"silo": "bank", **hello}, []))
+            while sock.recv(100):
+                continue
+        made[1] = Ranks(1, 2, address, "bank", 10.0, 10.0)
+
+    def leader():
+        made[0] = Ranks(0, 2, address, "bank", 10.0, 10.0)
+
+    assert at_once([leader, stranger]) == [None, None]
+    for ranks in made.values():
+        ranks.close()
 
 
 def test_a_follower_does_as_rank_0_tells():
