@@ -24,6 +24,7 @@ from src.federated.adaptive import adaptive_of
 from src.federated.aggregation import ABSOLUTE, Aggregation
 from src.federated.algorithms import algorithm_of
 from src.federated.engine_client import without_engine_client
+from src.federated.engine_settings import checked_settings
 from src.federated.model_check import Start
 from src.federated.privacy import Privacy
 from src.federated.rank_silo import silo_of
@@ -113,7 +114,7 @@ class SiloManager(FederatedLearningManager):
         all_needed: bool = False,
         pre_trained: str = "",
     ):
-        with without_engine_client():
+        with without_engine_client(), checked_settings():
             # It copies every parameter of the cell that it is given: one that has none.
             super().__init__(str(yaml_config), nn.Cell(), sync_frequency, addresses[0], data_size)
         self._model = model

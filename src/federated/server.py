@@ -12,6 +12,7 @@ from mindspore_federated.startup.federated_local import save_ms_checkpoint
 
 from src.errors import UserError
 from src.federated.aggregation import CONTROL, SCAFFOLD, Aggregation, algorithm_in
+from src.federated.engine_settings import checked_settings
 from src.federated.fingerprint import FEATURE_NAME
 from src.files import reason, whole_file
 from src.job.console import say
@@ -49,7 +50,8 @@ class ServerJob(FLServerJob):
         aggregation: Aggregation | None = None,
         tls: SSLConfig | None = None,
     ):
-        super().__init__(yaml_config, http_server_address, tcp_server_ip, checkpoint_dir, tls)
+        with checked_settings():
+            super().__init__(yaml_config, http_server_address, tcp_server_ip, checkpoint_dir, tls)
         self._has_controls = self.aggregation_type == SCAFFOLD
         # The base class reads it for one purpose, to add zero controls to those that are there.
         self.aggregation_type = ""
