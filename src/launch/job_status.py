@@ -38,7 +38,14 @@ from src.launch.job_state import (
     SiloState,
 )
 from src.launch.management import Management
-from src.launch.redis_store import DISABLED, FINISHED, RUNNING, STOPPED, JobStore
+from src.launch.redis_store import (
+    DISABLED,
+    FINISHED,
+    RAISE_LIMIT,
+    RUNNING,
+    STOPPED,
+    JobStore,
+)
 from src.launch.time_left import time_left
 from src.reporting.run_folder import read_json_lines, started_commands
 from src.security.tls import explain
@@ -124,7 +131,7 @@ class Collector:
             if store.is_full():
                 status.notes.append(
                     f"Redis at {record.redis} is at its maxmemory and refuses the servers' writes: "
-                    "raise it with redis-cli config set maxmemory"
+                    f"{RAISE_LIMIT.format(address[1])}"
                 )
             status.cluster = STATES.get(values.get("runningState", ""), "")
             self._iteration(status.iteration, store, values, settings)

@@ -22,6 +22,10 @@ from src.security.tls import TlsFiles, explain, speaks_tls
 
 REDIS_CONFIG = PROJECT_DIR / "configs" / "redis.conf"
 
+RAISE_LIMIT = (
+    "raise its limit: redis-cli -p {} config set maxmemory 0 takes it off; one of "
+    "configs/redis.conf is started again with --maxmemory behind the file's name"
+)
 NO_WRITES = (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError)
 
 RUNNING, DISABLED, FINISHED, STOPPED = "0", "1", "2", "3"
@@ -128,7 +132,7 @@ class JobStore:
         if str(error).startswith("MISCONF"):
             return "free some space on its disk"
         if isinstance(error, redis.exceptions.OutOfMemoryError):
-            return f"raise its limit: redis-cli -p {port} config set maxmemory 0 takes it off"
+            return RAISE_LIMIT.format(port)
         if isinstance(error, redis.exceptions.ReadOnlyError):
             return "it is a replica: give the address of its primary"
         if "protected mode" in str(error):

@@ -26,7 +26,7 @@ from ports import free_ports
 from tls_front import TlsFront
 
 from src.launch.processes import SUPERVISOR
-from src.launch.redis_store import redis_binary
+from src.launch.redis_store import redis_command
 from src.launch.supervise import SuperviseSpec
 
 PROJECT_DIR = Path(__file__).resolve().parents[2]
@@ -109,8 +109,7 @@ class Engine:
 
     def start_redis(self) -> None:
         port = self.redis_address.rsplit(":", 1)[1]
-        command = [redis_binary(), "--port", port, "--save", "", "--bind", "127.0.0.1"]
-        self._start("redis", command)
+        self._start("redis", redis_command(int(port)))
         wait_for(lambda: listens(self.redis_address), START_SECONDS, "redis-server")
 
     def start_server(self, number: int, wait: bool = True) -> None:
