@@ -26,7 +26,7 @@ require_packages()
 from src.federated.encryption import engine_tls
 from src.job.addresses import parse_address
 from src.job.job_config import JobConfig
-from src.job.job_record import FOLDER
+from src.job.job_record import state_folder
 from src.job.shard_folder import shard_of
 from src.launch.command_line import JOB_FLAGS, add_worker_flags, job_from, launcher_parser
 from src.launch.log_filter import own_output
@@ -42,7 +42,7 @@ def job_of(config: Config) -> JobConfig:
     # Its relative names of certificates count from its own folder; the engine's from this one.
     if job.tls is None and all(getattr(config, flag) is None for flag in JOB_FLAGS):
         return job
-    return replace(job, path=job.write(config.output_dir / FOLDER / f"{config.ms_role}.yaml"))
+    return replace(job, path=job.write(state_folder(config.output_dir) / f"{config.ms_role}.yaml"))
 
 
 def start_one_scheduler(config: Config | None = None) -> None:

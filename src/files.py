@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -19,12 +20,15 @@ MENDS = {
     errno.EFBIG: "raise ulimit -f, or choose another place",
     errno.EACCES: "give this user the right to it, or choose another place",
     errno.EPERM: "give this user the right to it, or choose another place",
+    errno.ELOOP: "links are not followed where a file of our own is written: remove it",
 }
 
 
 def reason(error: OSError) -> str:
     """Why a file could not be written and how to mend it, in a few words."""
     words = error.strerror or str(error) or type(error).__name__
+    if error.errno == errno.ELOOP:
+        words = "is a symbolic link"
     return f"{words}; {MENDS.get(error.errno or 0, 'choose another place')}"
 
 
@@ -39,8 +43,19 @@ def named(path: Path) -> Iterator[None]:
         raise
 
 
+def no_link(path: str | Path, flags: int, mode: int = 0o666) -> int:
+    """An `opener` for `open`: a link that somebody has put there is not followed.
+
+    Raises:
+        OSError: with ELOOP for a link; `reason` says how to fix it.
+    """
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+
+
 @contextlib.contextmanager
-def whole_file(path: Path, durable: bool = False, partial: Path | None = None) -> Iterator[Path]:
+def whole_file(
+    path: Path, durable: bool = False, partial: Path | None = None, private: bool = False
+) -> Iterator[Path]:
     """A name beside `path` to write to: it takes the place of `path` when the block ends well.
 
     When it does not, what was written is removed and `path` is as it was.
@@ -48,7 +63,9 @@ def whole_file(path: Path, durable: bool = False, partial: Path | None = None) -
     Args:
         durable: so that it outlasts a power cut, which takes some milliseconds.
         partial: the name, which the next writer takes too and so writes over what a killed one
-            has left: for large files. None is one of this process alone.
+            has left: for large files. None is one of this process alone. What has that name is
+            removed first, a link to somewhere else too.
+        private: for this user alone to read.
 
     Raises:
         OSError: with a file name.
@@ -56,6 +73,9 @@ def whole_file(path: Path, durable: bool = False, partial: Path | None = None) -
     partial = partial or path.with_name(f".partial.{os.getpid()}.{path.name}")
     try:
         with named(path):
+            partial.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            os.close(no_link(partial, flags, 0o600 if private else 0o666))
             yield partial
             if durable:
                 _replace_durably(partial, path)
@@ -110,18 +130,20 @@ def write_whole(path: Path, content: str | bytes) -> None:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def append_line(path: Path, line: str, durable: bool = False) -> None:
+def append_line(path: Path, line: str, durable: bool = False, private: bool = False) -> None:
     """Add a line to a file, whole or not at all: the next one must not begin within it.
 
     Args:
         line: without its end.
         durable: return only when it is on the disk.
+        private: a file that is made by it is for this user alone to read.
 
     Raises:
         OSError: with a file name; the file is as it was.
     """
     data = f"{line}\n".encode()
-    with named(path), path.open("ab", buffering=0) as file:
+    opener = functools.partial(no_link, mode=0o600 if private else 0o666)
+    with named(path), open(path, "ab", buffering=0, opener=opener) as file:
         before = file.seek(0, os.SEEK_END)
         try:
             write_all(file.fileno(), data)
@@ -142,14 +164,14 @@ def write_all(handle: int, data: bytes) -> None:
 
 def drop_unfinished_line(path: Path) -> None:
     """Cut off what stands behind the last line's end: a process was killed while it wrote it."""
-    with path.open("rb+") as file:
+    with open(path, "rb+", opener=no_link) as file:
         content = file.read()
         file.truncate(content.rfind(b"\n") + 1)
 
 
 def finish_last_line(path: Path) -> None:
     """End the last line, so that the next one begins a line of its own."""
-    with path.open("rb+") as file:
+    with open(path, "rb+", opener=no_link) as file:
         if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read() != b"\n":
             file.write(b"\n")
 

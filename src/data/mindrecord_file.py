@@ -19,7 +19,7 @@ import numpy as np
 from src.data.class_list import described_classes, description, require_same_classes
 from src.data.mindrecord_layout import check_index, check_layout, opened_index
 from src.errors import UserError
-from src.files import parsed_json, reason
+from src.files import no_link, parsed_json, reason
 
 SCHEMA = {"image": {"type": "bytes"}, "annotation": {"type": "int32", "shape": [-1, 6]}}
 BASE_NAME = "FasterRcnn.mindrecord"
@@ -206,13 +206,15 @@ def locked_folder(folder: Path) -> Iterator[None]:
     lock = folder / ".writing.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
+        file = open(lock, "w", opener=no_link)  # noqa: SIM115
     except OSError as error:
         raise UserError(f"{folder}: cannot be made or written: {reason(error)}") from error
     with file:
         _take(lock, file)
         try:
             for rest in folder.glob(".*.writing"):
+                if rest.is_symlink() or not rest.is_dir():
+                    raise UserError(f"{rest}: is no folder that a killed writer left: remove it")
                 shutil.rmtree(rest)
             yield
         finally:

@@ -75,7 +75,7 @@ class PrivacyLedger:
         }
         path = self._folder / LEDGER
         try:
-            append_line(path, json.dumps(entry), durable=True)
+            append_line(path, json.dumps(entry), durable=True, private=True)
         except OSError as error:
             raise SyncError(
                 f"{path} could not be written, nothing was sent: {reason(error)}"

@@ -96,7 +96,9 @@ def save_state(path: Path, state: ResumeState, terms: Mapping[str, str]) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     told = {**asdict(state), "terms": dict(terms), "checksum": _checksum(state.arrays)}
     del told["arrays"]
-    with whole_file(path, durable=True, partial=path.with_name(f".partial.{path.name}")) as partial:
+    # What it holds has not left the silo: momentum, local parameters.
+    beside = path.with_name(f".partial.{path.name}")
+    with whole_file(path, durable=True, partial=beside, private=True) as partial:
         try:
             save_file(state.arrays, str(partial), metadata={"state": json.dumps(told)})
         except SafetensorError as error:

@@ -14,7 +14,9 @@ import functools
 import json
 import os
 import pwd
+import shlex
 import socket
+import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -23,7 +25,7 @@ from typing import Any
 import psutil
 
 from src.errors import UserError
-from src.files import parsed_json, whole_file
+from src.files import no_link, parsed_json, whole_file
 from src.job.process_identity import (
     Place,
     folder_id,
@@ -163,6 +165,43 @@ def role_folder(role: str, number: int) -> str:
     return f"{role}_{number}" if role in ("server", "worker") else role
 
 
+def state_folder(folder: Path) -> Path:
+    """Return .federation of `folder`, made if need be: a real folder that this user alone enters.
+
+    What it says is executed (specs) and signalled (pids), so nobody else may have written it.
+
+    Raises:
+        UserError: it is a link, another user's, or others may write there.
+    """
+    state = folder / FOLDER
+    with contextlib.suppress(FileExistsError):
+        state.mkdir(mode=0o700, parents=True)
+    require_own(folder)
+    return state
+
+
+def require_own(folder: Path) -> None:
+    """Raise a UserError unless .federation of `folder` is this user's own, see `state_folder`."""
+    state = folder / FOLDER
+    found = state.lstat()
+    rights = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISDIR(found.st_mode):
+        kind = "a link" if stat.S_ISLNK(found.st_mode) else "a file"
+        raise UserError(f"{state}: is {kind}, expected a folder of this job's records: remove it")
+    if found.st_uid != os.geteuid():
+        raise UserError(
+            f"{state}: belongs to user {found.st_uid}, and this is user {os.geteuid()}: call this "
+            "as that user, or in a folder of your own"
+        )
+    if rights & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UserError(
+            f"{state}: others may write there (mode {rights:o}), and what it says is executed: see "
+            f"that nobody has changed it, then chmod 700 {shlex.quote(str(state))}"
+        )
+    if rights & stat.S_IRWXU != stat.S_IRWXU or rights & (stat.S_IRWXG | stat.S_IRWXO):
+        state.chmod(stat.S_IRWXU)
+
+
 def read_record(folder: Path) -> JobRecord | None:
     """Return the record of `folder`, or None when nothing was started from it.
 
@@ -265,9 +304,8 @@ def _lock_file(base: Path, label: str) -> Path:
 @contextlib.contextmanager
 def update_record(folder: Path) -> Iterator[JobRecord]:
     """The record of `folder`, written back at the end; launchers that run at once take turns."""
-    state = folder / FOLDER
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / "lock").open("w") as lock:
+    state = state_folder(folder)
+    with open(state / "lock", "w", opener=no_link) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = read_record(folder) or JobRecord()
         yield record
@@ -294,8 +332,7 @@ def write_json(path: Path, value: Any, durable: bool = False) -> None:
         durable: after a power cut too; takes some milliseconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path, durable) as partial:
-        partial.touch(mode=0o600)
+    with whole_file(path, durable, private=True) as partial:
         partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from src.files import named, numbered, write_all
+from src.files import named, no_link, numbered, write_all
 
 MB = 10**6
 
@@ -87,7 +87,7 @@ class RotatingLog:
 
     @staticmethod
     def _open(path: Path) -> int:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        return no_link(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
 
 def rotation(config: Any) -> tuple[int, int]:

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.files import no_link
+
 # Who asks for a lock holds it for an instant.
 LOCK_S = 1.0
 # Fields of /proc/PID/stat, counted from 1; the second one is a name that may hold spaces.
@@ -68,7 +70,7 @@ def held_lock(path: Path) -> Iterator[tuple[int, ...]]:
     Where the file system has no locks, there is no handle.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with open(path, "a", opener=no_link) as file:
         yield (file.fileno(),) if _lock(file.fileno()) else ()
 
 

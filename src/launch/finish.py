@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from src.job.job_record import (
     HERE,
     WORKER_ROLES,
     JobRecord,
+    ProcessRecord,
     indexed_folders,
     read_record,
     remove_record,
+    require_own,
     update_record,
 )
 from src.launch.live_servers import live_servers
-from src.launch.processes import how_to_end, stop
+from src.launch.processes import SUPERVISOR, how_to_end, stop
 from src.launch.redis_store import JobStore
 from src.printing import print
 
@@ -34,6 +37,9 @@ def finish(folder: Path, redis_port: int) -> int:
     Args:
         folder: the folder that the launchers were called from.
         redis_port: the Redis to stop if it is the job's and nobody else's.
+
+    Raises:
+        UserError: the record is broken, or others could have written it.
     """
     record = read_record(folder)
     if record is None:
@@ -50,16 +56,17 @@ def finish(folder: Path, redis_port: int) -> int:
             f"on {record.copied.host}; the job is that folder's"
         )
         return 0
+    require_own(folder)
     nodes = _nodes(record)
-    if not _stop(record, ORDER):
+    if not _stop(folder, record, ORDER):
         print("no process of this job is running here any more")
     if record.elsewhere("server"):
         print(f"servers of {record.fl_name} may run elsewhere: its Redis is untouched")
-    elif any(p.role in ("server", "scheduler") and p.place == HERE for p in record.processes):
+    elif any(p.role in ("server", "scheduler") and _of_this_boot(p) for p in record.processes):
         _clear_redis(record, redis_port, nodes)
     elif record.redis:
         print(f"the job {record.fl_name} itself was not started from here: its Redis is untouched")
-    _stop(record, ["redis"])
+    _stop(folder, record, ["redis"])
     _forget_ended(folder)
     return 0
 
@@ -67,12 +74,12 @@ def finish(folder: Path, redis_port: int) -> int:
 def _forget_ended(folder: Path) -> None:
     """Remove the record; what lives, or may live elsewhere, is named and stays in it."""
     record = read_record(folder) or JobRecord()
-    left = record.living()
+    left = _left(folder, record)
     if not left:
         remove_record(folder)
         return
     with update_record(folder) as record:
-        record.processes = left = record.living()
+        record.processes = left = _left(folder, record)
     for entry in left:
         place = (
             f"goes on (pid {entry.pid})" if entry.place == HERE else f"was started {entry.where()}"
@@ -80,9 +87,51 @@ def _forget_ended(folder: Path) -> None:
         print(f"WARNING: {entry.label} {place} and was not stopped: {how_to_end(folder)}")
 
 
-def _stop(record: JobRecord, roles: Iterable[str]) -> bool:
+def _left(folder: Path, record: JobRecord) -> list[ProcessRecord]:
+    """What of the record lives, or may live elsewhere, and is the job's."""
+    return [p for p in record.living() if p.place != HERE or _is_ours(folder, p)]
+
+
+def _of_this_boot(entry: ProcessRecord) -> bool:
+    """Whether the record was written here: who forges one elsewhere does not know the boot's id."""
+    return entry.place == HERE and bool(entry.boot_id)
+
+
+def _is_ours(folder: Path, entry: ProcessRecord) -> bool:
+    """Whether the process of an entry shows by itself that a launcher started it from `folder`.
+
+    It is this user's, its working folder is `folder`, and it is a supervisor of this role, or, for
+    the Redis of the demo, a redis-server.
+    """
+    process = entry.process()
+    try:
+        if process is None or process.uids().effective != os.geteuid():
+            return False
+        if not folder.samefile(process.cwd()):
+            return False
+        words = process.cmdline()
+    except (psutil.Error, OSError):
+        return False
+    if entry.role == "redis":
+        # It writes "redis-server 127.0.0.1:2345" over its command line.
+        return bool(words) and Path(words[0].split()[0]).name == "redis-server"
+    paths = [Path(word) for word in words[1:3]]
+    return (
+        len(paths) == 2
+        and paths[0].parts[-3:] == SUPERVISOR.parts[-3:]
+        and paths[1].parts[-2:] == ("specs", f"{entry.label}.json")
+    )
+
+
+def _stop(folder: Path, record: JobRecord, roles: Iterable[str]) -> bool:
     """Stop the recorded processes of `roles`; whether there were any."""
-    running = [process for role in roles for process in record.running(role)]
+    found = [process for role in roles for process in record.running(role)]
+    running = [process for process in found if _is_ours(folder, process)]
+    for entry in (process for process in found if process not in running):
+        print(
+            f"WARNING: the record names pid {entry.pid} as {entry.label}, but no launcher started "
+            f"that process from {folder}: it is left alone"
+        )
     for line in stop(running):
         print(f"WARNING: {line}")
     if running:

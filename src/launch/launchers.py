@@ -13,7 +13,7 @@ from src.files import reason
 from src.job.addresses import listens, parse_address
 from src.job.checks import require
 from src.job.job_config import JobConfig
-from src.job.job_record import COPIED, FOLDER, role_folder, update_record
+from src.job.job_record import COPIED, role_folder, state_folder, update_record
 from src.job.job_start import note_start
 from src.job.log_files import rotation
 from src.job.recovery_files import require_iterations_left
@@ -248,7 +248,7 @@ def _effective_yaml(job: JobConfig, base: Path) -> Path:
         summary["data_rate_dir"] = ""
     elif summary.get("data_rate_dir"):
         summary["data_rate_dir"] = str(base / user_path(summary["data_rate_dir"]))
-    return job.write(base / FOLDER / "yaml_config.yaml")
+    return job.write(state_folder(base) / "yaml_config.yaml")
 
 
 def _grace_of_servers(job: JobConfig, base: Path) -> float:

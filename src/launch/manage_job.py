@@ -8,7 +8,7 @@ from typing import Any
 from src.errors import UserError
 from src.job.addresses import parse_address
 from src.job.job_config import JobConfig, load_job
-from src.job.job_record import FOLDER, JobRecord, read_record
+from src.job.job_record import FOLDER, JobRecord, read_record, require_own
 from src.launch.command_line import JOB_FLAGS
 from src.launch.management import Management, disable, enable, new_instance
 from src.launch.redis_store import JobStore
@@ -43,6 +43,7 @@ def run_management(command: str, folder: Path, args: Any) -> list[str] | dict[st
     record = read_record(folder)
     if record is None:
         raise UserError(f"no job was started from {folder}: give --folder")
+    require_own(folder)
     address = _scheduler(record, args.scheduler_manage_address)
     management = Management(address, tls=record.tls_files)
     if command == "query":

@@ -15,6 +15,7 @@ from typing import Callable
 import psutil
 
 from src.errors import StartError, UserError
+from src.files import no_link
 from src.job.job_record import (
     FOLDER,
     WORKER_ROLES,
@@ -189,7 +190,8 @@ def _start_supervisor(base: Path, role: Role) -> Started:
     )
     spec_file = state / "specs" / f"{role.label}.json"
     write_json(spec_file, asdict(spec))
-    with role.log(base).open("a") as log, life_lock(base, role.label) as handles:
+    log = open(role.log(base), "a", opener=no_link)  # noqa: SIM115
+    with log, life_lock(base, role.label) as handles:
         supervisor = subprocess.Popen(
             [sys.executable, str(SUPERVISOR), str(spec_file)],
             cwd=base,

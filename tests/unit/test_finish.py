@@ -10,11 +10,12 @@ import pytest
 from commands import FINISH, run, succeed
 from namespaces import CONTAINER, why_no_container
 
-from src.job.job_record import FOLDER, read_record, update_record
+from src.errors import UserError
+from src.job.job_record import FOLDER, ProcessRecord, read_record, update_record
 from src.job.process_identity import this_place
 from src.launch.finish import finish
 from src.launch.job_status import Collector
-from src.launch.processes import Role, require_not_running, start
+from src.launch.processes import Role, record_process, require_not_running, start
 from src.model_utils.config import PROJECT_DIR
 
 NO_CONTAINER = why_no_container()
@@ -62,6 +63,77 @@ def test_a_copied_folder_stops_nothing_of_the_first_one(job, capsys):
         assert said.startswith(f"nothing to stop: the record of {copy} was copied from {job} on ")
     assert running(job) == ["worker_0"]
     assert finish(job, 2345) == 0
+    assert "stopped worker_0" in capsys.readouterr().out
+
+
+def rewrite(folder, **values):
+    """Forge the record: each entry with other values."""
+    path = folder / FOLDER / "job.json"
+    record = json.loads(path.read_text())
+    for entry in record["processes"]:
+        entry.update(values)
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("role", ["worker", "redis"])
+@pytest.mark.parametrize("of_an_old_release", [False, True])
+def test_a_record_that_names_another_process_stops_it_not(
+    job, sleeper, role, of_an_old_release, capsys
+):
+    finish(job, 2345)
+    record_process(job, role, 0, sleeper.pid, job, "")
+    if of_an_old_release:  # which told a process by its start as the clock was
+        rewrite(job, boot_id="", start_ticks=0)
+    capsys.readouterr()
+    assert finish(job, 2345) == 0
+    label = "redis" if role == "redis" else "worker_0"
+    assert (
+        f"WARNING: the record names pid {sleeper.pid} as {label}, but no launcher started that "
+        f"process from {job}: it is left alone"
+    ) in capsys.readouterr().out.splitlines()
+    assert sleeper.poll() is None
+    assert read_record(job) is None
+
+
+def test_the_supervisor_of_another_folder_is_left_alone(job, tmp_path, capsys):
+    other = tmp_path / "other"
+    (pid,) = (entry.pid for entry in read_record(job).running())
+    record_process(other, "worker", 0, pid, other, "")
+    assert finish(other, 2345) == 0
+    assert f"names pid {pid} as worker_0, but no launcher started" in capsys.readouterr().out
+    assert running(job) == ["worker_0"]
+
+
+def test_a_forged_record_purges_no_redis(tmp_path, capsys):
+    with update_record(tmp_path) as record:
+        record.fl_name, record.redis = "FasterRCNN", "127.0.0.1:1"
+        record.processes = [ProcessRecord("server", 0, 2**22, 0.0, str(tmp_path))]
+    assert finish(tmp_path, 1) == 0
+    said = capsys.readouterr().out
+    assert "the job FasterRCNN itself was not started from here: its Redis is untouched" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a folder to another user")
+def test_another_users_record_is_not_followed(job):
+    os.chown(job / FOLDER, 12345, -1)
+    try:
+        with pytest.raises(UserError, match="belongs to user 12345, and this is user 0: call this"):
+            finish(job, 2345)
+        assert running(job) == ["worker_0"]
+    finally:
+        os.chown(job / FOLDER, 0, -1)
+
+
+def test_a_record_that_others_could_have_written_is_not_followed(job):
+    (job / FOLDER).chmod(0o770)
+    with pytest.raises(UserError, match=r"others may write there \(mode 770\).* chmod 700 /"):
+        finish(job, 2345)
+    assert running(job) == ["worker_0"]
+
+
+def test_a_renamed_folder_is_finished(job, capsys):
+    moved = job.rename(job.parent / "moved")
+    assert finish(moved, 2345) == 0
     assert "stopped worker_0" in capsys.readouterr().out
 
 

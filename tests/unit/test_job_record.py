@@ -1,5 +1,6 @@
 """The record of what was started from a folder, and the index of such folders."""
 
+import errno
 import json
 import shutil
 import socket
@@ -15,6 +16,7 @@ from src.job.job_record import (
     life_lock,
     read_record,
     remove_record,
+    state_folder,
     update_record,
     write_json,
 )
@@ -39,6 +41,47 @@ def change(folder, **values):
     for entry in record["processes"]:
         entry.update(values)
     path.write_text(json.dumps(record))
+
+
+def test_the_records_folder_is_this_users_alone_also_one_of_an_earlier_release(tmp_path):
+    made = state_folder(tmp_path / "job")
+    assert made.stat().st_mode & 0o777 == 0o700
+    made.chmod(0o755)
+    assert state_folder(tmp_path / "job").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("kind", ["a link", "a file"])
+def test_a_link_in_the_place_of_the_records_folder_is_refused(tmp_path, kind):
+    job, other = tmp_path / "job", tmp_path / "other"
+    job.mkdir()
+    other.mkdir()
+    if kind == "a link":
+        (job / FOLDER).symlink_to(other)
+    else:
+        (job / FOLDER).touch()
+    with (
+        pytest.raises(UserError, match=f"is {kind}, expected a folder .*: remove it"),
+        update_record(job),
+    ):
+        pass
+    assert not list(other.iterdir())
+
+
+@pytest.mark.parametrize("name", ["lock", "locks/worker_0"])
+def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path, name):
+    victim = tmp_path / "victim"
+    victim.write_text("text")
+    link = state_folder(tmp_path / "job") / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(victim)
+    with (
+        pytest.raises(OSError) as caught,
+        update_record(tmp_path / "job"),
+        life_lock(tmp_path / "job", "worker_0"),
+    ):
+        pass
+    assert (caught.value.errno, caught.value.filename) == (errno.ELOOP, str(link))
+    assert victim.read_text() == "text"
 
 
 def elsewhere(folder):

@@ -210,3 +210,12 @@ def test_a_replaced_process_with_rotated_logs_is_part_of_the_run(tmp_path):
 def test_the_keys_in_bytes():
     assert rotation(load_config()) == (64_000_000, 4)
     assert rotation(load_config(log_max_mb=0.001, log_files_kept=0)) == (1000, 0)
+
+
+def test_a_log_is_not_written_through_a_link(tmp_path):
+    victim, log = tmp_path / "victim", tmp_path / "worker.log"
+    victim.write_text("kept")
+    log.symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic links"):
+        RotatingLog(log, 0, 0)
+    assert victim.read_text() == "kept"

@@ -249,3 +249,17 @@ def test_failed_writing_leaves_no_folder(tmp_path):
     with pytest.raises(UserError, match="on purpose"), locked_folder(folder):
         write_rows(folder / NAME, broken())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [".writing.lock", ".FasterRcnn.mindrecord.writing"])
+def test_a_link_in_the_place_of_what_a_writer_makes_is_one_line(tmp_path, name):
+    target, folder = tmp_path / "other", tmp_path / "mindrecord_0"
+    target.mkdir()
+    folder.mkdir()
+    (target / "kept").touch()
+    link = folder / name
+    link.symlink_to(target / "kept" if name.endswith("lock") else target)
+    refused = pytest.raises(UserError, match="link|no folder that a killed writer left: remove it")
+    with refused, locked_folder(folder):
+        pass
+    assert [path.name for path in target.iterdir()] == ["kept"]

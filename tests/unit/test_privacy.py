@@ -179,6 +179,7 @@ def test_uploads_of_earlier_processes_count_with_their_own_noise(tmp_path):
     assert one.epsilon == epsilon_of([4.0, 3.0, 2.0], 1e-5)
     assert f"WARNING: {unprotected} is of an earlier run without dp_clip_norm" in lines[0]
     assert lines[1] == "privacy: 2 earlier upload(s) of this data count"
+    assert (tmp_path / "worker_0" / "privacy.jsonl").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_broken_ledger_is_not_counted_as_nothing(tmp_path):
