@@ -6,11 +6,14 @@ talks to it, the functions below it look into Redis before and after.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
+import ssl
+import threading
 import time
-import urllib.error
-import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
@@ -27,14 +30,16 @@ EFFECT_S = 20.0
 # left a job that never came to its end.
 SETTLE_S = 2.5
 LARGEST_ANSWER = 10**6
+HEADERS = {"Connection": "close"}
 
 
 class Management:
-    """One scheduler's API. Every request ends within some seconds.
+    """One scheduler's API.
 
     Args:
-        address: "ip:port" that the scheduler listens on.
-        timeout_s: for its answer.
+        address: "ip:port" that the scheduler listens on. A proxy of the environment is not asked,
+            and an answer that leads elsewhere is not followed.
+        timeout_s: for a whole request, from the connection to the last byte of the answer.
         tls: encrypts the requests; None is plain text.
     """
 
@@ -64,34 +69,56 @@ class Management:
         self._call("/newInstance", json.dumps(values).encode())
 
     def _call(self, path: str, body: bytes | None = None) -> dict[str, Any]:
-        scheme = "https" if self._tls else "http"
-        request = urllib.request.Request(f"{scheme}://{self.address}{path}", data=body)
-        context = client_context(self._tls) if self._tls else None
         try:
-            with urllib.request.urlopen(
-                request, timeout=self._timeout_s, context=context
-            ) as answer:
-                return self._understand(path, answer.read(LARGEST_ANSWER))
-        except urllib.error.HTTPError as error:
-            with error:
-                reason = self._understand(path, error.read(LARGEST_ANSWER)).get("error_message")
-            raise UserError(
-                f"the scheduler at {self.address} refuses {path}: {reason or f'HTTP {error.code}'}"
-            ) from None
+            with self._connected() as connection:
+                connection.request("GET" if body is None else "POST", path, body, HEADERS)
+                answer = connection.getresponse()
+                status, text = answer.status, answer.read(LARGEST_ANSWER)
         except (OSError, http.client.HTTPException) as error:
             raise UserError(
                 f"the scheduler at {self.address} does not answer ({self._reason(error)}): start "
                 "it with run_cross_silo_fasterrcnn_sched.py, or give --scheduler_manage_address"
             ) from None
+        values = self._understand(path, text)
+        if status != http.client.OK:
+            reason = values.get("error_message") or f"HTTP {status}"
+            raise UserError(f"the scheduler at {self.address} refuses {path}: {reason}")
+        return values
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[http.client.HTTPConnection]:
+        """A connection that breaks when its time is over: TimeoutError, however bytes drip in."""
+        host, port = self.address.rsplit(":", 1)
+        ended = time.monotonic() + self._timeout_s
+        sock = socket.create_connection((host, int(port)), self._timeout_s)
+        if self._tls:
+            sock = client_context(self._tls).wrap_socket(
+                sock, server_hostname=host, do_handshake_on_connect=False
+            )
+        watch = threading.Timer(max(ended - time.monotonic(), 0), _break, [sock])
+        watch.daemon = True
+        watch.start()
+        try:
+            if isinstance(sock, ssl.SSLSocket):
+                sock.do_handshake()
+            connection = http.client.HTTPConnection(host, int(port))
+            connection.sock = sock
+            yield connection
+            if time.monotonic() >= ended:
+                raise TimeoutError("timed out")  # a body that was cut ends without an error
+        except (OSError, http.client.HTTPException) as error:
+            if time.monotonic() >= ended:
+                raise TimeoutError("timed out") from error
+            raise
+        finally:
+            watch.cancel()
+            sock.close()
 
     def _reason(self, error: Exception) -> str:
-        # Of an error of TLS `reason` is a word, of another one the error within.
-        within = getattr(error, "reason", None)
-        found = within if isinstance(within, Exception) else error
         host, port = self.address.rsplit(":", 1)
-        if not self._tls and breaks_off(found) and speaks_tls(host, int(port)):
+        if not self._tls and breaks_off(error) and speaks_tls(host, int(port)):
             return "it speaks TLS, and this job's enable_ssl is False"
-        return explain(found)
+        return explain(error)
 
     def _understand(self, path: str, text: bytes) -> dict[str, Any]:
         try:
@@ -104,6 +131,13 @@ class Management:
                 "give its ip:port in --scheduler_manage_address"
             )
         return values
+
+
+def _break(sock: socket.socket) -> None:
+    # It may have been closed a moment ago. The plain socket's method also under TLS: the wrapper's
+    # would wait for the peer.
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def enable(management: Management, store: JobStore) -> list[str]:

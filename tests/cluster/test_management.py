@@ -14,6 +14,7 @@ from cluster.engine import Engine, listens, wait_for
 from commands import refused, succeed
 from members import Member, assert_mean, initial, together
 from ports import free_ports
+from stand_ins import StandIn
 
 from src.errors import UserError
 from src.job.job_config import load_job
@@ -220,3 +221,77 @@ def test_an_address_that_is_no_schedulers():
         threading.Thread(target=stranger.handle_request, daemon=True).start()
         with pytest.raises(UserError, match="is no scheduler of a federation"):
             Management(f"127.0.0.1:{stranger.server_port}").state()
+
+
+STATE = json.dumps({"code": "0", "cluster_state": "CLUSTER_READY"}).encode()
+
+
+def head(connection) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += connection.recv(65536)
+    return data
+
+
+def answers(status: str, body: bytes = STATE, *headers: str):
+    def handle(connection):
+        head(connection)
+        lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""]
+        connection.sendall("\r\n".join(lines).encode() + body)
+
+    return handle
+
+
+def drips(*begin: bytes):
+    """Begins an answer and goes on with a byte each 50 ms."""
+
+    def handle(connection):
+        head(connection)
+        connection.sendall(b"".join(begin))
+        while True:
+            connection.sendall(b"x")
+            time.sleep(0.05)
+
+    return handle
+
+
+def test_a_proxy_of_the_environment_is_not_asked(monkeypatch):
+    with StandIn(answers("200 OK")) as scheduler, StandIn(answers("200 OK")) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://{proxy.address}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert Management(scheduler.address).state()["cluster_state"] == "CLUSTER_READY"
+        assert (scheduler.connections, proxy.connections) == (1, 0)
+
+
+def test_an_answer_that_leads_elsewhere_is_not_followed():
+    with StandIn(answers("200 OK")) as other:
+        leads = answers("302 Found", b"", f"Location: http://{other.address}/state")
+        with StandIn(leads) as scheduler, pytest.raises(UserError, match="is no scheduler of a"):
+            Management(scheduler.address).state()
+        assert other.connections == 0
+
+
+def test_what_a_scheduler_refuses_comes_with_its_reason():
+    body = json.dumps({"code": "1", "error_message": "not now"}).encode()
+    with (
+        StandIn(answers("400 Bad Request", body)) as scheduler,
+        pytest.raises(UserError, match="refuses /disableFLS: not now"),
+    ):
+        Management(scheduler.address).disable()
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"HTTP/1.1 200 ",
+        b"HTTP/1.1 200 OK\r\nA: ",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n",
+    ],
+    ids=["status", "head", "body"],
+)
+def test_an_answer_that_drips_ends_with_the_time(begin):
+    with (
+        StandIn(drips(begin)) as scheduler,
+        pytest.raises(UserError, match=r"does not answer \(timed out\)"),
+    ):
+        Management(scheduler.address, timeout_s=0.5).state()
