@@ -193,12 +193,15 @@ def require_own(folder: Path) -> None:
             f"{state}: belongs to user {found.st_uid}, and this is user {os.geteuid()}: call this "
             "as that user, or in a folder of your own"
         )
-    if rights & (stat.S_IWGRP | stat.S_IWOTH):
+    # A group of this user alone is none of others: Debian's users have one, and Kubernetes gives
+    # each volume's files to that of the pod.
+    alone = found.st_gid == os.getegid() == os.geteuid()
+    if rights & (stat.S_IWOTH if alone else stat.S_IWOTH | stat.S_IWGRP):
         raise UserError(
             f"{state}: others may write there (mode {rights:o}), and what it says is executed: see "
             f"that nobody has changed it, then chmod 700 {shlex.quote(str(state))}"
         )
-    if rights & stat.S_IRWXU != stat.S_IRWXU or rights & (stat.S_IRWXG | stat.S_IRWXO):
+    if rights != stat.S_IRWXU:
         state.chmod(stat.S_IRWXU)
 
 

@@ -164,7 +164,8 @@ def test_published_ports_are_those_of_the_servers():
         flags = flags_of(services["servers"]["command"])
         first = int(flags["--http_server_address"].rsplit(":", 1)[1])
         last = first + int(flags["--local_server_num"]) - 1
-        assert services["servers"]["ports"] == [f"{first}-{last}:{first}-{last}"]
+        published = f"${{BIND:-127.0.0.1}}:{first}-{last}:{first}-{last}"
+        assert services["servers"]["ports"] == [published]
         assert not any("ports" in values for name, values in services.items() if name != "servers")
     silo = documents(DEPLOY / "compose" / "silo.yaml")[0]["services"]["worker"]
     worker = flags_of(silo["command"])
@@ -227,23 +228,69 @@ def test_images_and_users():
     assert images == {"cross-silo-faster-rcnn"}
     lines = (DEPLOY / "Dockerfile").read_text().splitlines()
     words = [line.split() for line in lines]
-    (user,) = (one[1] for one in words if one[:1] == ["USER"])
-    uid = user.split(":")[0]
-    assert uid.isdigit() and uid != "0"
+    builder, uid = (one[1].split(":")[0] for one in words if one[:1] == ["USER"])
+    assert builder.isdigit() and uid.isdigit() and len({builder, uid, "0"}) == 3
     installed = next(n for n, line in enumerate(lines) if line.startswith("RUN make install"))
-    assert installed > lines.index(f"USER {user}")
+    assert lines.index(f"USER {builder}:{builder}") < installed < lines.index(f"USER {uid}:{uid}")
+    assert f"COPY --chown={builder}:{builder} . ." in lines  # its runtime user cannot change it
     assert "FROM python:3.9-slim-bookworm" in lines
     for path in (DEPLOY / "kubernetes/plain/coordinator.yaml", DEPLOY / "kubernetes/silo.yaml"):
         (job,) = (one for one in documents(path) if one["kind"] == "Job")
         assert job["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == int(uid)
 
 
+def taken_into_the_image(names: list[str]) -> list[str]:
+    """Those that Docker copies: of the patterns that fit a file or a folder above it, the last."""
+    lines = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    patterns = [(rule.startswith("!"), _expression(rule.lstrip("!"))) for rule in rules]
+    return [
+        name
+        for name in names
+        if [taken for taken, pattern in patterns if pattern.fullmatch(name)][-1:] != [False]
+    ]
+
+
+def _expression(pattern: str) -> re.Pattern:
+    words = {"**/": "(?:.*/)?", "*": "[^/]*"}
+    parts = re.split(r"(\*\*/|\*)", pattern)
+    return re.compile("".join(words.get(part, re.escape(part)) for part in parts) + "(?:/.*)?")
+
+
+LEFT_BY_USERS = [
+    "train2017/000000000009.jpg", "val2017/1.jpg", "annotations/instances_train2017.json",
+    "instances_val.json", "datasets/a/b.jpg", "fl_ckpt/FasterRCNN_recovery_iteration_1.ckpt",
+    "fl_ckpt_small/x.ckpt", "resnet50.ckpt", "backbone.pth", "detector.onnx", "report.html",
+    "worker_0/ckpt/mindrecord_0/resume.safetensors", "server_0/server.log", "scheduler/x.log",
+    ".federation/specs/worker_0.json", "certificates/ca.key", "deploy/machines/certificates/a.p12",
+    "detected/1.png", "detections/1.png", "hospital/scan.png", "notes.txt", "silo.yaml",
+    ".git/config", ".venv/bin/python", ".hypothesis/x", "demo_run/a.log", "found.json",
+    "metrics.jsonl", "my.py",
+    "deploy/compose/silo.env", "configs/hospital.yaml", "src/model.ckpt", "src/data/images/1.jpg",
+    "src/data/__pycache__/a.pyc", "tools/key.pem", "src/certificates/client.p12", "src/x.key",
+    "wheelhouse/scan.png", "tests/unit/test_silo.py", "README.md",
+]  # fmt: skip
+
+
+def test_the_image_gets_the_suite_and_nothing_that_users_leave_in_its_folder():
+    code = [
+        str(path.relative_to(PROJECT_DIR))
+        for folder in ("src", "tools")
+        for path in (PROJECT_DIR / folder).rglob("*")
+        if path.suffix in (".py", ".sh", ".j2")
+    ]
+    scripts = [path.name for path in PROJECT_DIR.glob("*.py")]
+    read = [str(path.relative_to(PROJECT_DIR)) for path in (PROJECT_DIR / "configs").rglob("*.*")]
+    needed = ["Makefile", "requirements.lock", "default_config.yaml", "default_yaml_config.yaml"]
+    needed += [*code, *scripts, *read, "wheelhouse/numpy-1.23.5-cp39-cp39-linux_x86_64.whl"]
+    assert len(code) > 200 and taken_into_the_image(needed) == needed
+    assert taken_into_the_image(LEFT_BY_USERS) == []
+
+
 def test_no_secret_is_written_down():
     for path in DEPLOY.rglob("*"):
         if path.is_file():
             assert not re.search(r"FL_\w+_PASSWORD\s*[:=]\s*\S", path.read_text()), path
-    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
-    assert {"**/certificates", "**/passwords", "**/*.p12", "**/*.key"} <= set(ignored)
     for name, words in PYTHON.items():
         assert not any("password" in word.lower() and "=" in word and "/" not in word
                        for word in words), name  # fmt: skip

@@ -125,8 +125,8 @@ def test_another_users_record_is_not_followed(job):
 
 
 def test_a_record_that_others_could_have_written_is_not_followed(job):
-    (job / FOLDER).chmod(0o770)
-    with pytest.raises(UserError, match=r"others may write there \(mode 770\).* chmod 700 /"):
+    (job / FOLDER).chmod(0o757)
+    with pytest.raises(UserError, match=r"others may write there \(mode 757\).* chmod 700 /"):
         finish(job, 2345)
     assert running(job) == ["worker_0"]
 

@@ -50,6 +50,18 @@ def test_the_records_folder_is_this_users_alone_also_one_of_an_earlier_release(t
     assert state_folder(tmp_path / "job").stat().st_mode & 0o777 == 0o700
 
 
+def test_a_group_of_others_may_not_write_the_records_and_the_users_own_may(tmp_path, monkeypatch):
+    made = state_folder(tmp_path)
+    made.chmod(0o2770)
+    own = made.stat()
+    monkeypatch.setattr(job_record.os, "getegid", lambda: own.st_gid + 1)
+    with pytest.raises(UserError, match=r"others may write there \(mode 2770\)"):
+        state_folder(tmp_path)
+    if own.st_uid == own.st_gid:
+        monkeypatch.undo()
+        assert state_folder(tmp_path).stat().st_mode & 0o7777 == 0o700
+
+
 @pytest.mark.parametrize("kind", ["a link", "a file"])
 def test_a_link_in_the_place_of_the_records_folder_is_refused(tmp_path, kind):
     job, other = tmp_path / "job", tmp_path / "other"
