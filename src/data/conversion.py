@@ -31,6 +31,7 @@ from src.data.image_check import (
     eight_bits,
     image_header,
 )
+from src.data.image_names import OUTSIDE
 from src.data.mindrecord_file import LARGEST_ROW, locked_folder, row, write_rows
 from src.data.text_labels import load_text_labels
 from src.errors import UserError, user_path
@@ -47,7 +48,7 @@ SKIPPED_FILE = "skipped_images.txt"
 AS_SHOWN = "that EXIF turns: boxes taken as drawn on the image as shown, and turned back"
 AS_STORED = "that EXIF turns: boxes kept, the labels have the size of the stored image"
 BITS = "of 16 bits, scaled to 8 by their own range"
-IMAGE_REMARKS = (AS_SHOWN, AS_STORED, BITS)
+IMAGE_REMARKS = (AS_SHOWN, AS_STORED, BITS, OUTSIDE)
 OTHER_SIZE = "of another size than the labels say: boxes clipped to the file's own"
 
 

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from src.errors import UserError
 
 PROBED_IMAGES = 10
+OUTSIDE = "that lie outside of"  # begins the note of images elsewhere than in the folder
 LOOKED_AT = 200  # folders within a folder, where it looks for images that are not found
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -139,7 +140,8 @@ def files_of(names: Sequence[str], folder: Path, source: Path, notes: Counter) -
     """The file of each image of `source`, all of them in `folder`.
 
     Args:
-        notes: counts those that are found by another spelling of their name, with an example.
+        notes: counts those that are found by another spelling of their name, and those that lie
+            outside of `folder`, with an example of each.
 
     Raises:
         UserError: some are not there, or two names mean one file; names the first.
@@ -163,7 +165,31 @@ def files_of(names: Sequence[str], folder: Path, source: Path, notes: Counter) -
             firsts.setdefault(one.spelling, f"{name!r} is {one.path}")
     for spelling, count in counts.items():
         notes[f"whose name in the labels {spelling}, first {firsts[spelling]}"] += count
-    return [one.path for one in found if one]
+    paths = [one.path for one in found if one]
+    _note_those_outside(paths, folder, notes)
+    return paths
+
+
+def _note_those_outside(paths: Sequence[Path], folder: Path, notes: Counter) -> None:
+    """Count the images that labels reach by "..", an absolute name or a link out of `folder`.
+
+    A folder of links is common, so none is refused; but labels of others could take in any image
+    that this user can read.
+    """
+    within = folder.resolve()
+    places: dict[Path, Path] = {}
+    outside = []
+    for path in paths:
+        if path.is_symlink():
+            real = path.resolve()
+        else:
+            if path.parent not in places:
+                places[path.parent] = path.parent.resolve()
+            real = places[path.parent] / path.name
+        if not real.is_relative_to(within):
+            outside.append(real)
+    if outside:
+        notes[f"{OUTSIDE} {folder}, first {outside[0]}"] += len(outside)
 
 
 def _require_one_name_each(

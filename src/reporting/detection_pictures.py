@@ -7,6 +7,7 @@ import io
 import itertools
 import logging
 import re
+import sys
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from src.data.image_check import BrokenImageError, rgb_image
+from src.data.image_check import MAX_PIXELS, BrokenImageError, image_header, rgb_image
 from src.errors import UserError
 from src.files import write_whole
 from src.reporting.detection_results import Box, LabelledPicture
@@ -34,6 +35,7 @@ SHEET_WIDTH = 1800  # pixels
 SHEET_COLUMNS = 2
 MOST_BOXES = 40  # of one kind on an image; more hide each other
 TITLE_INCHES = 0.45
+LARGEST = 2 * MAX_PIXELS  # as Pillow: an image of so many pixels takes 0.5 GB
 
 
 def draw_pictures(
@@ -155,7 +157,11 @@ def _counted(count: int) -> str:
 def _read_image(path: Path, turned: bool) -> Image.Image:
     """RGB as the detector sees it, turned by EXIF where its boxes are."""
     try:
-        return rgb_image(path.read_bytes(), turned)
+        data = path.read_bytes()
+        width, height = image_header(data, sys.maxsize).size
+        if width * height > LARGEST:
+            raise BrokenImageError(f"{width}x{height} pixels, and at most {LARGEST:,} are drawn")
+        return rgb_image(data, turned)
     except (OSError, BrokenImageError) as error:
         raise UserError(f"{path}: cannot be read as a JPEG or PNG: {error}") from error
 

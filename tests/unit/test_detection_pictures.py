@@ -1,8 +1,11 @@
 """Ground truth and detections on images: what is drawn where, and what is refused."""
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from coco_files import coco_of, write_coco
@@ -180,3 +183,14 @@ def test_the_command_writes_a_picture_for_each_image_and_a_sheet(tmp_path):
         Image.open(path).verify()
     line = refused(tmp_path, "tools/show_detections.py", *flags, "--image_ids", "77")
     assert "no image with id 77" in line
+
+
+def test_an_image_that_claims_too_many_pixels_is_not_decoded(tmp_path):
+    paths = write_pair(tmp_path, [])
+    png = cv2.imencode(".png", np.zeros((8, 8), np.uint16))[1].tobytes()
+    head = b"IHDR" + struct.pack(">II", 20000, 20000) + png[24:29]
+    image = tmp_path / "val" / "2.jpg"
+    image.write_bytes(png[:12] + head + struct.pack(">I", zlib.crc32(head)) + png[33:])
+    (claims,) = read_pictures(*paths, "", 0.5, 3, [3])
+    with pytest.raises(UserError, match="20000x20000 pixels, and at most 178,000,000 are drawn"):
+        picture_of(claims, 0.5)

@@ -104,3 +104,23 @@ def test_a_folder_one_above_is_named(tmp_path):
     folder(tmp_path, "a.jpg", "images/b.jpg")
     said = refusal(tmp_path / "images", "b.jpg", "a.jpg")
     assert f"{tmp_path / 'a.jpg'} is there: set image_dir to {tmp_path}" in said
+
+
+def test_images_outside_of_the_folder_are_counted_with_the_first(tmp_path):
+    place = folder(tmp_path / "images", "a.jpg", "sub/b.jpg")
+    other = folder(tmp_path / "private", "c.jpg", "d.jpg") / "c.jpg"
+    (place / "link.jpg").symlink_to(other)
+    (place / "within.jpg").symlink_to(place / "a.jpg")
+    (place / "folder").symlink_to(other.parent)
+    notes = Counter()
+    names = ["a.jpg", "sub/b.jpg", "sub/../a.jpg", "within.jpg", str(place / "a.jpg")]
+    files_of(names, place, place / "train.json", notes)
+    assert not notes
+    linked = tmp_path / "linked"
+    linked.symlink_to(place)
+    files_of(names[:4], linked, place / "train.json", notes)
+    assert not notes
+    outside = ["link.jpg", "../private/c.jpg", str(other), "folder/d.jpg"]
+    paths = files_of([*names, *outside], place, place / "train.json", notes)
+    assert len(paths) == 9
+    assert notes == {f"that lie outside of {place}, first {other}": 4}
