@@ -24,7 +24,7 @@ import numpy as np
 
 from src.federated.privacy_ledger import PrivacyLedger
 from src.federated.privacy_settings import PrivacySettings, privacy_settings
-from src.federated.rounds import Features, check_finite
+from src.federated.rounds import Features, NotFiniteError, check_finite
 from src.job.job_config import JobConfig
 
 # In units of clip_norm, the largest distance of two clipped updates.
@@ -88,6 +88,11 @@ class Privacy:
         check_finite(weights, step, 1)
         settings = self._settings
         norm = self._update_norm(weights)
+        if not math.isfinite(norm):  # a comparison with NaN would leave the update as it is
+            raise NotFiniteError(
+                f"the update's norm is {norm} after step {step}: the global model that it began "
+                "with is not finite; nothing was sent"
+            )
         scale = min(1.0, settings.clip_norm / norm) if norm else 1.0
         deviation = settings.noise_multiplier * settings.clip_norm
         self._spend(iteration)

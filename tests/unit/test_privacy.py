@@ -182,6 +182,16 @@ def test_uploads_of_earlier_processes_count_with_their_own_noise(tmp_path):
     assert (tmp_path / "worker_0" / "privacy.jsonl").stat().st_mode & 0o777 == 0o600
 
 
+def test_an_update_that_cannot_be_clipped_is_not_sent(tmp_path):
+    start, weights = models((50,))
+    start["w0"][7] = np.nan
+    one = privacy(tmp_path / "worker_0", noise=1.0)
+    one.remember(start)
+    with pytest.raises(NotFiniteError, match="the update's norm is nan after step 1"):
+        one.protect(weights, 1, 1)
+    assert not (tmp_path / "worker_0" / "privacy.jsonl").exists()
+
+
 def test_a_broken_ledger_is_not_counted_as_nothing(tmp_path):
     (tmp_path / "worker_0.1").mkdir()
     (tmp_path / "worker_0.1" / "privacy.jsonl").write_text("{}\n")
