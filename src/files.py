@@ -120,13 +120,18 @@ def parsed_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deep") from error
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes, private: bool = False) -> None:
     """Write a file whole or not at all; text as UTF-8.
+
+    Args:
+        private: for its owner alone.
 
     Raises:
         OSError: with a file name.
     """
     with whole_file(path) as partial:
+        if private:
+            partial.touch(mode=0o600)
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

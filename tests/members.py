@@ -60,6 +60,7 @@ class Member(Silo):
                 engine.fl_name,
                 name,
                 options.pop("tls", None),
+                prefix=engine.prefix,
             ),
             self.model.update,
             sizes,

@@ -39,6 +39,11 @@ TOO_LARGE = (
     "{:.0f} MB and more"
 )
 
+NOT_FOUND = (
+    "HTTP status 404: no server of a job, or another client.http_url_prefix in its federation file "
+    "than in this silo's"
+)
+
 
 class Client:
     """One silo's connection to the servers of a job.
@@ -50,6 +55,7 @@ class Client:
         tls: verifies the servers and makes the connection HTTPS; None is plain HTTP.
         longest: seconds that one request may take in all; the `seconds` of each call are those
             without a byte in either direction, shared among the servers that are tried.
+        prefix: what the servers' paths begin with, with a slash at both ends; "" for nothing.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class Client:
         fl_id: str,
         tls: ssl.SSLContext | None = None,
         longest: float = LONGEST_SECONDS,
+        prefix: str = "",
     ):
         if not addresses:
             raise ValueError("addresses: at least one server is needed")
@@ -67,6 +74,7 @@ class Client:
         self.fl_id = fl_id
         self._tls = tls
         self._longest = longest
+        self._prefix = prefix or "/"
         self._current = 0
         self._connection: http.client.HTTPConnection | None = None
         self._answered = False
@@ -82,7 +90,7 @@ class Client:
         The features of the reply are the control variates of Scaffold, else empty.
         """
         body = messages.encode({0: self.fl_name, 1: self.fl_id, 3: data_size, 4: _now()})
-        return self._call("/startFLJob", [body], len(body), seconds, (2, 6, 5))
+        return self._call("startFLJob", [body], len(body), seconds, (2, 6, 5))
 
     def update(
         self, iteration: int, features: Mapping[str, np.ndarray], data_size: int, seconds: float
@@ -93,7 +101,7 @@ class Client:
         """
         fields: messages.Fields = {0: self.fl_name, 1: self.fl_id, 2: iteration, 4: _now()}
         body = messages.WeightsBody(fields, features, data_size)
-        return self._call("/updateModel", body, body.length, seconds, (-1, -1))
+        return self._call("updateModel", body, body.length, seconds, (-1, -1))
 
     def get_model(self, iteration: int, seconds: float) -> Reply:
         """The model of a finished iteration, or with -1 the latest; NOT_READY while it is built.
@@ -101,7 +109,7 @@ class Client:
         `Reply.iteration` is the iteration that the server works on now.
         """
         body = messages.encode({0: self.fl_name, 1: iteration, 2: _now()})
-        return self._call("/getModel", [body], len(body), seconds, (2, 3))
+        return self._call("getModel", [body], len(body), seconds, (2, 3))
 
     def has_joined(self, iteration: int, seconds: float) -> Reply:
         """Whether this silo is in the iteration, asked without sending anything: NOT_JOINED or not.
@@ -197,10 +205,12 @@ class Client:
                 "Content-Type": "application/x-www-form-urlencoded",
                 "Content-Length": str(length),
             }
-            connection.request("POST", path, body=body, headers=headers)
+            connection.request("POST", self._prefix + path, body=body, headers=headers)
             with connection.getresponse() as response:
                 if response.status == http.client.REQUEST_ENTITY_TOO_LARGE:
                     raise TooLargeError(TOO_LARGE.format(length / 1e6))
+                if response.status == http.client.NOT_FOUND:
+                    raise http.client.HTTPException(NOT_FOUND)
                 if response.status != http.client.OK:
                     raise http.client.HTTPException(f"HTTP status {response.status}")
                 return _read(response)

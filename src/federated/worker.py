@@ -216,6 +216,7 @@ def make_manager(
         ranks=ranks,
         all_needed=job["round.update_model_ratio"] >= 1.0,
         pre_trained=config.pre_trained,
+        url_prefix=job.url_prefix,
     )
 
 

@@ -124,8 +124,13 @@ NEUTRAL: dict[str, tuple[Any, str]] = {
         "silos never ask for it: in this mode whole float32 arrays travel, docs/aggregation.md",
     ),
     "client_verify.pki_verify": (False, "it verifies phones, and silos send no such signature"),
-    "client.http_url_prefix": ("", "the servers would listen on paths that no silo asks for"),
 }
+
+# The servers' paths begin with it. It is a secret: no message, log or report shows it.
+PREFIX_KEY = "client.http_url_prefix"
+PREFIX = re.compile(r"/[A-Za-z0-9_-]{16,128}/")
+# What the files of deploy/machines hold in its place.
+PLACEHOLDER = "/replace-me/"
 
 
 # What other pages or files set here and this suite sets elsewhere.
@@ -174,6 +179,11 @@ class JobConfig:
         )
 
     @property
+    def url_prefix(self) -> str:
+        """What stands before the servers' paths, with a slash at both ends; "" for nothing."""
+        return self.get(PREFIX_KEY) or ""
+
+    @property
     def tls(self) -> TlsFiles | None:
         """What its connections are encrypted with; None where enable_ssl is False."""
         return tls_files(self.path, _flatten(self.values)) if self.values["enable_ssl"] else None
@@ -181,7 +191,7 @@ class JobConfig:
     def write(self, path: Path) -> Path:
         """Write the values as a YAML file for the engine, and return its path."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, yaml.safe_dump(self.values, sort_keys=False))
+        write_whole(path, yaml.safe_dump(self.values, sort_keys=False), private=True)
         return path
 
 
@@ -213,6 +223,7 @@ def load_job(path: str | Path, overrides: dict[str, Any] | None = None) -> JobCo
             f"{file}: fl_name is {flat['fl_name']!r}, expected letters, digits and _ . - only"
         )
     job = JobConfig(file, values)
+    _check_prefix(job)
     parse_address(values["distributed_cache"]["address"], f"{file}: distributed_cache.address")
     _check_windows(job)
     _check_aggregation(job)
@@ -251,7 +262,8 @@ def _check(file: Path | str, key: str, value: Any) -> None:
     fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
     if not fits or (isinstance(value, bool) and kind is not bool):
         words = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
-        raise UserError(f"{file}: {key} is {value!r}, expected {words[kind]}")
+        shown = "no text" if key == PREFIX_KEY else repr(value)
+        raise UserError(f"{file}: {key} is {shown}, expected {words[kind]}")
     if allowed is not None and kind is str and value not in allowed:
         raise UserError(f"{file}: {key} is {value!r}, expected {' or '.join(allowed)}")
     if allowed is not None and kind is not str and not allowed[0] <= value <= allowed[1]:
@@ -261,6 +273,20 @@ def _check(file: Path | str, key: str, value: Any) -> None:
     if value not in neutral:
         expected = " or ".join(map(repr, neutral))
         raise UserError(f"{file}: {key} is {value!r}, expected {expected}: {reason}")
+
+
+def _check_prefix(job: JobConfig) -> None:
+    prefix = job.url_prefix
+    if not prefix or PREFIX.fullmatch(prefix):
+        return
+    found = "not of that form (it is not shown, being a secret)"
+    if prefix == PLACEHOLDER:
+        found = "the template's placeholder"
+    raise UserError(
+        f"{job.path}: {PREFIX_KEY} is {found}, expected /RANDOM/ with 16 to 128 letters, digits, _ "
+        "and - in place of RANDOM, the same on every machine, or ''; take what "
+        "python -c 'import secrets; print(secrets.token_urlsafe(24))' prints"
+    )
 
 
 def _check_windows(job: JobConfig) -> None:

@@ -58,6 +58,11 @@ _HARMLESS = (
 )
 
 
+_PATHS = "Ev http register handle of:"
+# A path begins with the job's secret prefix, where it has one.
+_PREFIX = re.compile(r"/[\w-]+(?=/)")
+
+
 class LogFilter:
     """Decides line by line; remembers what it has shown, so that 16 threads say a thing once.
 
@@ -72,7 +77,7 @@ class LogFilter:
         self._seen: set[tuple[str | None, str | None]] = set()
 
     def shown(self, line: str) -> str:
-        """What goes to the log of a line, without its end; "" where nothing does."""
+        """What goes to the log of a line, without its end and a secret path; "" where nothing does."""
         native = _NATIVE.match(line)
         # A peer that forges a whole line of the engine's does not know its process.
         genuine = not self._engine or (native and native["pid"] == str(self._engine))
@@ -80,6 +85,8 @@ class LogFilter:
         self._begun = self._begun or bool(self._engine and genuine)
         if not self._passes(line, native):
             return ""
+        head, words, paths = line.partition(_PATHS)
+        line = head + words + _PREFIX.sub("", paths)
         return before + printable(line.rstrip("\n"), keep="\t")
 
     def _passes(self, line: str, native: re.Match[str] | None) -> bool:

@@ -85,7 +85,7 @@ def _proxy_without_server(job: JobConfig, host: str, port: int) -> str:
     """
     context = silo_context(job, job.tls) if job.tls else None
     try:
-        answer = ask(host, port, job.name, context)
+        answer = ask(host, port, job.name, context, job.url_prefix)
     except (OSError, http.client.HTTPException):
         return ""  # what is wrong with it, the larger message finds out
     if answer.passing:
@@ -94,8 +94,8 @@ def _proxy_without_server(job: JobConfig, host: str, port: int) -> str:
         return ""
     raise UserError(
         f"{FLAG}: at {host}:{port} no server of a job answers but {answer.stranger}; give the "
-        "address of the servers, or let what stands in between pass POST requests to /startFLJob, "
-        "/updateModel and /getModel on to them"
+        "servers' address and their client.http_url_prefix, or let what stands in between pass "
+        "POST requests to /startFLJob, /updateModel and /getModel on to them"
     )
 
 
@@ -107,7 +107,7 @@ def large_messages_pass(
     ahead = 0.0
     for host, port in servers:
         try:
-            reason, ahead = exchange_large(host, port, job.name, context)
+            reason, ahead = exchange_large(host, port, job.name, context, job.url_prefix)
         except (OSError, http.client.HTTPException) as error:
             reason = f"it breaks off a request ({explain(error) or type(error).__name__})"
         if reason:
@@ -122,7 +122,7 @@ def _time_of_upload(job: JobConfig, config: Any, servers: list[tuple[str, int]])
     context = silo_context(job, job.tls) if job.tls else None
     passed = "64 kB pass in both directions"
     try:
-        rate = min(upload_rate(*server, job.name, context) for server in servers)
+        rate = min(upload_rate(*server, job.name, context, job.url_prefix) for server in servers)
     except (OSError, http.client.HTTPException) as error:
         return f"{passed}; the line was not timed ({explain(error) or type(error).__name__})"
     size = FLOAT_BYTES * count_values(federated_shapes(config))

@@ -99,6 +99,7 @@ def ask(
     port: int,
     fl_name: str,
     context: ssl.SSLContext | None,
+    prefix: str = "",
     padding: int = 0,
     timeout_s: float = CONNECT_S,
 ) -> Answer:
@@ -107,6 +108,7 @@ def ask(
     Args:
         fl_name: the job's.
         context: encrypts; None is plain.
+        prefix: what the servers' paths begin with; "" for nothing.
         padding: bytes behind the request, which the engine ignores.
 
     Raises:
@@ -119,7 +121,7 @@ def ask(
     now = str(int(time.time() * 1000))
     body = messages.encode({0: fl_name, 1: -1, 2: now}) + bytes(padding)
     try:
-        connection.request("POST", "/getModel", body=body)
+        connection.request("POST", f"{prefix or '/'}getModel", body=body)
         response = connection.getresponse()
         head = response.read(LARGE)
     except http.client.RemoteDisconnected:
@@ -137,7 +139,7 @@ def ask(
 
 
 def exchange_large(
-    host: str, port: int, fl_name: str, context: ssl.SSLContext | None
+    host: str, port: int, fl_name: str, context: ssl.SSLContext | None, prefix: str = ""
 ) -> tuple[str, float]:
     """Send and receive more than one packet, as weights will, and compare clocks.
 
@@ -147,6 +149,7 @@ def exchange_large(
     Args:
         fl_name: the job's, whose model is asked for and read in part.
         context: encrypts; None is plain.
+        prefix: as in `ask`.
 
     Returns:
         Why it failed or "", and the seconds by which this clock is ahead of the server's.
@@ -155,7 +158,7 @@ def exchange_large(
         OSError, http.client.HTTPException: anything but a message that never arrives.
     """
     try:
-        answer = ask(host, port, fl_name, context, LARGE, ANSWER_S)
+        answer = ask(host, port, fl_name, context, prefix, LARGE, ANSWER_S)
     except socket.timeout:
         return (
             f"it takes connections, and {LARGE // 1024} kB do not get through within "
@@ -168,7 +171,9 @@ def exchange_large(
     return "", answer.ahead_s
 
 
-def upload_rate(host: str, port: int, fl_name: str, context: ssl.SSLContext | None) -> float:
+def upload_rate(
+    host: str, port: int, fl_name: str, context: ssl.SSLContext | None, prefix: str = ""
+) -> float:
     """Bytes per second from here to the server, by how much longer a larger request takes.
 
     Returns:
@@ -182,7 +187,7 @@ def upload_rate(host: str, port: int, fl_name: str, context: ssl.SSLContext | No
     for size in (LARGE, TIMED):
         begin = time.monotonic()
         try:
-            ask(host, port, fl_name, context, size, ANSWER_S)
+            ask(host, port, fl_name, context, prefix, size, ANSWER_S)
         except socket.timeout:
             return 0.0
         seconds.append(time.monotonic() - begin)

@@ -21,7 +21,7 @@ MAIN_KEYS = (
     "encrypt.encrypt_type", "distributed_cache.address",
 )  # fmt: skip
 MOST_ENTRIES = 20  # of a list that is told whole
-_SECRET = re.compile(r"password|passwd|passphrase|private_key$|token", re.IGNORECASE)
+_SECRET = re.compile(r"password|passwd|passphrase|private_key$|token|url_prefix", re.IGNORECASE)
 
 
 @dataclass

@@ -59,6 +59,7 @@ class Engine:
         folder: where the YAML, the logs and the checkpoints go.
         windows: seconds of the start, update and global window.
         tls: folder of `make_certificates`; all connections are encrypted then, Redis' by a front.
+        prefix: client.http_url_prefix of the job.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Engine:
         ratio: float = 1.0,
         log_level: int = 2,
         tls: Path | None = None,
+        prefix: str = "",
     ):
         self.folder = Path(folder)
         self.fl_name = "Tiny"
@@ -83,7 +85,9 @@ class Engine:
         self.processes: dict[str, subprocess.Popen] = {}
         np.savez(self.folder / "weights.npz", **weights)
         settings = federation(self.fl_name, self.redis_address, silos, iterations, windows, ratio)
-        self.tls = tls
+        self.tls, self.prefix = tls, prefix
+        if prefix:
+            settings["client"] = {"http_url_prefix": prefix}
         self._front = None
         if tls is not None:
             self._front = TlsFront(self.redis_address, tls / "redis.crt", tls / "redis.key")

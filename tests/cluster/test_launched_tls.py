@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 from certificate_files import make_certificates, write_tls_job
 from commands import processes_of, run, running_redis, succeed
 from launched_job import Job
@@ -11,6 +12,7 @@ from tls_front import TlsFront
 from src.job.job_record import FOLDER
 
 pytestmark = pytest.mark.slow
+PREFIX = "/k3y7-k3y7-k3y7_k3y7/"
 
 
 @pytest.fixture
@@ -35,7 +37,11 @@ def front(tmp_path, certificates):
 @pytest.fixture
 def job(tmp_path, shards, certificates, front):
     with Job(tmp_path / "job", shards, redis_port=front.port) as job:
-        write_tls_job(job.write(iterations=2), certificates)
+        path = job.write(iterations=2)
+        write_tls_job(path, certificates)
+        values = yaml.safe_load(path.read_text())
+        values["client"] = {"http_url_prefix": PREFIX}
+        path.write_text(yaml.safe_dump(values))
         yield job
 
 
@@ -56,11 +62,19 @@ def test_a_job_from_its_start_to_its_end(job, secret):
     assert "Redis keys of FasterRCNN" in job.finish()
 
 
-def test_no_password_is_in_a_record_a_log_or_a_command_line(job, certificates, secret):
+def test_no_secret_is_in_a_record_a_log_a_command_line_or_what_tools_say(job, certificates, secret):
+    job.scheduler(secret)
     job.servers(2, secret)
+    job.workers("--server_num=2")
+    said = [succeed(job.folder, "tools/status.py", *words) for words in ((), ("query",))]
+    said.append(succeed(job.folder, "tools/report.py", "."))
     lines = (certificates / "passwords").read_text().split()
-    secrets = [line.split("=", 1)[1] for line in lines]
-    texts = [p.read_text(errors="replace") for p in job.folder.rglob("*") if p.is_file()]
+    secrets = [*(line.split("=", 1)[1] for line in lines), PREFIX.strip("/")]
+    holding = {job.folder / "default_yaml_config.yaml", *job.folder.rglob("yaml_config.yaml")}
+    holding |= set(job.folder.rglob("MS_*.yaml"))  # what the roles read, for their owner alone
+    assert {p.stat().st_mode & 0o777 for p in holding if FOLDER in p.parts} == {0o600}
+    files = [p for p in job.folder.rglob("*") if p.is_file() and p not in holding]
+    texts = said + [p.read_text(errors="replace") for p in files]
     texts += [" ".join(process.cmdline()) for process in processes_of(job.folder)]
     assert (job.folder / FOLDER / "specs" / "server_0.json").is_file()
     assert not any(secret in text for secret in secrets for text in texts)

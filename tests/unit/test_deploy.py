@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from src.errors import UserError
-from src.job.job_config import load_job
+from src.job.job_config import PREFIX_KEY, JobConfig, load_job
 from src.model_utils.config import PROJECT_DIR
 
 DEPLOY = PROJECT_DIR / "deploy"
@@ -26,6 +26,11 @@ COMPOSE = sorted((DEPLOY / "compose").glob("*_tls.yaml")) + [
 COMPOSE = [path for path in COMPOSE if not path.name.startswith("federation")]
 FEDERATIONS = sorted(DEPLOY.rglob("federation*.yaml"))
 SUITE = "/suite/"
+
+
+def job_of(path: Path) -> JobConfig:
+    """The job of a template, with a secret in place of what stands there for one."""
+    return load_job(path, {PREFIX_KEY: "/a-secret-of-this-test/"})
 
 
 def documents(path: Path) -> list[dict]:
@@ -122,20 +127,20 @@ def test_every_redis_has_the_suites_settings_and_port(words):
 
 @pytest.mark.parametrize("path", FEDERATIONS, ids=lambda path: str(path.relative_to(DEPLOY)))
 def test_every_federation_file_is_valid(path):
-    job = load_job(path)
+    job = job_of(path)
     encrypted = path.stem.endswith("_tls") or path.parent.name == "tls"
     assert (job.tls is not None) == encrypted
     plain = path.with_name("federation.yaml")
     if path.parent.name == "tls":
         plain = DEPLOY / "kubernetes" / "plain" / "federation.yaml"
-    other = load_job(plain)
+    other = job_of(plain)
     for key in ("fl_name", "distributed_cache.address", "round.start_fl_job_threshold"):
         assert job[key] == other[key]
 
 
 def test_the_federation_files_name_the_redis_of_their_place():
     addresses = {
-        path.parent.name: "{}:{}".format(*load_job(path).redis_address) for path in FEDERATIONS
+        path.parent.name: "{}:{}".format(*job_of(path).redis_address) for path in FEDERATIONS
     }
     coordinator = documents(DEPLOY / "compose" / "coordinator.yaml")[0]
     redis = coordinator["services"]["redis"]["networks"]["inner"]["ipv4_address"]
@@ -304,10 +309,16 @@ def test_roles_stay_in_the_foreground_and_go_on_after_a_restart():
             assert ("--resume" in words) == ("sched" not in words[1]), name
 
 
+@pytest.mark.parametrize("name", ["federation", "federation_tls"])
+def test_the_files_for_machines_want_a_secret_path_before_they_are_taken(name):
+    with pytest.raises(UserError, match="http_url_prefix is the template's placeholder"):
+        load_job(DEPLOY / "machines" / f"{name}.yaml")
+
+
 def test_a_wrong_file_would_be_found(tmp_path):
     text = (DEPLOY / "machines" / "federation.yaml").read_text()
     path = tmp_path / "federation.yaml"
     path.write_text(text.replace("10.0.0.2:2345", "redis:2345"))
     with pytest.raises(UserError, match="distributed_cache.address"):
-        load_job(path)
+        job_of(path)
     assert "--resumee" not in known_flags("run_cross_silo_fasterrcnn_server.py")

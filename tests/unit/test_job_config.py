@@ -78,7 +78,8 @@ def test_a_flag_below_a_key_that_is_no_group(tmp_path):
         ({"encrypt__encrypt_type": "STABLE_PW_ENCRYPT"}, "no encryption between silos"),
         ({"compression__upload_compress_type": "DIFF_SPARSE_QUANT"}, "never compress"),
         ({"client_verify__pki_verify": True}, "verifies phones"),
-        ({"client__http_url_prefix": "/a"}, "no silo asks for"),
+        ({"client__http_url_prefix": "/replace-me/"}, "is the template's placeholder, expected"),
+        ({"client__http_url_prefix": 5}, "client.http_url_prefix is no text, expected text"),
     ],
 )
 def test_refused_with_the_key_and_the_reason(tmp_path, changes, message):
@@ -86,6 +87,33 @@ def test_refused_with_the_key_and_the_reason(tmp_path, changes, message):
     with pytest.raises(UserError, match=message) as caught:
         load_job(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "short",
+        "/too-short/",
+        "no-slashes-at-both-ends",
+        "/two/parts-of-a-path/",
+        "/a b c d e f g h i j/",
+    ],
+)
+def test_a_secret_path_of_another_form_is_refused_and_not_shown(tmp_path, prefix):
+    path = changed(tmp_path, client__http_url_prefix=prefix)
+    with pytest.raises(UserError, match="not of that form .*expected /RANDOM/ with") as caught:
+        load_job(path)
+    assert prefix not in str(caught.value)
+
+
+def test_a_secret_path_is_kept_with_its_slashes_in_a_private_file(tmp_path):
+    prefix = "/k3y7-k3y7-k3y7_k3y7/"
+    job = load_job(changed(tmp_path, client__http_url_prefix=prefix))
+    assert job.url_prefix == prefix
+    written = job.write(tmp_path / "sub" / "job.yaml")
+    assert load_job(written).url_prefix == prefix
+    assert written.stat().st_mode & 0o777 == 0o600
+    assert load_job(changed(tmp_path)).url_prefix == ""
 
 
 def test_upstreams_newer_keys_pass_with_their_neutral_values(tmp_path):

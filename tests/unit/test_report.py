@@ -105,6 +105,7 @@ def write_run(folder):
         write_metrics(worker, [0.125, 0.25])
     (folder / "default_yaml_config.yaml").write_text(
         "fl_name: Clinic\nfl_iteration_num: 9\nround:\n  start_fl_job_time_window: 600000\n"
+        "client:\n  http_url_prefix: /k3y7-k3y7-k3y7_k3y7/\n"
     )
     state = folder / ".federation"
     for name in ("specs", "status"):
@@ -151,6 +152,7 @@ def test_what_files_say_is_text_and_secrets_are_not_told(page):
     assert [row[1] for row in events] == ["worker_0", "worker_1"]
     assert events[0][3] == "<script>alert('x')</script> & \"more\""
     assert "--key_password=(set)" in page.text and "=secret" not in page.text
+    assert ["client.http_url_prefix", "(set)"] in page.rows and "k3y7" not in page.text
 
 
 def test_what_logs_say_is_shown_without_what_turns_text_round(run_folder):
