@@ -30,6 +30,7 @@ from src.job.job_record import state_folder
 from src.job.shard_folder import shard_of
 from src.launch.command_line import JOB_FLAGS, add_worker_flags, job_from, launcher_parser
 from src.launch.log_filter import own_output
+from src.launch.membership import name_silo
 from src.launch.modelarts import use_fetched
 from src.launch.rank_flags import add_rank_flags
 from src.model_utils.config import Config, get_config
@@ -93,7 +94,9 @@ def _train_worker(config: Config) -> int:
     from src.federated.worker import run_worker
     from src.training import DetectorTask
 
-    return run_worker(job_of(config), config, DetectorTask)
+    job = job_of(config)
+    name_silo(job, config)
+    return run_worker(job, config, DetectorTask)
 
 
 ROLES = {

@@ -129,9 +129,7 @@ def write_whole(path: Path, content: str | bytes, private: bool = False) -> None
     Raises:
         OSError: with a file name.
     """
-    with whole_file(path) as partial:
-        if private:
-            partial.touch(mode=0o600)
+    with whole_file(path, private=private) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

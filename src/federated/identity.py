@@ -8,6 +8,8 @@ training of one is dropped, and the servers do not say so: `IdentityWatch` does.
 from __future__ import annotations
 
 import enum
+import re
+from collections.abc import Iterable
 from typing import Callable
 
 from src.federated.replies import UNDECIDED, Outcome, Reply
@@ -34,6 +36,11 @@ def identity(silo_name: str, number: int, data_size: int) -> str:
     first, so a silo that comes back with other data must not take its earlier place.
     """
     return f"{silo_label(silo_name, number)} ({data_size})"
+
+
+def plain_names(identities: Iterable[str]) -> list[str]:
+    """Identities without the number of images behind them."""
+    return sorted(re.sub(r" \(\d+\)$", "", identity) for identity in identities)
 
 
 class _Sign(enum.Enum):

@@ -76,7 +76,7 @@ class SiloManager(FederatedLearningManager):
         ranks: the processes that this silo consists of; None where it is this one.
         all_needed: see `Silo`.
         pre_trained: the checkpoint that the model's weights are from; "" where from none.
-        url_prefix: what the servers' paths begin with; see `Client`.
+        prefix: what the servers' paths begin with; see `Client`.
 
     Raises:
         UserError: at the first join, where this silo and the servers do not fit together.
@@ -114,7 +114,7 @@ class SiloManager(FederatedLearningManager):
         ranks: Ranks | None = None,
         all_needed: bool = False,
         pre_trained: str = "",
-        url_prefix: str = "",
+        prefix: str = "",
     ):
         with without_engine_client(), checked_settings():
             # It copies every parameter of the cell that it is given: one that has none.
@@ -124,13 +124,12 @@ class SiloManager(FederatedLearningManager):
         self._local = frozenset(local)
         self._privacy = privacy
         names = [param.name for param in self._travelling()]
-        aggregation = aggregation or Aggregation()
-        steps = steps or sync_frequency
+        aggregation, steps = aggregation or Aggregation(), steps or sync_frequency
         self._algorithm = algorithm_of(aggregation, model.trainable_params(), names, steps)
         self._adaptive = adaptive_of(aggregation, sync_frequency, names)
         self._silo = silo_of(
             ranks,
-            Client(addresses, fl_name, silo_id, tls, (deadlines or Deadlines()).wait, url_prefix),
+            Client(addresses, fl_name, silo_id, tls, (deadlines or Deadlines()).wait, prefix),
             self._load,
             self._sizes(),
             data_size,

@@ -32,6 +32,7 @@ from src.job.iteration_results import has_failed, summary_of
 from src.job.job_config import JobConfig
 from src.job.shard_folder import shard_of
 from src.job.status_file import DONE, StatusFile
+from src.job.tls_checks import plain_words
 from src.printing import print
 
 # The servers' time windows decide an iteration; a silo gives up only when they fail to.
@@ -171,6 +172,8 @@ def make_manager(
     """The synchronisation of this worker."""
     label = label_of(config)
     addresses = server_addresses(config.http_server_address, config.server_num)
+    if words := plain_words(job, addresses):
+        say(label, f"WARNING: {words}")
     first = config.user_id % len(addresses)
     sinks = sinks_data(config)
 
@@ -216,7 +219,7 @@ def make_manager(
         ranks=ranks,
         all_needed=job["round.update_model_ratio"] >= 1.0,
         pre_trained=config.pre_trained,
-        url_prefix=job.url_prefix,
+        prefix=job.url_prefix,
     )
 
 

@@ -129,12 +129,14 @@ class JobRecord:
     Attributes:
         redis: "ip:port".
         tls: the fields of `TlsFiles`; {} where the job's connections are not encrypted.
+        roster: file of the job's members; "" where there is none.
     """
 
     fl_name: str = ""
     redis: str = ""
     processes: list[ProcessRecord] = field(default_factory=list)
     tls: dict[str, str] = field(default_factory=dict)
+    roster: str = ""
 
     @property
     def tls_files(self) -> TlsFiles | None:

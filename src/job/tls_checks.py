@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
@@ -47,6 +48,34 @@ def tls_checks(job: JobConfig, role: str, address: str = "") -> list[Check]:
             Check("names", lambda: _names(job, parse_address(address, role)[0]), "certificates")
         )
     return checks
+
+
+def plain_checks(job: JobConfig, addresses: Iterable[str]) -> list[Check]:
+    """A warning where connections to `addresses` leave this machine and are not encrypted."""
+    words = plain_words(job, addresses)
+    return [Check("encryption", lambda: Finding(WARN, "encryption", words))] if words else []
+
+
+def plain_words(job: JobConfig, addresses: Iterable[str]) -> str:
+    """What is to be said of servers at `addresses` ("host:port"); "" where nothing is."""
+    if job.tls is not None:
+        return ""
+    far = [address.strip() for address in addresses if not _is_loopback(address.strip())]
+    if not far:
+        return ""
+    return (
+        f"{', '.join(far)}: plain HTTP to another machine; whoever is on the way reads the weights "
+        "and names and can replace the global model; set enable_ssl: True (docs/tls.md), or let a "
+        "VPN encrypt it"
+    )
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0]
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def certificates(job: JobConfig, role: str) -> str | Finding:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import socket
 from dataclasses import replace
 from typing import Any
 
@@ -163,8 +162,9 @@ def add_worker_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--silo_name",
-        default=socket.gethostname(),
-        help="name of this organisation; with the worker's number it is the silo's identity",
+        default="",
+        help="name of this organisation; with the worker's number it is the silo's identity "
+        "(default: the name of its certificate in --roster, without one the machine's name)",
     )
     parser.add_argument(
         "--join_timeout",

@@ -10,8 +10,10 @@ from typing import Any
 import psutil
 import redis
 
+from src.federated.identity import plain_names
 from src.job.iteration_results import counts_of, has_failed, results_in, summary_of
 from src.job.job_start import job_start
+from src.launch.membership import StrangerWatch
 from src.launch.redis_store import FINISHED, JobStore
 from src.security.tls import from_record
 
@@ -34,6 +36,7 @@ class JobEnd:
         fetch_timeout_s: how long after the last iteration a silo may take to fetch its model.
         metrics: the engine's file of results, of all servers of the current folder; they tell
             those of other machines through Redis.
+        roster: file of the job's members; strangers among its silos are noted. "" for none.
 
     Attributes:
         failed: after the end of a server's job: too few of its iterations were aggregated.
@@ -45,6 +48,7 @@ class JobEnd:
         http_port: int,
         fetch_timeout_s: float,
         metrics: Path | None = None,
+        roster: str = "",
     ):
         self.failed = False
         self._metrics = metrics
@@ -60,6 +64,7 @@ class JobEnd:
         self._seen: set[str] = set()  # of these and of those at its end, all
         self._told_of_missing = False
         self._notes: list[str] = []
+        self._strangers = StrangerWatch(roster) if roster else None
 
     def take_notes(self) -> list[str]:
         """Lines for the log since the last call."""
@@ -71,7 +76,10 @@ class JobEnd:
         now = time.monotonic()
         try:
             self._note_results()
-            if self._store.status().get("runningState") != FINISHED:
+            status = self._store.status()
+            if self._strangers is not None:
+                self._look_for(self._strangers, int(status.get("iterationNum", 1)))
+            if status.get("runningState") != FINISHED:
                 self._finished_at = self._quiet_since = None
                 self._was_running = True
                 self._before = set(self._peers(pid)) if self._http_port else set()
@@ -121,6 +129,13 @@ class JobEnd:
         self.failed = has_failed(aggregated, failed)
         unknown = self._last_iteration() - len(results)
         return f"{reason}; {summary_of(aggregated, failed, unknown)}"
+
+    def _look_for(self, strangers: StrangerWatch, iteration: int) -> None:
+        """Of the iteration before too: between two looks one may have ended."""
+        joined = plain_names(self._store.joined(iteration))
+        sent = plain_names(self._store.uploaded(iteration - 1))
+        if words := strangers.look([*joined, *sent], iteration):
+            self._notes.append(words)
 
     def _server(self, pid: int, now: float, waited: float) -> str:
         peers = self._peers(pid)
@@ -212,4 +227,5 @@ def job_end_from(values: dict[str, Any]) -> JobEnd:
     """A JobEnd from the plain values that a launcher writes into a supervisor's file."""
     store = JobStore(tuple(values["redis"]), values["fl_name"], tls=from_record(values["tls"]))
     metrics = Path(values["metrics"]) if values.get("metrics") else None
-    return JobEnd(store, values["http_port"], values["fetch_timeout_s"], metrics)
+    roster = values.get("roster", "")
+    return JobEnd(store, values["http_port"], values["fetch_timeout_s"], metrics, roster)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import redis
 
 from src.errors import UserError
+from src.federated.identity import plain_names
 from src.job.addresses import parse_address
 from src.job.iteration_results import METRICS, counts_of, results_in, results_of_rounds
 from src.job.job_record import (
@@ -38,14 +38,8 @@ from src.launch.job_state import (
     SiloState,
 )
 from src.launch.management import Management
-from src.launch.redis_store import (
-    DISABLED,
-    FINISHED,
-    RAISE_LIMIT,
-    RUNNING,
-    STOPPED,
-    JobStore,
-)
+from src.launch.membership import stranger_words
+from src.launch.redis_store import DISABLED, FINISHED, RAISE_LIMIT, RUNNING, STOPPED, JobStore
 from src.launch.time_left import time_left
 from src.reporting.run_folder import read_json_lines, started_commands
 from src.security.tls import explain
@@ -135,6 +129,9 @@ class Collector:
                 )
             status.cluster = STATES.get(values.get("runningState", ""), "")
             self._iteration(status.iteration, store, values, settings)
+            seen = {*status.iteration.joined, *status.iteration.sent}
+            if words := stranger_words(record.roster, sorted(seen)):
+                status.notes.append(words)
             if values.get("lastIterationSuccess") == "0":
                 reason = values.get("lastIterationResult", "")
                 status.notes.append(f"the iteration before the current one failed: {reason}")
@@ -195,11 +192,6 @@ class Collector:
         lacking = max(0, iteration.threshold - len(iteration.joined))
         iteration.missing = sorted(expected - set(iteration.joined)) if lacking else []
         iteration.unknown = max(0, lacking - len(iteration.missing))
-
-
-def plain_names(identities: Iterable[str]) -> list[str]:
-    """Identities without the number of images behind them."""
-    return sorted(re.sub(r" \(\d+\)$", "", identity) for identity in identities)
 
 
 def _number(entry: ProcessRecord) -> int:

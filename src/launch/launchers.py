@@ -102,7 +102,8 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
     ensure_initial_model(job, checkpoint_dir, config)
     start_from = start_words(job, checkpoint_dir)
     first = _first_iteration(job, store, checkpoint_dir, config.resume)
-    note_job(base, job)
+    roster = str(user_path(config.roster).absolute()) if config.roster else ""
+    note_job(base, job, roster)
     if not config.resume:
         note_start(base)
     grace_s = _grace_of_servers(job, base)  # before the engine's file leaves the key out
@@ -120,7 +121,7 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
                 f"--label={role_folder('server', number)}",
             ],
             address=f"{host}:{ports[number]}",
-            job_end=_job_end(job, ports[number], config.fetch_timeout, metrics),
+            job_end=_job_end(job, ports[number], config.fetch_timeout, metrics, roster),
             env={"GLOG_v": "1"},
             rotation=rotation(config),
             grace_s=grace_s,
@@ -283,9 +284,10 @@ def _grace_of_servers(job: JobConfig, base: Path) -> float:
 
 
 def _job_end(
-    job: JobConfig, http_port: int, fetch_timeout_s: float, metrics: str = ""
+    job: JobConfig, http_port: int, fetch_timeout_s: float, metrics: str = "", roster: str = ""
 ) -> dict[str, Any]:
     return {
+        "roster": roster,
         "redis": list(job.redis_address),
         "fl_name": job.name,
         "http_port": http_port,
@@ -295,8 +297,12 @@ def _job_end(
     }
 
 
-def note_job(base: Path, job: JobConfig) -> None:
-    """Enter the job in the folder's record; another job that still runs there is an error."""
+def note_job(base: Path, job: JobConfig, roster: str | None = None) -> None:
+    """Enter the job in the folder's record; another job that still runs there is an error.
+
+    Args:
+        roster: of the servers: file of the members, "" for none; None leaves the record's.
+    """
     with update_record(base) as record:
         # A copied folder's job is that of the folder that was copied.
         record.processes = [entry for entry in record.processes if entry.place != COPIED]
@@ -309,6 +315,7 @@ def note_job(base: Path, job: JobConfig) -> None:
         record.fl_name = job.name
         record.redis = ":".join(map(str, job.redis_address))
         record.tls = as_record(job.tls)
+        record.roster = record.roster if roster is None else roster
 
 
 def start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) -> list[Started]:

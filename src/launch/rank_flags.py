@@ -19,6 +19,7 @@ from src.job.shard_folder import data_folder
 from src.launch.command_line import add_bool
 from src.launch.machine_checks import device, memory, worker_bytes
 from src.launch.machine_jobs import require_other_silos
+from src.launch.membership import name_silo
 from src.launch.processes import require_not_running
 from src.launch.role_checks import require_shards, worker_checks
 
@@ -144,9 +145,10 @@ def rank_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
     checks = [
         c if c.subject not in own else Check(c.subject, own[c.subject])
         for c in worker_checks(job, base, one)
-        if 0 in ranks or c.subject not in OF_RANK_0
+        if c.subject != "roster" and (0 in ranks or c.subject not in OF_RANK_0)
     ]
     return [
+        Check("roster", lambda: name_silo(job, config)),
         Check("running", not_running),
         Check("ranks", lambda: require_averaging(job, config)),
         Check("rank", address),

@@ -35,7 +35,7 @@ from src.job.recovery_files import (
     usable_files,
 )
 from src.job.shard_folder import data_folder
-from src.job.tls_checks import peers_trusted, tls_checks
+from src.job.tls_checks import peers_trusted, plain_checks, tls_checks
 from src.launch.checkpoint_content import matching_names
 from src.launch.detector_size import model_bytes
 from src.launch.live_servers import require_no_live_servers
@@ -49,6 +49,7 @@ from src.launch.machine_checks import (
     worker_bytes,
 )
 from src.launch.machine_jobs import require_other_silos
+from src.launch.membership import name_silo
 from src.launch.processes import require_not_running
 from src.launch.reach_checks import reach_checks
 from src.launch.redis_store import JobStore
@@ -61,6 +62,7 @@ from src.launch.server_start import (
     servers_to_start,
     unfit_initial,
 )
+from src.security.roster import load
 from src.security.tls import TlsFiles
 
 MANAGE_FLAG, SERVER_FLAG = "--scheduler_manage_address", "--http_server_address"
@@ -121,6 +123,8 @@ def server_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         federated_check(config),
         Check("address", addresses),
         *tls_checks(job, "server", config.http_server_address),
+        *plain_checks(job, [config.http_server_address]),
+        *_roster(config),
         Check("redis", lambda: redis_answers(job)),
         Check("ports", ports),
         Check("keys", lambda: keys_of_job(job, config.resume), after="redis"),
@@ -166,7 +170,8 @@ def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         aggregation_check(job, config),
         federated_check(config),
         privacy_check(job, config),
-        Check("workers", workers),
+        Check("roster", lambda: name_silo(job, config)),
+        Check("workers", workers, after="roster"),
         Check("mindrecord", shards),
         Check("objects", objects, after="mindrecord"),
         *resume_checks(job, base, config),
@@ -175,6 +180,7 @@ def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         Check("disk", lambda: worker_disk(job, base, config), after="aggregation"),
         Check("memory", room, after="aggregation"),
         *tls_checks(job, "worker"),
+        *plain_checks(job, config.http_server_address.split(",")),
         *reach_checks(job, config),
     ]
 
@@ -331,6 +337,14 @@ def room_for_objects(files: Iterable[Path], num_gts: int) -> str | Finding:
     if crowded:
         return Finding(WARN, "objects", "; ".join([*crowded, *([later] if unknown else [])]))
     return later if unknown else f"up to {most} in an image, num_gts {num_gts} holds all"
+
+
+def _roster(config: Any) -> list[Check]:
+    def members() -> str:
+        roster = load(user_path(config.roster))
+        return f"{roster.path}: {', '.join(roster.members)}"
+
+    return [Check("roster", members)] if config.roster else []
 
 
 def _pre_trained(config: Any) -> list[Check]:

@@ -215,6 +215,11 @@ SECTIONS: dict[str, dict[str, Key]] = {
             "0 is off",
             least=0,
         ),
+        "roster": Key(
+            "",
+            "the members of the job, silos.yaml: a worker has the name of its certificate there, "
+            "and servers and status warn of strangers (docs/tls.md); empty: whoever comes",
+        ),
         "dp_noise_multiplier": Key(
             0.0,
             "times dp_clip_norm: standard deviation of the noise on each value that is sent; the "

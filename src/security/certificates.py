@@ -38,7 +38,6 @@ BACKDATED = timedelta(hours=1)
 CA_FILE, CA_KEY, CA_PASSWORD = "ca.crt", "ca.key", "ca.password"
 SERVER_FILE, CLIENT_FILE = "server.p12", "client.p12"
 REDIS_FILE, REDIS_KEY, PASSWORDS = "redis.crt", "redis.key", "passwords"
-PURPOSES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
 def alternative_names(hosts: Sequence[str]) -> list[x509.GeneralName]:
@@ -80,24 +79,44 @@ def new_authority(name: str, days: int) -> Certified:
     return Certified(certificate, key)
 
 
-def new_leaf(authority: Certified, name: str, hosts: Sequence[str], days: int) -> Certified:
-    """A certificate for `hosts`, good for both ends of a connection."""
+def new_leaf(authority: Certified, name: str, hosts: Sequence[str] | None, days: int) -> Certified:
+    """A certificate for who is reached at `hosts`; with None for who connects to others.
+
+    The latter has no host and the purpose of a client alone: nobody can stand in for a server
+    with it.
+
+    Raises:
+        UserError: it would outlive the authority, or a host is none.
+    """
+    _require_within(authority, days)
     key = _new_key()
     extensions = authority.certificate.extensions
     signer = extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    names = x509.SubjectAlternativeName(alternative_names(hosts))
-    certificate = (
+    purpose = ExtendedKeyUsageOID.CLIENT_AUTH if hosts is None else ExtendedKeyUsageOID.SERVER_AUTH
+    builder = (
         _builder(_name(name), authority.certificate.subject, key, days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(PURPOSES), critical=False)
-        .add_extension(names, critical=False)
+        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=hosts is None)
         .add_extension(own, critical=False)
         .add_extension(_authority_of(signer), critical=False)
-        .sign(authority.key, hashes.SHA256())
     )
-    return Certified(certificate, key)
+    if hosts is not None:
+        names = x509.SubjectAlternativeName(alternative_names(hosts))
+        builder = builder.add_extension(names, critical=False)
+    return Certified(builder.sign(authority.key, hashes.SHA256()), key)
+
+
+def _require_within(authority: Certified, days: int) -> None:
+    """Raise a UserError where what it signs for `days` would outlive the authority."""
+    end = datetime.now(timezone.utc) + timedelta(days=days)
+    last = authority.certificate.not_valid_after_utc
+    if end > last:
+        raise UserError(
+            f"--days is {days}, and the authority expires on {last:%Y-%m-%d}, before that; give "
+            "fewer, or make a new authority without --ca (--ca_days)"
+        )
 
 
 def load_authority(folder: Path, passwords: dict[str, str]) -> Certified:
@@ -139,17 +158,10 @@ def signed_files(
     Raises:
         UserError: they would outlive the authority.
     """
-    end = datetime.now(timezone.utc) + timedelta(days=days)
-    last = authority.certificate.not_valid_after_utc
-    if end > last:
-        raise UserError(
-            f"--days is {days}, and the authority expires on {last:%Y-%m-%d}, before that; give "
-            "fewer, or make a new authority without --ca (--ca_days)"
-        )
-    server, client, cache = (
-        new_leaf(authority, f"federated {role}", hosts, days)
-        for role in ("server", "client", "redis")
+    server, cache = (
+        new_leaf(authority, f"federated {role}", hosts, days) for role in ("server", "redis")
     )
+    client = new_leaf(authority, "federated client", None, days)
     return {
         CA_FILE: authority.certificate.public_bytes(Encoding.PEM),
         SERVER_FILE: _pkcs12(server, passwords[SERVER]),
@@ -158,6 +170,23 @@ def signed_files(
         REDIS_KEY: _pem(cache.key, NoEncryption()),
         PASSWORDS: _lines(passwords, SERVER, CLIENT),
     }
+
+
+def silo_files(
+    authority: Certified, name: str, days: int, password: str
+) -> tuple[dict[str, bytes], x509.Certificate]:
+    """File name -> content of one silo's: its own certificate, whose name is the silo's.
+
+    Raises:
+        UserError: as in `new_leaf`.
+    """
+    silo = new_leaf(authority, name, None, days)
+    files = {
+        CA_FILE: authority.certificate.public_bytes(Encoding.PEM),
+        CLIENT_FILE: _pkcs12(silo, password),
+        PASSWORDS: _lines({CLIENT: password}, CLIENT),
+    }
+    return files, silo.certificate
 
 
 def signing_files(authority: Certified, passwords: dict[str, str]) -> dict[str, bytes]:
@@ -183,6 +212,7 @@ def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, data in contents.items():
+            (folder / name).parent.mkdir(mode=0o700, exist_ok=True)
             _write_private(folder / name, data, made)
     except OSError as error:
         for path in made:

@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from src.errors import UserError, nearest
 from src.model_utils.config import read_yaml_documents
@@ -89,6 +90,12 @@ def member_of(name: str, certificate: x509.Certificate) -> Member:
     """
     require_name(name, "a silo's name")
     return Member(name, fingerprint(certificate), serial_number(certificate))
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """The name in a certificate, which for a silo's is the member's; "" where it has none."""
+    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else ""
 
 
 def fingerprint(certificate: x509.Certificate) -> str:

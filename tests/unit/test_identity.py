@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from src.federated.identity import IdentityTakenError, IdentityWatch, identity
+from src.federated.identity import IdentityTakenError, IdentityWatch, identity, plain_names
 from src.federated.replies import Outcome, Reply
 from src.federated.rounds import Round
 
@@ -14,6 +14,10 @@ NAME = "clinic_0 (10)"
 def test_a_silo_with_other_data_is_another_silo_to_the_servers():
     assert identity("clinic", 2, 1180) == identity("clinic", 2, 1180)
     assert len({identity("clinic", n, size) for n in (1, 2) for size in (1180, 1181)}) == 4
+
+
+def test_people_read_it_without_its_number_of_images():
+    assert plain_names(["b_1 (20)", "a (x)_0 (3)"]) == ["a (x)_0", "b_1"]
 
 
 class Process:

@@ -13,6 +13,7 @@ import redis
 from src.launch import job_end
 from src.launch.job_end import QUIET_S, JobEnd, job_end_from, silo_at
 from src.launch.redis_store import FINISHED, RUNNING, JobStore
+from src.security.roster import Member, text_of
 
 FETCH_S = 40.0
 LEFT = "job finished, every silo has left"
@@ -30,6 +31,7 @@ class Job:
         self.seen: dict[str, int] = {}
         self.noted: dict[int, bool] = {}
         self.refuses = False
+        self.members: list[str] = []
 
     def note_results(self, results):
         if self.refuses:
@@ -52,6 +54,9 @@ class Job:
 
     def heartbeats(self):
         return self.servers
+
+    def joined(self, iteration):
+        return [f"{name} (30)" for name in self.members]
 
     def uploaded(self, iteration):
         return [f"{name} ({iteration})" for name in self.sent]
@@ -352,3 +357,39 @@ def test_it_is_made_of_what_a_launcher_writes(redis, redis_port):
     redis.set("ms_fl:job:InstanceName:String", "i")
     redis.hset("ms_fl:job:i:status:Hash", "runningState", FINISHED)
     assert end.poll(1) == ""
+
+
+def test_a_server_tells_once_of_each_silo_that_the_roster_does_not_have(job, tmp_path):
+    roster = tmp_path / "silos.yaml"
+    entries = {
+        name: Member(name, digit * 64, digit * 2)
+        for name, digit in (("clinic", "1"), ("bank", "2"))
+    }
+    roster.write_text(text_of(entries.values()))
+    end = JobEnd(job, 7000, FETCH_S, roster=str(roster))
+    job.state, job.members = RUNNING, ["bank_0", "bank_1"]
+
+    def told():
+        after(job, end, 0.5)
+        return end.take_notes()
+
+    assert told() == []
+    job.members.append("shadow_0")
+    words = f"WARNING: is in iteration 6 and not in the roster {roster}: "
+    assert told() == [f"{words}shadow_0"] and told() == []
+    # One that joined and sent between two looks.
+    job.sent.append("quick_3")
+    assert told() == [f"{words}quick_3"]
+    # And one whose entry is removed while it trains.
+    roster.write_text(text_of([entries["clinic"]]))
+    os.utime(roster, ns=(1, 1))
+    assert told() == [f"{words}bank_0, bank_1"]
+    roster.write_text("silos: 5\n")
+    (line,) = told()
+    assert "who is a stranger cannot be told" in line and told() == []
+
+
+def test_a_scheduler_and_a_job_without_a_roster_tell_of_nobody(job):
+    job.state, job.members = RUNNING, ["shadow_0"]
+    for end in (JobEnd(job, 7000, FETCH_S), JobEnd(job, 0, FETCH_S)):
+        assert after(job, end, 0.5) == "" and end.take_notes() == []

@@ -17,11 +17,12 @@ from src.errors import UserError
 from src.job.job_record import FOLDER, update_record, write_json
 from src.job.status_file import StatusFile, status_path
 from src.launch.job_state import as_values
-from src.launch.job_status import Collector, plain_names
+from src.launch.job_status import Collector
 from src.launch.processes import record_process
 from src.launch.redis_store import JobStore
 from src.launch.status_view import Screen, duration, lines_of, watch
 from src.model_utils.config import PROJECT_DIR
+from src.security.roster import Member, text_of
 
 SCRIPT = "tools/status.py"
 JOB, INSTANCE = "FasterRCNN", "i_1"
@@ -98,6 +99,21 @@ def test_a_folder_without_a_job_is_nothing(tmp_path):
     result = run(tmp_path, SCRIPT)
     assert result.returncode == 12
     assert result.stdout.startswith(f"nothing: no job was started from {tmp_path}")
+
+
+def test_silos_that_the_roster_does_not_have_are_named(job, redis, tmp_path):
+    roster = tmp_path / "silos.yaml"
+    roster.write_text(text_of([Member("bank", "3f" * 32, "5A"), Member("clinic", "07" * 32, "0B")]))
+    fill(redis, 2, ["bank_0 (30)", "shadow_1 (9)"], ["bank_0 (30)"])
+    job.start("server")
+    assert not any("in the roster" in line for line in lines_of(job.collect()))
+    with update_record(job.folder) as record:
+        record.roster = str(roster)
+    words = f"WARNING: takes part and is not in the roster {roster}: shadow_1"
+    assert f"  note: {words}" in lines_of(job.collect())
+    roster.unlink()
+    (line,) = (line for line in lines_of(job.collect()) if "WARNING" in line)
+    assert "who is a stranger cannot be told" in line and str(roster) in line
 
 
 def test_who_has_joined_who_has_sent_and_who_is_missing(job, redis):
@@ -457,7 +473,6 @@ def test_watch_on_a_terminal_draws_in_place(job, redis):
     assert "FasterRCNN: failed" in text
 
 
-def test_words_for_spans_of_time_and_names():
+def test_words_for_spans_of_time():
     spans = [duration(s) for s in (0.4, 119, 125, 7200, 12_000, 200_000)]
     assert spans == ["0 s", "119 s", "2 min", "2 h 0 min", "3 h 20 min", "2 d 7 h"]
-    assert plain_names(["b_1 (20)", "a (x)_0 (3)"]) == ["a (x)_0", "b_1"]
