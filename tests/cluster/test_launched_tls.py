@@ -5,11 +5,14 @@ import json
 import pytest
 import yaml
 from certificate_files import make_certificates, write_tls_job
-from commands import processes_of, run, running_redis, succeed
+from commands import processes_of, run, running_redis, succeed, wait_for
 from launched_job import Job
 from tls_front import TlsFront
 
 from src.job.job_record import FOLDER
+from src.job.kits import federation_text, write_kits
+from src.security.certificates import load_authority, passwords_in
+from src.security.roster import Member, text_of
 
 pytestmark = pytest.mark.slow
 PREFIX = "/k3y7-k3y7-k3y7_k3y7/"
@@ -60,6 +63,24 @@ def test_a_job_from_its_start_to_its_end(job, secret):
         assert "finished: 2 iterations" in job.log(label)
         assert "ended; exit code 0" in job.log(label)
     assert "Redis keys of FasterRCNN" in job.finish()
+
+
+def test_a_silo_with_a_kit_has_its_name_and_one_that_leaves_the_roster_is_told(
+    job, certificates, secret
+):
+    authority = load_authority(certificates, passwords_in(certificates, ""))
+    text = federation_text(str(job.folder / "default_yaml_config.yaml"))
+    write_kits(certificates, ["hospital_a"], authority, 20, text, {})
+    roster, kit = certificates / "silos.yaml", certificates / "hospital_a"
+    job.servers(2, secret, f"--roster={roster}")
+    flags = [f"--yaml_config={kit / 'federation.yaml'}", f"--ssl_passwords={kit / 'passwords'}"]
+    job.workers("--server_num=2", *flags, f"--roster={kit / 'silos.yaml'}")
+    said = succeed(job.folder, "tools/status.py")
+    assert "hospital_a_0 (worker_0)" in said and "not in the roster" not in said
+    roster.write_text(text_of([Member("hospital_b", "3f" * 32, "5A")]))
+    words = f"not in the roster {roster}: hospital_a_0, hospital_a_1"
+    wait_for(lambda: "WARNING: is in iteration" in job.log("server_0"), 60, "a warning")
+    assert words in job.log("server_0") and words in run(job.folder, "tools/status.py").stdout
 
 
 def test_no_secret_is_in_a_record_a_log_a_command_line_or_what_tools_say(job, certificates, secret):
