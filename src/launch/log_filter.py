@@ -77,7 +77,7 @@ class LogFilter:
         self._seen: set[tuple[str | None, str | None]] = set()
 
     def shown(self, line: str) -> str:
-        """What goes to the log of a line, without its end and a secret path; "" where nothing does."""
+        """What goes to the log of a line, without its end and a secret path; "" for nothing."""
         native = _NATIVE.match(line)
         # A peer that forges a whole line of the engine's does not know its process.
         genuine = not self._engine or (native and native["pid"] == str(self._engine))

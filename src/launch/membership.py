@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError
+from src.errors import UserError, user_path
 from src.job.job_config import JobConfig
 from src.job.tls_checks import own_pair
 from src.security.passwords import CLIENT, FLAG, read_passwords
@@ -30,7 +30,7 @@ def name_silo(job: JobConfig, config: Any) -> str:
         config.silo_name = config.silo_name or socket.gethostname()
         return f"{config.silo_name}; no roster is given"
     # The role that a launcher starts may have another folder.
-    config.roster = str(Path(config.roster).expanduser().absolute())
+    config.roster = str(user_path(config.roster).absolute())
     roster = load(config.roster)
     found = _certified_name(job, roster) if job.tls else _given_name(roster, config.silo_name)
     if config.silo_name not in ("", found):
