@@ -28,7 +28,7 @@ def test_a_secret_before_the_servers_paths_stays_out_of_the_log():
     paths = "[/s3cret-s3cret-s3cret/pushWeight, /s3cret-s3cret-s3cret/startFLJob] success."
     line = f"[INFO] FEDERATED(1,7f,python):2026 [a.cc:87] X] Ev http register handle of: {paths}\n"
     shown = LogFilter().shown(line)
-    assert shown.endswith("handle of: [/pushWeight, /startFLJob] success.\n")
+    assert shown.endswith("handle of: [/pushWeight, /startFLJob] success.")
     assert LogFilter().shown("[INFO] FEDERATED(1,7f,python):2026 [a.cc:9] X] url\n") == ""
     assert LogFilter().shown("a/b/c of ours\n") == "a/b/c of ours\n"
 
