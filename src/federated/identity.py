@@ -66,11 +66,14 @@ class IdentityWatch:
     Args:
         fl_id: the identity.
         log: takes a line.
+        all_needed: an iteration ends well only with the uploads of all its silos, so that one which
+            did without this process had another one's.
     """
 
-    def __init__(self, fl_id: str, log: Callable[[str], None]):
+    def __init__(self, fl_id: str, log: Callable[[str], None], all_needed: bool = False):
         self._fl_id = fl_id
         self._log = log
+        self._all_needed = all_needed
         self._first = 0  # iteration that this process entered first
         self._accepted = 0  # the last one in which the servers took its request to join
         self._may_have_joined = 0  # the last one in which such a request may have counted
@@ -140,6 +143,8 @@ class IdentityWatch:
     def ended(self, record: Round) -> None:
         """Note how an iteration went; one whose upload was another process's is "missed" here."""
         missed = record.result == "missed" and record.iteration > self._may_have_sent
+        if missed and self._all_needed and record.iteration == self._accepted:
+            self._sign = _Sign.SURE
         if self._sign is not _Sign.NONE and (self._upload_taken or missed):
             if not self._upload_taken:
                 self._warn_of_loss(record.iteration)

@@ -23,9 +23,9 @@ def test_people_read_it_without_its_number_of_images():
 class Process:
     """A process of a silo, as far as its identity goes."""
 
-    def __init__(self):
+    def __init__(self, all_needed=False):
         self.lines = []
-        self.watch = IdentityWatch(NAME, self.lines.append)
+        self.watch = IdentityWatch(NAME, self.lines.append, all_needed)
 
     def joins(self, iteration, *answers):
         """Ask to join; an answer is an outcome, or (outcome, resent)."""
@@ -49,6 +49,22 @@ class Process:
 
 
 A, D = Outcome.ACCEPTED, Outcome.DUPLICATE
+
+
+@pytest.mark.parametrize("answer", [Outcome.FULL, Outcome.OVER])
+def test_an_iteration_that_needed_this_silo_and_did_without_had_an_upload_in_its_name(answer):
+    process = Process(all_needed=True)
+    process.joins(1, A)
+    assert process.sends(1, answer) == "missed"
+    (line,) = process.warnings()
+    assert f"another process uses this silo's identity, {NAME}, and its upload came first" in line
+    process.joins(2, A)
+    process.sends(2, A)
+    assert len(process.warnings()) == 1
+    # Where fewer uploads than silos suffice, it is usual to come too late.
+    slow = Process()
+    slow.joins(1, A)
+    assert slow.sends(1, answer) == "missed" and not slow.warnings()
 
 
 def test_a_silo_that_is_started_again_goes_on_with_a_word_of_who_may_have_its_place():
