@@ -40,6 +40,9 @@ class Privacy:
         ...                                 # training
         upload = privacy.protect(weights, step, iteration)
 
+    An upload that would spend more than `settings.max_epsilon` is the global model itself: it says
+    nothing of the silo's data, and lets the other silos' iteration end.
+
     Args:
         settings: see there.
         ledger: keeps the uploads of this and of earlier processes.
@@ -57,6 +60,7 @@ class Privacy:
         self._ledger = ledger
         self._log = log
         self._model: dict[str, np.ndarray] = {}
+        self._told_of_end = False
         if not settings.noise_multiplier:
             log("WARNING: dp_noise_multiplier is 0: what leaves is clipped, but not private")
         for line in ledger.begin():
@@ -83,9 +87,11 @@ class Privacy:
             step, iteration: for messages and the ledger.
 
         Raises:
-            NotFiniteError: a weight is NaN or infinite; nothing is entered.
+            NotFiniteError: a weight, or the update's norm, is NaN or infinite; nothing is entered.
         """
         check_finite(weights, step, 1)
+        if self._is_spent():
+            return self._model_as(weights)
         settings = self._settings
         norm = self._update_norm(weights)
         if not math.isfinite(norm):  # a comparison with NaN would leave the update as it is
@@ -102,7 +108,32 @@ class Privacy:
             f"{self._spent()}"
         )
         self._add_update(weights, scale, deviation)
+        return self._model_as(weights)
+
+    def _model_as(self, weights: Features) -> dict[str, np.ndarray]:
+        """The global model, or what has been made of it, in the shapes of `weights`."""
         return {name: self._model[name].reshape(array.shape) for name, array in weights.items()}
+
+    def _is_spent(self) -> bool:
+        """Whether another upload would spend more than it may; the first time it is said."""
+        most = self._settings.max_epsilon
+        if not most:
+            return False
+        after = self._epsilon_after_one()
+        if after <= most:
+            return False
+        if not self._told_of_end:
+            self._told_of_end = True
+            self._log(
+                f"privacy: dp_max_epsilon is {most:g}: {self._spent()}, and one more would make it "
+                f"{after:.4g}; from here on this silo sends nothing that it has trained, but the "
+                "global model as it came, and goes on receiving"
+            )
+        return True
+
+    def _epsilon_after_one(self) -> float:
+        multipliers = [*self._ledger.multipliers, self._settings.noise_multiplier]
+        return epsilon_of(multipliers, self._settings.delta)
 
     def _update_norm(self, weights: Features) -> float:
         """L2 norm of the update over all values."""
@@ -136,10 +167,8 @@ class Privacy:
                 yield base[begin : begin + PIECE], flat[begin : begin + PIECE]
 
     def _spend(self, iteration: int) -> None:
-        settings = self._settings
-        multipliers = [*self._ledger.multipliers, settings.noise_multiplier]
-        self.epsilon = epsilon_of(multipliers, settings.delta)
-        self._ledger.add(iteration, settings, self.epsilon)
+        self.epsilon = self._epsilon_after_one()
+        self._ledger.add(iteration, self._settings, self.epsilon)
 
     def _spent(self) -> str:
         uploads = len(self._ledger.multipliers)

@@ -35,7 +35,8 @@ def _privacy(job: JobConfig, config: Any) -> str | Finding:
         text = "dp_noise_multiplier is 0: what leaves is clipped, but not private; set it too"
         return Finding(WARN, "privacy", text)
     deviation = settings.noise_multiplier * settings.clip_norm
+    until = f", until epsilon is {settings.max_epsilon:g}" if settings.max_epsilon else ""
     return (
         f"updates are clipped to {settings.clip_norm:g} and get noise of standard deviation "
-        f"{deviation:g} on each value"
+        f"{deviation:g} on each value{until}"
     )

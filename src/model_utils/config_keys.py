@@ -203,6 +203,12 @@ SECTIONS: dict[str, dict[str, Key]] = {
             "silo may count 65,535 at most",
             above=0,
         ),
+        "max_model_change": Key(
+            10.0,
+            "a global model is not taken whose change is more than so many times the largest of "
+            "its last changes and a tenth of its norm, see docs/recovery.md; 0: any is taken",
+            least=0,
+        ),
         "local_params": Key(
             "",
             'trained weights that stay in the silo, such as "rcnn.*", several with commas; the '
@@ -230,6 +236,12 @@ SECTIONS: dict[str, dict[str, Key]] = {
             0.00001,
             "of the epsilon in worker.log: but for this probability, all that the silo has sent is "
             "at most exp(epsilon) times likelier with its data than with any other",
+        ),
+        "dp_max_epsilon": Key(
+            0.0,
+            "before an upload that would spend more epsilon than this the silo stops sending what "
+            "it has trained, and goes on receiving (docs/privacy.md); 0: no limit",
+            least=0,
         ),
         "sync_type": Key(
             "fixed",

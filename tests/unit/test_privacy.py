@@ -18,9 +18,9 @@ from src.job.job_config import JobConfig
 from src.launch.sending_checks import privacy_check
 
 
-def privacy(folder, clip=1.0, noise=0.0, delta=1e-5, log=print):
+def privacy(folder, clip=1.0, noise=0.0, delta=1e-5, log=print, most=0.0):
     folder.mkdir(exist_ok=True)
-    settings = PrivacySettings(clip, noise, delta)
+    settings = PrivacySettings(clip, noise, delta, most)
     return Privacy(settings, PrivacyLedger(folder, Path("/data/mindrecord_0")), log)
 
 
@@ -199,6 +199,35 @@ def test_a_broken_ledger_is_not_counted_as_nothing(tmp_path):
         privacy(tmp_path / "worker_0", noise=1.0)
 
 
+def test_beyond_the_budget_the_global_model_goes_back_as_it_came(tmp_path):
+    lines = []
+    start, weights = models((50,))
+    budget = epsilon_of([3.0] * 2, 1e-5) + 0.01
+    for folder in ("worker_0.1", "worker_0"):  # the second process finds the budget spent
+        one = privacy(tmp_path / folder, noise=3.0, most=budget, log=lines.append)
+        for iteration in range(1, 5):
+            one.remember({name: value + iteration for name, value in start.items()})
+            upload = one.protect(weights, 1, iteration)
+            same = np.array_equal(upload["w0"], start["w0"] + iteration)
+            assert same == (folder == "worker_0" or iteration > 2)
+            assert one.epsilon <= budget
+        said = [line for line in lines if line.startswith("privacy: dp_max_epsilon is")]
+        assert len(said) == 1 and "goes on receiving" in said[0] and "in 2 upload(s)" in said[0]
+        lines.clear()
+    assert len((tmp_path / "worker_0.1" / "privacy.jsonl").read_text().splitlines()) == 2
+    assert not (tmp_path / "worker_0" / "privacy.jsonl").exists()
+
+
+def test_an_update_whose_norm_is_no_number_is_not_sent_unclipped(tmp_path):
+    start, weights = models((5,))
+    start["w0"][1] = np.nan
+    one = privacy(tmp_path, noise=1.0)
+    one.remember(start)
+    with pytest.raises(NotFiniteError, match="the norm of the update after step 1 is nan"):
+        one.protect(weights, 1, 1)
+    assert one.epsilon == 0 and not (tmp_path / "privacy.jsonl").exists()
+
+
 def test_what_cannot_be_entered_is_not_sent(tmp_path):
     start, weights = models((5,))
     one = privacy(tmp_path, noise=1.0)
@@ -227,9 +256,13 @@ def job(kind=None):
     return JobConfig(Path("job.yaml"), values)
 
 
-def keys(clip=1.0, noise=1.0, delta=1e-5, sync_type="fixed"):
+def keys(clip=1.0, noise=1.0, delta=1e-5, sync_type="fixed", most=0.0):
     return SimpleNamespace(
-        dp_clip_norm=clip, dp_noise_multiplier=noise, dp_delta=delta, sync_type=sync_type
+        dp_clip_norm=clip,
+        dp_noise_multiplier=noise,
+        dp_delta=delta,
+        dp_max_epsilon=most,
+        sync_type=sync_type,
     )
 
 
@@ -248,6 +281,8 @@ def test_where_only_weights_leave_it_is_available(kind):
         ("FedAvg", keys(clip=0.0), "dp_noise_multiplier is 1.0 and dp_clip_norm 0"),
         ("FedAvg", keys(clip=math.inf), "dp_clip_norm is inf, expected a finite number"),
         ("FedAvg", keys(noise=math.nan), "dp_noise_multiplier is nan, expected a finite"),
+        ("FedAvg", keys(noise=0.0, most=8.0), "dp_max_epsilon is 8.0 and dp_noise_multiplier 0.0"),
+        ("FedAvg", keys(most=math.inf), "dp_max_epsilon is inf, expected a finite number"),
         ("FedAvg", keys(delta=0.0), "dp_delta is 0.0, expected more than 0"),
         ("FedAvg", keys(delta=1.0), "dp_delta is 1.0, expected more than 0 and less than 1"),
     ],
@@ -261,6 +296,7 @@ def test_the_check_before_the_start_tells_what_is_done():
     found = [privacy_check(job(), keys(*values)).run() for values in ((2.0, 0.5), (0.0, 0.0))]
     assert [finding.level for finding in found] == [PASS, PASS]
     assert "noise of standard deviation 1 " in found[0].text and "as they are" in found[1].text
+    assert privacy_check(job(), keys(most=8.0)).run().text.endswith(", until epsilon is 8")
     clipped = privacy_check(job(), keys(2.0, 0.0)).run()
     assert clipped.level == WARN and "not private" in clipped.text
     assert privacy_check(job("Scaffold"), keys()).run().level == FAIL
