@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
+from src.job.recovery_check import MARK
 from src.weights.source import CONVERT, V1, V1_5
 
-FEATURE_NAME = "suite.fingerprint"
+FEATURE_NAME = MARK
 
 # What silos compare of the configuration, and why not the rest. A new key needs its answer here.
 #

@@ -1,58 +1,111 @@
-"""Whether a server's checkpoint is whole; without loading MindSpore."""
+"""Whether a server's checkpoint is whole and a model at all; without loading MindSpore."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from src.weights.checkpoint_messages import checkpoint_messages
 
 FLOAT_BYTES = 4
+# The fingerprint's name among the weights of a model.
+MARK = "suite.fingerprint"
+ALL_ZERO = "all its weights are zero"
 
 
-def fault_of(path: Path, needed: Collection[str] = ()) -> str:
+@dataclass(frozen=True)
+class Content:
+    """What a checkpoint of the servers holds.
+
+    Attributes:
+        names: of its float32 arrays.
+        mark: its fingerprint, (N,) float32; None where it has none.
+    """
+
+    names: frozenset[str] = frozenset()
+    mark: np.ndarray | None = field(default=None, compare=False)
+
+
+def fault_of(path: Path, initial: Content | None = None) -> str:
     """What is wrong with a checkpoint of the servers; "" where it is whole.
 
     Args:
         path: the checkpoint.
-        needed: weights that have to be in it: a file that is cut between two weights can be read.
+        initial: the job's initial model, whose weights and fingerprint it has to have: a file that
+            is cut between two weights can be read.
     """
-    names, fault = look_into(path)
-    missing = set(needed) - names
-    if fault or not missing:
+    found, fault = look_into(path)
+    if fault or initial is None:
         return fault
-    return f"{len(missing)} weights are not in it, first {min(missing)}"
+    missing = initial.names - found.names
+    if missing:
+        return f"{len(missing)} weights are not in it, first {min(missing)}"
+    if initial.mark is None or found.mark is None:
+        return ""
+    return mark_fault(initial.mark, found.mark)
 
 
-def look_into(path: Path) -> tuple[set[str], str]:
-    """The weights in a checkpoint of the servers, and its fault by itself, "" where it has none."""
+def look_into(path: Path) -> tuple[Content, str]:
+    """What is in a checkpoint of the servers, and its fault by itself, "" where it has none."""
     try:
-        sizes = _sizes(path)
+        content = checkpoint_messages().Checkpoint()
+        content.ParseFromString(path.read_bytes())
     except (DecodeError, ValueError, RecursionError):
-        return set(), "it is no MindSpore checkpoint, or cut short"
+        return Content(), "it is no MindSpore checkpoint, or cut short"
     except OSError as error:
-        return set(), f"it cannot be read: {error.strerror}"
-    if not sizes:
-        return set(), "it is empty"
-    for name, (size, due) in sizes.items():
-        if size != due:
-            return set(sizes), f"{name} has {size} bytes where {due} are due"
-    return set(sizes), ""
+        return Content(), f"it cannot be read: {error.strerror}"
+    tensors = {v.tag: v.tensor for v in content.value if v.tensor.tensor_type == "Float32"}
+    if not tensors:
+        return Content(), "it is empty"
+    arrays = {}
+    for name, tensor in tensors.items():
+        data = tensor.tensor_content
+        # A scalar's dims are [0].
+        due = FLOAT_BYTES * (math.prod(tensor.dims) or 1)
+        if len(data) != due:
+            return Content(frozenset(tensors)), f"{name} has {len(data)} bytes where {due} are due"
+        arrays[name] = np.frombuffer(data, np.float32)
+    return Content(frozenset(tensors), arrays.get(MARK)), value_fault(arrays)
 
 
-def _sizes(path: Path) -> dict[str, tuple[int, int]]:
-    """Name of each float32 array -> bytes that are there and bytes that its shape asks for."""
-    content = checkpoint_messages().Checkpoint()
-    content.ParseFromString(path.read_bytes())
-    return {
-        value.tag: (
-            len(value.tensor.tensor_content),
-            # A scalar's dims are [0].
-            FLOAT_BYTES * (math.prod(value.tensor.dims) or 1),
-        )
-        for value in content.value
-        if value.tensor.tensor_type == "Float32"
-    }
+def value_fault(arrays: Mapping[str, np.ndarray]) -> str:
+    """Why these values are no model: not finite, or zero all of them; "" where they are one.
+
+    Args:
+        arrays: name -> float32 array of any shape; all of their values are looked at.
+    """
+    some = False
+    for name, array in arrays.items():
+        flat = array.reshape(-1)
+        # The fastest look at every value: NaN and infinity stay in a sum of squares.
+        with np.errstate(over="ignore", invalid="ignore"):
+            square = float(flat @ flat)
+        if not math.isfinite(square) and not (finite := np.isfinite(flat)).all():
+            bad = flat.size - int(finite.sum())
+            return f"{bad} of the {flat.size} values of {name} are NaN or infinite"
+        some = some or (name != MARK and (square > 0 or bool(flat.any())))
+    return "" if some else ALL_ZERO
+
+
+def mark_fault(expected: np.ndarray, found: np.ndarray) -> str:
+    """Why a model's fingerprint is not the job's; "" where it is.
+
+    Args:
+        expected: that of the job's initial model. Where silos may start from other frozen weights
+            than the initial model's (its numbers are negative then), one number may differ.
+        found: the model's.
+    """
+    expected, found = expected.reshape(-1), found.reshape(-1)
+    if expected.size != found.size:
+        return f"its fingerprint has {found.size} numbers where {expected.size} are due"
+    same = np.abs(np.abs(found) - np.abs(expected)) <= 0.5
+    differing = int((~same).sum())
+    may_differ = 1 if expected.size and expected[0] < 0 and same[0] else 0
+    if differing <= may_differ:
+        return ""
+    return f"{differing} of the {found.size} numbers of its fingerprint are not those of this job"

@@ -159,13 +159,13 @@ def usable_files(
     """
     files = [f for f in list_recovery_files(folder, fl_name) if f not in leave_out]
     warnings: list[str] = []
-    needed: set[str] = set()
-    initial = next((f.path for f in files if f.iteration == 0), None)
-    if initial is not None:
-        names, fault = look_into(initial)
-        needed = set() if fault else names
+    first = next((f.path for f in files if f.iteration == 0), None)
+    initial = None
+    if first is not None:
+        content, fault = look_into(first)
+        initial = None if fault else content
     for number, file in enumerate(files):
-        fault = fault_of(file.path, needed)
+        fault = fault_of(file.path, initial)
         if not fault:
             return files[number:], warnings
         warnings.append(f"{file.path} is left out: {fault}")

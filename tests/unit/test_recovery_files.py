@@ -1,17 +1,20 @@
 """Recovery files: which ones a start takes, also where a power cut has broken some of them."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from mindspore_federated.startup.feature_map import FeatureMap
 from models import WEIGHTS, save_model
 
 from src.errors import UserError
+from src.federated.fingerprint import opened
 from src.federated.server import ServerJob
-from src.job.recovery_check import fault_of, look_into
+from src.job.recovery_check import MARK, fault_of, look_into, mark_fault
 from src.job.recovery_files import (
     begin_from_newest,
     list_recovery_files,
@@ -40,6 +43,9 @@ def half(path, feature_map):
 server.save_ms_checkpoint = half
 job._save_feature_map(features(), 2)
 """
+
+
+MARKED = {**WEIGHTS, MARK: np.float32([7, 8, 9])}
 
 
 def server_in(folder):
@@ -107,24 +113,72 @@ def cut_between_two_weights(path):
     save_model(path, {"conv.weight": WEIGHTS["conv.weight"]})
 
 
+def all_zero(path):
+    save_model(path, {name: np.zeros_like(value) for name, value in MARKED.items()})
+
+
+def one_not_finite(path):
+    bias = WEIGHTS["fc.bias"].copy()
+    bias[4] = np.inf
+    save_model(path, {**MARKED, "fc.bias": bias})
+
+
+def another_fingerprint(path):
+    save_model(path, {**MARKED, MARK: MARKED[MARK] + np.float32([0, 4, 0])})
+
+
 BREAKS = {
     "it is empty": lambda path: path.write_bytes(b""),
     "no MindSpore checkpoint, or cut short": cut_short,
     "no MindSpore checkpoint, or": garbage,
     "no MindSpore checkpoint": zeros,
-    "1 weights are not in it, first fc.bias": cut_between_two_weights,
+    "2 weights are not in it, first fc.bias": cut_between_two_weights,
+    "all its weights are zero": all_zero,
+    "1 of the 7 values of fc.bias are NaN or infinite": one_not_finite,
+    "1 of the 3 numbers of its fingerprint are not those of this job": another_fingerprint,
 }
 
 
 @pytest.mark.parametrize(("words", "spoil"), BREAKS.items())
 def test_a_broken_newest_file_is_named_and_the_one_before_taken(tmp_path, words, spoil):
     for iteration in range(4):
-        save_model(file(tmp_path, iteration))
+        save_model(file(tmp_path, iteration), MARKED)
     spoil(file(tmp_path, 3))
     files, (warning,) = usable_files(tmp_path, "job")
     assert [f.iteration for f in files] == [2, 1, 0]
     assert str(file(tmp_path, 3)) in warning and words in warning
     assert require_iterations_left(tmp_path, "job", 5) == 3
+
+
+def test_a_start_from_other_frozen_weights_leaves_another_number_in_the_fingerprint():
+    initial = opened(MARKED[MARK])
+    for found, words in (
+        ([7, 8, 10], ""),
+        ([7, 3, 10], "2 of the 3 numbers"),
+        ([6, 8, 9], "1 of the 3 numbers"),  # the first one is of the version
+        ([7, np.nan, np.nan], "2 of the 3 numbers"),
+        ([7, 8], "has 2 numbers where 3 are due"),
+    ):
+        fault = mark_fault(initial, np.float32(found))
+        assert words in fault and bool(words) == bool(fault)
+    assert mark_fault(-initial, np.float32([7, 8, 10]))
+
+
+def test_the_commands_of_the_page_go_back_to_an_earlier_iteration(tmp_path, monkeypatch):
+    page = (PROJECT_DIR / "docs" / "recovery.md").read_text(encoding="utf-8")
+    section = page.split("To go back by hand")[1].split("```")[1]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fl_ckpt").mkdir()
+    for iteration in (0, 5, 6, 7):
+        save_model(tmp_path / "fl_ckpt" / recovery_name("FasterRCNN", iteration))
+    for command in section.strip().splitlines()[1:]:
+        words = [
+            [str(path) for path in tmp_path.glob(word)] or [word] for word in shlex.split(command)
+        ]
+        subprocess.run(sum(words, []), check=True, timeout=10)
+    files, warnings = usable_files(tmp_path / "fl_ckpt", "FasterRCNN")
+    assert [f.iteration for f in files] == [5, 0] and not warnings
+    assert require_iterations_left(tmp_path / "fl_ckpt", "FasterRCNN", 10, resume=True) == 6
 
 
 def test_every_length_that_a_file_can_be_cut_to_is_noticed(tmp_path):
