@@ -64,6 +64,7 @@ def start_one_server(config: Config | None = None) -> None:
     job = job_of(config)
     tls = engine_tls(job, "server", config.http_server_address)
     from src.federated.server import run_server
+    from src.launch.redis_store import JobStore
 
     run_server(
         config.label or "server",
@@ -72,6 +73,8 @@ def start_one_server(config: Config | None = None) -> None:
         config.tcp_server_ip,
         config.checkpoint_dir,
         tls,
+        config.max_model_change,
+        JobStore(job.redis_address, job.name, tls=job.tls).uploaded,
     )
 
 

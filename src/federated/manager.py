@@ -77,6 +77,7 @@ class SiloManager(FederatedLearningManager):
         all_needed: see `Silo`.
         pre_trained: the checkpoint that the model's weights are from; "" where from none.
         prefix: what the servers' paths begin with; see `Client`.
+        max_change: see `Silo`.
 
     Raises:
         UserError: at the first join, where this silo and the servers do not fit together.
@@ -87,6 +88,8 @@ class SiloManager(FederatedLearningManager):
     _next_begin_sync_iter: int
     _next_end_sync_iter: int
     _sync_frequency: int
+
+    _entered = 0  # the iteration that the algorithm was told of last
 
     def __init__(
         self,
@@ -115,12 +118,12 @@ class SiloManager(FederatedLearningManager):
         all_needed: bool = False,
         pre_trained: str = "",
         prefix: str = "",
+        max_change: float = 0.0,
     ):
         with without_engine_client(), checked_settings():
             # It copies every parameter of the cell that it is given: one that has none.
             super().__init__(str(yaml_config), nn.Cell(), sync_frequency, addresses[0], data_size)
-        self._model = model
-        self._log = log
+        self._model, self._log = model, log
         self._local = frozenset(local)
         self._privacy = privacy
         names = [param.name for param in self._travelling()]
@@ -146,8 +149,8 @@ class SiloManager(FederatedLearningManager):
             declared=self._algorithm.declared,
             all_needed=all_needed,
             start=self._start(pre_trained) if pre_trained else None,
+            max_change=max_change,
         )
-        self._entered = 0  # the iteration that the algorithm was told of last
 
     def __del__(self) -> None:
         """Nothing: the base class stops an engine client here that was never started."""

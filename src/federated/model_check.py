@@ -10,8 +10,18 @@ import numpy as np
 
 from src.errors import UserError
 from src.federated import fingerprint as fp
+from src.federated.model_bounds import ModelBounds
 from src.federated.replies import Reply
-from src.federated.rounds import Features, SyncError, difference, sample
+from src.federated.rounds import Features, SyncError, difference
+from src.job.recovery_check import value_fault
+
+
+class SpoiltModelError(SyncError):
+    """The values of a model of the servers are none that honest training makes."""
+
+
+class DisagreementError(UserError):
+    """A model of the servers has not the fingerprint of this silo's settings."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class ModelCheck:
         log: takes a line.
         start: what this silo starts from where the servers have no checkpoint; None: their model.
         adds: the servers add what is sent to their model.
+        max_change: see `ModelBounds`.
     """
 
     def __init__(
@@ -49,7 +60,9 @@ class ModelCheck:
         log: Callable[[str], None],
         start: Start | None = None,
         adds: bool = False,
+        max_change: float = 0.0,
     ):
+        self._bounds = ModelBounds(max_change)
         self._sizes = sizes
         self._aspects = aspects
         self._log = log
@@ -72,15 +85,19 @@ class ModelCheck:
         """Whether the model is this silo's, by its values, fingerprint, names and sizes.
 
         Raises:
-            SyncError: it is zero or not finite.
-            UserError: it is another one.
+            SpoiltModelError: it is zero, not finite, or too far from the last good one.
+            DisagreementError: its fingerprint is another one.
+            UserError: it has other weights.
         """
-        values = sample(reply.features, reply.features)
-        if not (np.isfinite(values).all() and values.any()):
-            raise SyncError(
-                f"the servers at {reply.address} hold a model that is zero or not finite; start "
-                "them anew from an earlier checkpoint"
-            )
+        # From an initial model that silos may start otherwise than from, no change can be told.
+        is_start = self.is_open(reply)
+        fault = (
+            value_fault(reply.features)
+            if is_start
+            else self._bounds.fault(reply.features, reply.iteration)
+        )
+        if fault:
+            raise SpoiltModelError(f"the model of the servers at {reply.address}: {fault}")
         self._require_agreement(reply)
         expected = {**self._sizes, **{name: array.size for name, array in self._extra.items()}}
         received = {name: array.size for name, array in reply.features.items()}
@@ -90,6 +107,15 @@ class ModelCheck:
                 f"{difference(expected, received)}; give both the same configuration, and the "
                 "servers a model from tools/create_initial_checkpoint.py"
             )
+
+    @property
+    def last_good(self) -> dict[str, np.ndarray]:
+        """The weights that `keep` was given last, 1-D; {} before the first."""
+        return dict(self._bounds.good)
+
+    def keep(self, weights: Features, iteration: int) -> None:
+        """Note the weights that `iteration` starts from: name -> 1-D float32 array."""
+        self._bounds.keep(weights, iteration)
 
     def starting_weights(self, reply: Reply) -> tuple[Features, bool]:
         """Return the weights to train from, and whether they are this silo's own.
@@ -103,7 +129,7 @@ class ModelCheck:
         Raises:
             UserError: the silo has a checkpoint, and cannot start from it.
         """
-        self._was_open = self._is_open(reply)
+        self._was_open = self.is_open(reply)
         if not self._was_open:
             self._start = None
         weights = {name: reply.features[name] for name in self._sizes}
@@ -121,7 +147,7 @@ class ModelCheck:
         self._log(f"{theirs}; starting from {origin}, as every silo must")
         return {**weights, **self._start.weights}, True
 
-    def _is_open(self, reply: Reply) -> bool:
+    def is_open(self, reply: Reply) -> bool:
         """Whether silos may start from other weights than the model's in `reply`."""
         return not self._adds and fp.is_open(reply.features.get(fp.FEATURE_NAME, np.empty(0)))
 
@@ -152,7 +178,7 @@ class ModelCheck:
         Raises:
             UserError: it may not.
         """
-        if self._start is not None and self._is_open(reply):
+        if self._start is not None and self.is_open(reply):
             return
         if self._start is not None and self._adds:
             raise UserError(
@@ -160,8 +186,8 @@ class ModelCheck:
                 f"weights are not those of {self._start.origin}; start the servers with "
                 f"--pre_trained={self._start.origin} too"
             )
-        if self._was_open and not self._is_open(reply):
-            raise UserError(
+        if self._was_open and not self.is_open(reply):
+            raise DisagreementError(
                 "the silos did not all start from the same weights (pre_trained, seed), as the "
                 f"fingerprint of the model at {reply.address} shows; start the job again with the "
                 "same --pre_trained and --seed for every silo; where the servers have them too, "
@@ -171,13 +197,15 @@ class ModelCheck:
 
     def _disagreement(self, reply: Reply, aspects: list[str]) -> UserError:
         if aspects == [fp.VERSION_ASPECT]:
-            return UserError(
+            return DisagreementError(
                 f"the servers at {reply.address} hold a model of another {fp.VERSION_ASPECT}: it "
                 "compares other settings; run the same version everywhere, or begin a new job with "
-                "another --checkpoint_dir and --pre_trained=<a worker's newest checkpoint>"
+                "another --checkpoint_dir and --pre_trained=<a worker's newest checkpoint> (or a "
+                "silo has sent a wrong fingerprint)"
             )
-        return UserError(
+        return DisagreementError(
             f"the servers at {reply.address} and this silo do not agree on: {', '.join(aspects)}; "
             "give all of them the same configuration and the same pre_trained (a model that was in "
-            "the servers' --checkpoint_dir before may be of another one)"
+            "the servers' --checkpoint_dir before may be of another one, and a silo may have sent "
+            "a wrong fingerprint)"
         )

@@ -1,22 +1,29 @@
-"""A server: the engine's aggregation; its recovery files are whole, and the user's own are kept."""
+"""A server: the engine's aggregation, of which it keeps the models that silos can go on from.
+
+Its recovery files are whole, and the user's own are kept.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
+import redis
 from mindspore_federated import FLServerJob, SSLConfig
 from mindspore_federated.startup.feature_map import FeatureMap
-from mindspore_federated.startup.federated_local import save_ms_checkpoint
+from mindspore_federated.startup.federated_local import load_ms_checkpoint, save_ms_checkpoint
 
 from src.errors import UserError
 from src.federated.aggregation import CONTROL, SCAFFOLD, Aggregation, algorithm_in
 from src.federated.engine_settings import checked_settings
 from src.federated.fingerprint import FEATURE_NAME
+from src.federated.model_bounds import ModelBounds
 from src.files import reason, whole_file
 from src.job.console import say
 from src.job.job_config import load_job
+from src.job.recovery_check import mark_fault
 from src.job.recovery_files import list_recovery_files, recovery_name, usable_files
 
 KEPT_FILES = 3
@@ -30,11 +37,18 @@ class ServerJob(FLServerJob):
     all the same, and deletes only its own. A job of
     Scaffold goes on with the control variates of its file, where the engine begins with zeros.
 
+    A model that no honest training can have made is not kept: its place, in this server's memory
+    too, takes the last good one. Of several servers one is told of an iteration's end, so others
+    may still give the bad model; silos look at what they get by themselves (`Silo`).
+
     Args:
         label: the name in its log lines, for example server_0.
         yaml_config, http_server_address, tcp_server_ip, checkpoint_dir: as `FLServerJob`.
         aggregation: what the model must have been made for; None where that does not matter.
         tls: passwords of the file's certificates where its enable_ssl is True.
+        max_change: see `ModelBounds`.
+        senders: gives the identities whose uploads are in an iteration's model; a
+            redis.RedisError where they cannot be told.
     """
 
     aggregation_type: str  # of the base class, whose package has no types
@@ -49,6 +63,8 @@ class ServerJob(FLServerJob):
         checkpoint_dir: str,
         aggregation: Aggregation | None = None,
         tls: SSLConfig | None = None,
+        max_change: float = 0.0,
+        senders: Callable[[int], list[str]] | None = None,
     ):
         with checked_settings():
             super().__init__(yaml_config, http_server_address, tcp_server_ip, checkpoint_dir, tls)
@@ -61,6 +77,9 @@ class ServerJob(FLServerJob):
         # No other server has this name, and what a killed one leaves is written over.
         self._partial = self._folder / f".{http_server_address}.partial.ckpt"
         self._not_ours = {f.path for f in list_recovery_files(self._folder, self.fl_name)}
+        self._bounds = ModelBounds(max_change)
+        self._mark: np.ndarray | None = None  # the fingerprint that models must have
+        self._senders = senders
 
     def _load_feature_map(self, feature_map: Any, recovery_ckpt_files: list) -> FeatureMap:
         loaded = super()._load_feature_map(feature_map, recovery_ckpt_files)
@@ -73,6 +92,9 @@ class ServerJob(FLServerJob):
             )
         if self._has_controls:
             _add_controls(loaded)
+        self._mark = mark.data.copy() if mark else None
+        newest = self._get_current_recovery_iteration(recovery_ckpt_files) - 1
+        self._bounds.keep(_arrays(loaded), newest)
         return loaded
 
     def _get_current_recovery_ckpt_files(self) -> list[tuple[int, str, str]]:
@@ -92,6 +114,13 @@ class ServerJob(FLServerJob):
     ) -> None:
         """Keep the model; of an iteration that failed it is the one of before."""
         self._failure = "" if iteration_valid else " ".join(iteration_reason.split()) or "no reason"
+        model = {feature.feature_name: feature.data for feature in feature_list}
+        self._take_up_newer(iteration_num)
+        fault = self._fault(model, iteration_num)
+        if fault:
+            self._put_back(model, iteration_num, fault)
+            return
+        self._bounds.keep(model, iteration_num)
         super().on_iteration_end_callback(
             feature_list, fl_name, instance_name, iteration_num, iteration_valid, iteration_reason
         )
@@ -115,10 +144,53 @@ class ServerJob(FLServerJob):
             old.unlink(missing_ok=True)
         return str(target)
 
+    def _fault(self, model: Mapping[str, np.ndarray], iteration: int) -> str:
+        """Why a finished model is none to go on from, or ""."""
+        mark = model.get(FEATURE_NAME)
+        wrong = mark_fault(self._mark, mark) if self._mark is not None and mark is not None else ""
+        return self._bounds.fault(model, iteration) or wrong
+
+    def _take_up_newer(self, iteration: int) -> None:
+        """Take the last good model from the file of another server that has been told of it."""
+        files = list_recovery_files(self._folder, self.fl_name)
+        newer = [f for f in files if self._bounds.iteration < f.iteration < iteration]
+        if newer and self._bounds.good:
+            model = load_ms_checkpoint(str(newer[0].path))
+            self._bounds.keep(_arrays(model), newer[0].iteration)
+
+    def _put_back(self, model: Mapping[str, np.ndarray], iteration: int, fault: str) -> None:
+        """Have the engine go on from the last good model: its arrays are its own memory."""
+        uploads = "the failed iteration has none"
+        if not self._failure:
+            uploads = self._uploads_in(iteration)
+        good = self._bounds.good
+        for name, array in model.items():
+            if name in good:
+                np.copyto(array, good[name])
+        say(
+            self._label,
+            f"WARNING: the model of iteration {iteration} is not kept: {fault}; uploads in it: "
+            f"{uploads}; the model of iteration {self._bounds.iteration} takes its place. If it "
+            "happens again one of these silos sends what spoils it, or somebody else reaches this "
+            "server (docs/recovery.md)",
+        )
+
+    def _uploads_in(self, iteration: int) -> str:
+        try:
+            names = self._senders(iteration) if self._senders else []
+        except (redis.RedisError, UnicodeDecodeError) as error:
+            return f"not known ({error})"
+        # Whoever sends chooses the name: no line may be forged by it.
+        return ", ".join(map(repr, names)) or "not known"
+
     def _own_files(self) -> list[Path]:
         """Recovery files of this job, newest first, without those that were there at the start."""
         files = list_recovery_files(self._folder, self.fl_name)
         return [f.path for f in files if f.path not in self._not_ours and f.iteration > 0]
+
+
+def _arrays(features: FeatureMap) -> dict[str, np.ndarray]:
+    return {name: feature.data for name, feature in features.feature_map().items()}
 
 
 def _add_controls(features: FeatureMap) -> None:
@@ -137,10 +209,13 @@ def run_server(
     tcp_server_ip: str,
     checkpoint_dir: str,
     tls: SSLConfig | None = None,
+    max_change: float = 0.0,
+    senders: Callable[[int], list[str]] | None = None,
 ) -> None:
     """Aggregate what silos send to `http_server_address` until a signal ends it.
 
-    The initial model is the newest recovery file in `checkpoint_dir`.
+    The initial model is the newest recovery file in `checkpoint_dir`. The arguments are those of
+    `ServerJob`.
 
     Raises:
         UserError: the model was made for another aggregation algorithm, or no file is whole.
@@ -148,6 +223,14 @@ def run_server(
     """
     aggregation = Aggregation(*algorithm_in(load_job(yaml_config)))
     job = ServerJob(
-        label, yaml_config, http_server_address, tcp_server_ip, checkpoint_dir, aggregation, tls
+        label,
+        yaml_config,
+        http_server_address,
+        tcp_server_ip,
+        checkpoint_dir,
+        aggregation,
+        tls,
+        max_change,
+        senders,
     )
     job.run()

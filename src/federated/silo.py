@@ -16,7 +16,7 @@ from typing import Callable
 import numpy as np
 
 from src.federated.identity import IdentityWatch
-from src.federated.model_check import ModelCheck, Start
+from src.federated.model_check import DisagreementError, ModelCheck, SpoiltModelError, Start
 from src.federated.replies import UNDECIDED, Outcome, Reply
 from src.federated.rounds import (
     Deadlines,
@@ -34,6 +34,17 @@ from src.federated.server_requests import ServerRequests, pause
 from src.federated.transport import Client
 from src.files import Lossy
 from src.printing import print
+
+# So many iterations in a row without a model that this silo can take end it.
+MOST_REFUSED = 3
+# A model that fails without a last good one is looked for in so many iterations before it, which
+# servers keep.
+KEPT_BY_SERVERS = 2
+PERHAPS: dict[type, str] = {
+    SpoiltModelError: "A member's upload, or somebody else who reaches the servers, has spoilt it",
+    DisagreementError: "A silo that has joined or the servers have another version or other "
+    "settings, or a member's upload has spoilt it",
+}
 
 
 class Silo:
@@ -58,6 +69,7 @@ class Silo:
         all_needed: an iteration ends well only with the uploads of all its silos.
         start: the silo's own initial weights where they are from a checkpoint: it starts from
             them where the servers' initial model was made without one.
+        max_change: of the global model in one iteration, see `ModelBounds`; 0 is no bound.
 
     Attributes:
         iteration: the servers' current one, from 1; 0 before the first `join`.
@@ -89,6 +101,7 @@ class Silo:
         declared: int | None = None,
         all_needed: bool = False,
         start: Start | None = None,
+        max_change: float = 0.0,
     ):
         self.client = client
         of_images = declared_size(images, data_size_unit)
@@ -108,8 +121,8 @@ class Silo:
         self._rounds_path = rounds_path
         self._rounds_file = Lossy("rounds.jsonl", log)
         self._adds = adds
-        self._check = ModelCheck(self._sizes, dict(aspects or {}), log, start, adds)
-        self._identity = IdentityWatch(client.fl_id, log)
+        self._check = ModelCheck(self._sizes, dict(aspects or {}), log, start, adds, max_change)
+        self._identity = IdentityWatch(client.fl_id, log, all_needed)
         self._requests = ServerRequests(
             client,
             self.data_size,
@@ -123,6 +136,7 @@ class Silo:
         self._job_iterations = 0  # as the servers know it, once they have said so
         self._held = -1  # the iteration whose starting weights were loaded last
         self._sample = np.empty(0, np.float32)
+        self._refused: list[int] = []  # iterations whose model was not taken, in a row
         self._began = 0.0
 
     def join(self) -> None:
@@ -308,24 +322,90 @@ class Silo:
         if reply.iteration <= iteration + 1:
             self._take(reply)
             return self._sample
-        self._check.require_own(reply)
-        ended = sample(reply.features, self._sizes)
+        ended = self._sample  # as if it had failed
+        if self._fault(reply) is None:
+            ended = sample(reply.features, self._sizes)
         self._see(reply.iteration)
         self._log(f"the servers are at iteration {reply.iteration} already; taking their latest")
         self._pull_latest(self._requests.patience())
         return ended
 
     def _take(self, reply: Reply) -> bool:
-        """Check the model in a reply and load it, or the silo's own in its place: then True."""
+        """Check the model in a reply and load it, or the silo's own in its place: then True.
+
+        In the place of one that it cannot take it loads the last one that it could.
+        """
         reply = self._sound(reply)
-        self._check.require_own(reply)
+        fault = self._fault(reply)
+        if fault is not None:
+            self._see(reply.iteration)
+            return self._go_back(reply, fault)
         self._see(reply.iteration)
+        self._refused.clear()
+        return self._take_good(reply)
+
+    def _take_good(self, reply: Reply) -> bool:
         # Of the servers' model in either case: whether it has changed tells what became of a round.
         self._sample = sample(reply.features, self._sizes)
         weights, own = self._check.starting_weights(reply)
+        self._check.keep(weights, reply.iteration)
         self._load(dict(weights))
         self._held = self.iteration
         return own
+
+    def _fault(self, reply: Reply) -> Exception | None:
+        """Why this silo cannot go on from the model in a reply; None where it can."""
+        try:
+            self._check.require_own(reply)
+        except (SpoiltModelError, DisagreementError) as error:
+            return error
+        return None
+
+    def _go_back(self, reply: Reply, fault: Exception) -> bool:
+        """Load the last good model in place of the one in `reply`.
+
+        Raises:
+            SpoiltModelError, DisagreementError: there is none, or this goes on for too long.
+        """
+        ended = reply.iteration - 1
+        good = self._check.last_good
+        earlier = None if good else self._earlier_model(reply)
+        if not good and earlier is None:
+            raise fault
+        if ended not in self._refused:
+            self._refused.append(ended)
+        count = len(self._refused)
+        if count >= MOST_REFUSED:
+            raise type(fault)(
+                f"{fault}; it is the model of iteration {ended}, and this silo could take none of "
+                f"the last {count}: docs/recovery.md says how to go back to the last good one, "
+                "and the log of the servers whose uploads were in them"
+            )
+        self._log(
+            f"WARNING: the model of iteration {ended} is not taken, the last good one is: {fault}. "
+            f"{PERHAPS[type(fault)]}. {count} in a row; {MOST_REFUSED} end this silo"
+        )
+        if earlier is not None:
+            return self._take_good(earlier)
+        self._load(good)
+        self._held = self.iteration
+        return False
+
+    def _earlier_model(self, reply: Reply) -> Reply | None:
+        """A good one of the models that the servers made before that in `reply`.
+
+        Not an initial one that silos of other frozen weights may start from: it would let in a
+        silo that starts from others than the rest.
+        """
+        ended = reply.iteration - 1
+        for number in range(ended - 1, max(ended - 1 - KEPT_BY_SERVERS, -1), -1):
+            polls = self._requests.polls(number)
+            while (found := next(polls)) is None:
+                continue
+            sound = self._fault(found) is None and self._check.factor(found) == 1.0
+            if sound and not self._check.is_open(found):
+                return found
+        return None
 
     def _sound(self, reply: Reply) -> Reply:
         """`reply`, or where its model is no mean the same one of another server, or the one before.
@@ -364,11 +444,16 @@ class Silo:
         self._on_phase("pull", record.iteration)
         before = self._sample
         begin = time.perf_counter()
+        if reply.iteration == record.iteration:
+            raise SyncError(
+                f"{reply.address} gives the model that ends iteration {record.iteration} and calls "
+                "it the current one still: what this silo has sent in it would be sent twice"
+            )
         ended = self._take_newest(reply, record.iteration)
         record.client_s += reply.own_seconds + time.perf_counter() - begin
         record.bytes_down, record.download_s = reply.received, reply.seconds
         trained = sent.any() if self._adds else not np.array_equal(sent, before)
-        if trained and np.array_equal(before, ended):
+        if self._refused or (trained and np.array_equal(before, ended)):
             record.result = "lost"
         self._identity.ended(record)
         record.close(self._began)

@@ -220,6 +220,7 @@ def make_manager(
         all_needed=job["round.update_model_ratio"] >= 1.0,
         pre_trained=config.pre_trained,
         prefix=job.url_prefix,
+        max_change=config.max_model_change,
     )
 
 

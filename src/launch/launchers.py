@@ -118,6 +118,7 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
                 f"--http_server_address={host}:{ports[number]}",
                 f"--tcp_server_ip={config.tcp_server_ip}",
                 f"--checkpoint_dir={checkpoint_dir}",
+                f"--max_model_change={config.max_model_change}",
                 f"--label={role_folder('server', number)}",
             ],
             address=f"{host}:{ports[number]}",

@@ -238,11 +238,25 @@ def main() -> None:
     from src.federated.encryption import engine_tls
     from src.federated.server import ServerJob
     from src.job.job_config import load_job
+    from src.launch.redis_store import JobStore
+    from src.model_utils.config import default_values
 
-    tls = engine_tls(load_job(yaml_path), "server", address)
+    job_file = load_job(yaml_path)
+    tls = engine_tls(job_file, "server", address)
+    senders = JobStore(job_file.redis_address, job_file.name, tls=job_file.tls).uploaded
+    limit = default_values()["max_model_change"]
     with np.load(weights) as arrays:
         features = {name: arrays[name] for name in arrays.files}
-    job = ServerJob(address, yaml_path, address, "127.0.0.1", checkpoint_dir, tls=tls)
+    job = ServerJob(
+        address,
+        yaml_path,
+        address,
+        "127.0.0.1",
+        checkpoint_dir,
+        tls=tls,
+        max_change=limit,
+        senders=senders,
+    )
     job.run(features)
 
 

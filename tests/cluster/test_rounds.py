@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import threading
 import time
 
@@ -313,11 +314,17 @@ def test_silos_of_different_starts_are_told_after_the_first_iteration(tmp_path):
         first.join()
         without.join()
         np.testing.assert_array_equal(without.model["conv.bias"], weights()["conv.bias"])
+        words = "did not all start from the same weights (pre_trained, seed)"
+        for _ in range(2):
+            together(first, without)
+            assert first.rounds[-1].result == without.rounds[-1].result == "lost"
+            assert first.said(words) and without.said(words)
+        first.join()
+        without.join()
         other = Exchange(without, 1.0)
-        words = r"did not all start from the same weights \(pre_trained, seed\)"
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=re.escape(words)):
             first.exchange(first.train(1.0))
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=re.escape(words)):
             other.end()
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from src.errors import UserError
 from src.federated import server_requests
 from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.replies import Outcome, Reply
@@ -284,6 +285,24 @@ def test_a_disabled_job_is_waited_for():
     assert silo.joined and not silo.finished
 
 
+def test_servers_that_count_the_same_iteration_twice_get_one_upload_of_it():
+    silo, client, loaded, _ = joined(update=[said(Outcome.ACCEPTED)], get=[model(1, [9, 9, 9])])
+    with pytest.raises(SyncError, match="ends iteration 1 and calls it the current one still"):
+        silo.exchange(TRAINED)
+    assert client.calls.count("update") == 1 and loaded["w"][0] == 1
+
+
+def test_nothing_is_sent_beyond_the_last_iteration():
+    client = Script(
+        latest=[model(1), model(9)],
+        start=[said(Outcome.ACCEPTED, 9)],
+        update=[said(Outcome.ACCEPTED)],
+    )
+    silo, _, _ = make(client)
+    silo.join()
+    assert silo.finished and not silo.joined and "update" not in client.calls
+
+
 def test_a_refusal_to_join_is_told():
     reply = said(Outcome.REFUSED, 1, "FL job data size is too large.")
     silo, _, _ = make(Script(latest=[model(1)], start=[reply]))
@@ -489,18 +508,79 @@ def test_a_job_started_anew_is_told():
     assert not loaded
 
 
-@pytest.mark.parametrize("values", [[0, 0, 0], [1, np.nan, 1]])
-def test_a_ruined_global_model_is_not_loaded(values):
-    silo, _, loaded, _ = joined(update=[said(Outcome.ACCEPTED)], get=[model(2, values)])
-    with pytest.raises(SyncError, match="zero or not finite"):
+def marked(iteration: int, values=START, factor: float = 1.0, aspects: dict | None = None) -> Reply:
+    reply = model(iteration, values)
+    reply.features[FEATURE_NAME] = fingerprint(aspects or {"size": 1}) * np.float32(factor)
+    return reply
+
+
+RUINED = [[0, 0, 0], [1, np.nan, 1], [1, 2, 1e30], [900, 900, 900]]
+
+
+@pytest.mark.parametrize("values", RUINED)
+def test_a_ruined_global_model_costs_one_iteration(values):
+    client = Script(
+        latest=[model(1)],
+        start=[said(Outcome.ACCEPTED, n) for n in (1, 2)],
+        update=[said(Outcome.ACCEPTED)],
+        get=[model(2, values), model(3, [1, 2, 4])],
+    )
+    silo, loaded, lines = make(client, max_change=10.0)
+    silo.join()
+    assert silo.exchange(TRAINED).result == "lost"
+    np.testing.assert_array_equal(loaded["w"], START)
+    assert any("the model of iteration 1 is not taken, the last good one is" in x for x in lines)
+    silo.join()
+    assert silo.exchange(TRAINED).result == "aggregated" and loaded["w"][2] == 4
+    assert client.calls.count("latest") == 1
+
+
+@pytest.mark.parametrize("values", RUINED)
+def test_three_ruined_global_models_in_a_row_end_a_silo(values):
+    client = Script(
+        latest=[model(1)],
+        start=[said(Outcome.ACCEPTED, n) for n in (1, 2, 3)],
+        update=[said(Outcome.ACCEPTED)],
+        get=[model(n, values) for n in (2, 3, 4)],
+    )
+    silo, loaded, _ = make(client, max_change=10.0)
+    for _ in range(2):
+        silo.join()
+        assert silo.exchange(TRAINED).result == "lost"
+    silo.join()
+    with pytest.raises(SyncError, match="iteration 3, and this silo could take none of the last 3"):
         silo.exchange(TRAINED)
     np.testing.assert_array_equal(loaded["w"], START)
 
 
-def marked(iteration: int, values=START, factor: float = 1.0) -> Reply:
-    reply = model(iteration, values)
-    reply.features[FEATURE_NAME] = fingerprint({"size": 1}) * np.float32(factor)
-    return reply
+def test_one_value_among_many_is_seen():
+    values = np.ones(100_000, np.float32)
+    values[77_777] = np.inf
+    client = Script(latest=[model(1, values)])
+    silo, loaded, _ = make(client)
+    with pytest.raises(SyncError, match="1 of the 100000 values of w are NaN or infinite"):
+        silo.join()
+    assert not loaded
+
+
+def test_a_silo_that_starts_at_a_ruined_model_takes_the_one_before():
+    client = Script(
+        latest=[marked(3, aspects={"size": 2})],
+        get=[marked(3, aspects={"size": 2}), marked(3, [4, 4, 4])],
+        start=[said(Outcome.ACCEPTED, 3)],
+    )
+    silo, loaded, lines = make(client, aspects={"size": 1})
+    silo.join()
+    assert silo.joined and silo.iteration == 3 and loaded["w"][0] == 4
+    assert any("A silo that has joined or the servers have another version" in x for x in lines)
+
+
+def test_a_silo_of_another_setting_does_not_start():
+    client = Script(latest=[marked(3)], get=[marked(3)])
+    silo, loaded, _ = make(client, aspects={"size": 2})
+    with pytest.raises(UserError, match="do not agree on: size"):
+        silo.join()
+    assert not loaded
 
 
 @pytest.mark.parametrize(
