@@ -20,8 +20,9 @@ from src.job.recovery_check import MARK, value_fault
 
 # So many earlier changes say what is usual.
 RECENT = 5
-# A change of this share of the model's norm is usual, whatever the earlier ones were.
-USUAL_SHARE = 0.1
+# A change of this share of the model's norm is usual, whatever the earlier ones were: a silo with
+# hundreds of times the data of the others that joins late makes such ones.
+USUAL_SHARE = 0.5
 # Values that are subtracted at a time: they stay in the processor's cache.
 PIECE = 1 << 16
 
@@ -30,7 +31,7 @@ class ModelBounds:
     """Keeps the last good model, and compares the next one with it.
 
     A model is too far from it where the L2 norm of the change, over all weights, is more than
-    `limit` times the largest of: the last RECENT changes, and a tenth of the model's norm. Before
+    `limit` times the largest of: the last RECENT changes, and half the model's norm. Before
     the first change that is the whole norm. Over several iterations it is as many times that.
 
     Args:

@@ -206,7 +206,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "max_model_change": Key(
             10.0,
             "a global model is not taken whose change is more than so many times the largest of "
-            "its last changes and a tenth of its norm, see docs/recovery.md; 0: any is taken",
+            "its last changes and half its norm, see docs/recovery.md; 0: any is taken",
             least=0,
         ),
         "local_params": Key(

@@ -26,7 +26,7 @@ def bounds(*norms: float, limit: float = LIMIT) -> ModelBounds:
     ("norms", "honest", "spoilt"),
     [
         ([10], 109, 111),  # the first change: ten times the norm of the weights
-        ([10, 9.9], 19, 20.5),  # small changes so far: the norm itself
+        ([10, 9.9], 59, 60),  # small changes so far: five times the norm
         ([10, 15, 10], 59, 61),  # large ones so far: ten times the largest
     ],
 )
@@ -41,7 +41,7 @@ def test_a_change_is_bounded_by_the_earlier_ones_and_by_the_model(norms, honest,
 
 def test_old_changes_are_forgotten_and_failed_iterations_are_none():
     made = bounds(10, 20, 10, *[10.1, 10] * RECENT, *[10] * 9)
-    assert "the largest of the last 5 was 0.1" in made.fault(model(25), made.iteration + 1)
+    assert "the largest of the last 5 was 0.1" in made.fault(model(65), made.iteration + 1)
 
 
 def test_one_weight_of_any_size_and_one_that_is_no_number_are_seen():
