@@ -38,7 +38,23 @@ TOO_LARGE = (
     "HTTP status 413: a web server or proxy in between limits the size of a request; let it pass "
     "{:.0f} MB and more"
 )
-
+# By this header of its answers the gate (deploy/gate) is told from any other web server.
+GATE_HEADER = "Federation-Gate"
+# Whom the gate does not let in, by the HTTP status; asking again changes nothing.
+TURNED_AWAY = {
+    401: "it wants a certificate of this silo that the job's authority has signed, and "
+    f"{CLIENT} to open it",
+    403: "this silo's certificate is not in the roster, or no longer; ask the coordinator",
+    409: "this silo's name belongs to another silo than its certificate; --silo_name has to be the "
+    "certificate's name",
+}
+# What else the gate answers, which may pass.
+NOT_NOW = {
+    421: "its certificate is not for this address",
+    429: "it takes no more requests of this silo at a time",
+    502: "the server behind it does not run",
+    504: "the server behind it does not answer",
+}
 NOT_FOUND = (
     "HTTP status 404: no server of a job, or another client.http_url_prefix in its federation file "
     "than in this silo's"
@@ -181,7 +197,7 @@ class Client:
     ) -> Reply:
         try:
             data = self._post(path, body, length, seconds)
-        except TooLargeError as error:
+        except TurnedAwayError as error:
             self.close()
             return Reply(Outcome.REFUSED, str(error), address=self.address)
         with (clock := _Clock()):
@@ -195,7 +211,7 @@ class Client:
 
         Raises:
             StalledError: nothing moved for `seconds`.
-            TooLargeError: something in between does not let the request pass.
+            TurnedAwayError: something in between does not let the request pass.
         """
         if self._connection is None or self._connection.sock is None:
             self._connection = self._connect(seconds)
@@ -207,12 +223,8 @@ class Client:
             }
             connection.request("POST", self._prefix + path, body=body, headers=headers)
             with connection.getresponse() as response:
-                if response.status == http.client.REQUEST_ENTITY_TOO_LARGE:
-                    raise TooLargeError(TOO_LARGE.format(length / 1e6))
-                if response.status == http.client.NOT_FOUND:
-                    raise http.client.HTTPException(NOT_FOUND)
                 if response.status != http.client.OK:
-                    raise http.client.HTTPException(f"HTTP status {response.status}")
+                    raise _failure(response, length)
                 return _read(response)
 
     def _failed(self, error: Exception) -> str:
@@ -285,8 +297,28 @@ def _now() -> str:
     return str(int(time.time() * 1000))
 
 
-class TooLargeError(http.client.HTTPException):
-    """A web server in between refuses a request of this size."""
+class TurnedAwayError(http.client.HTTPException):
+    """A gate or web server in between refuses the request, and would refuse it again."""
+
+
+def _failure(response: http.client.HTTPResponse, length: int) -> http.client.HTTPException:
+    """What an answer without the status of success means to a request of `length` bytes."""
+    status = response.status
+    if status == http.client.REQUEST_ENTITY_TOO_LARGE:
+        return TurnedAwayError(TOO_LARGE.format(length / 1e6))
+    if status == http.client.NOT_FOUND:
+        return http.client.HTTPException(NOT_FOUND)
+    if why := turned_away(response):
+        return TurnedAwayError(why)
+    hint = NOT_NOW.get(status, "") if response.getheader(GATE_HEADER) else ""
+    return http.client.HTTPException(f"HTTP status {status}{hint and f' of the gate: {hint}'}")
+
+
+def turned_away(response: http.client.HTTPResponse) -> str:
+    """Why the gate does not let this silo in; "" where it does, or there is none."""
+    if response.status not in TURNED_AWAY or not response.getheader(GATE_HEADER):
+        return ""
+    return f"the gate does not let this silo in: {TURNED_AWAY[response.status]}"
 
 
 class StalledError(TimeoutError):

@@ -92,6 +92,8 @@ def _proxy_without_server(job: JobConfig, host: str, port: int) -> str:
         return f"answered by {answer.stranger}, the server behind it does not answer"
     if not answer.stranger:
         return ""
+    if answer.turned_away:
+        raise UserError(f"{FLAG}: {host}:{port}: {answer.turned_away}")
     raise UserError(
         f"{FLAG}: at {host}:{port} no server of a job answers but {answer.stranger}; give the "
         "servers' address and their client.http_url_prefix, or let what stands in between pass "

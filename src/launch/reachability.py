@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 
 from src.federated import messages
 from src.federated.replies import is_of_engine
+from src.federated.transport import turned_away
 
 CONNECT_S = 3.0
 ANSWER_S = 10.0
@@ -86,11 +87,13 @@ class Answer:
     Attributes:
         stranger: what answered in place of a server of the engine, "" where it was one.
         passing: a proxy says that the server behind it is not there, which may pass.
+        turned_away: why a gate does not let this silo in; "" where it does, or there is none.
         ahead_s: seconds by which this machine's clock is ahead of the one there.
     """
 
     stranger: str = ""
     passing: bool = False
+    turned_away: str = ""
     ahead_s: float = 0.0
 
 
@@ -135,7 +138,8 @@ def ask(
     server = response.getheader("Server") or response.getheader("Via")
     by = f"Server: {server[:60]}" if server else "no Server header"
     status = f"HTTP status {response.status} {response.reason}".rstrip()
-    return Answer(f"another web server or a proxy ({status}, {by})", response.status in GATEWAY)
+    stranger = f"another web server or a proxy ({status}, {by})"
+    return Answer(stranger, response.status in GATEWAY, turned_away(response))
 
 
 def exchange_large(
