@@ -2,7 +2,7 @@
 
 The engine asks for RSA of 3,072 bits, SHA-256, an authority marked as such, and identifiers of the
 subject's and the authority's key in every certificate; it reads its own from PKCS#12 files with
-passwords, and Redis' from PEM.
+passwords, and Redis and nginx theirs from PEM.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ BACKDATED = timedelta(hours=1)
 CA_FILE, CA_KEY, CA_PASSWORD = "ca.crt", "ca.key", "ca.password"
 SERVER_FILE, CLIENT_FILE = "server.p12", "client.p12"
 REDIS_FILE, REDIS_KEY, PASSWORDS = "redis.crt", "redis.key", "passwords"
+GATE_FILE, GATE_KEY = "gate.crt", "gate.key"
 
 
 def alternative_names(hosts: Sequence[str]) -> list[x509.GeneralName]:
@@ -158,8 +159,8 @@ def signed_files(
     Raises:
         UserError: they would outlive the authority.
     """
-    server, cache = (
-        new_leaf(authority, f"federated {role}", hosts, days) for role in ("server", "redis")
+    server, cache, gate = (
+        new_leaf(authority, f"federated {role}", hosts, days) for role in ("server", "redis", "gate")
     )
     client = new_leaf(authority, "federated client", None, days)
     return {
@@ -168,6 +169,8 @@ def signed_files(
         CLIENT_FILE: _pkcs12(client, passwords[CLIENT]),
         REDIS_FILE: cache.certificate.public_bytes(Encoding.PEM),
         REDIS_KEY: _pem(cache.key, NoEncryption()),
+        GATE_FILE: gate.certificate.public_bytes(Encoding.PEM),
+        GATE_KEY: _pem(gate.key, NoEncryption()),
         PASSWORDS: _lines(passwords, SERVER, CLIENT),
     }
 

@@ -69,7 +69,7 @@ def fault(job, role="server"):
 def test_the_tool_writes_private_files_and_the_lines_to_set(tmp_path):
     said = succeed(tmp_path, TOOL, "--out=c", "--hosts=127.0.0.1,fl.example.org", "--days=30")
     written = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "c").iterdir()}
-    assert set(written.values()) == {0o600} and len(written) == 8
+    assert set(written.values()) == {0o600} and len(written) == 10
     assert f"  ca_cert_path: {tmp_path / 'c' / 'ca.crt'}" in said
     for password in read_passwords(tmp_path / "c" / "passwords").values():
         assert password not in said and len(password) >= 32

@@ -1,0 +1,77 @@
+// What the gate looks at beyond nginx's own checks: a certificate's SHA-256, and the name in a request.
+// The requests are tables of FlatBuffers, as the engine's: field 1 is the silo's identity, fl_id.
+import crypto from 'crypto';
+import fs from 'fs';
+
+// Names stand at the beginning of a request, before the weights; our silos need some 60 kB.
+const HEAD = 1 << 20;
+const IDENTITY = 1;
+const LONGEST = 200;
+
+function fingerprint(r) {
+    const pem = r.variables.ssl_client_raw_cert;
+    if (!pem) {
+        return '';
+    }
+    const der = Buffer.from(pem.replace(/-----[A-Z ]+-----|\s/g, ''), 'base64');
+    return crypto.createHash('sha256').update(der).digest('hex');
+}
+
+// The first bytes of the request; nginx has put a large one into a file.
+function head(r) {
+    const file = r.variables.request_body_file;
+    if (!file) {
+        return r.requestBuffer || Buffer.alloc(0);
+    }
+    const bytes = Buffer.alloc(HEAD);
+    const handle = fs.openSync(file);
+    try {
+        return bytes.subarray(0, fs.readSync(handle, bytes, 0, HEAD, 0));
+    } finally {
+        fs.closeSync(handle);
+    }
+}
+
+// The text in a field of the root table; reading outside of the bytes throws.
+function text(bytes, field) {
+    const table = bytes.readUInt32LE(0);
+    const fields = table - bytes.readInt32LE(table);
+    const entry = 4 + 2 * field;
+    const place = entry < bytes.readUInt16LE(fields) ? bytes.readUInt16LE(fields + entry) : 0;
+    if (!place) {
+        return '';
+    }
+    const begin = table + place + bytes.readUInt32LE(table + place);
+    const length = bytes.readUInt32LE(begin);
+    if (length > LONGEST || begin + 4 + length > bytes.length) {
+        throw new RangeError('a text outside of the request');
+    }
+    return bytes.subarray(begin + 4, begin + 4 + length).toString('utf8');
+}
+
+// "hospital_a_0 (30)" is worker 0 of hospital_a, with 30 images. The pattern's $ alone would let a
+// line break pass behind it.
+function belongs(identity, silo) {
+    return identity.startsWith(silo + '_') && identity.endsWith(')')
+        && /^\d+ \(\d+\)$/.test(identity.substring(silo.length + 1));
+}
+
+// Pass a request on to the server when the identity in it is one of the certificate's silo.
+function passOn(r) {
+    let identity;
+    try {
+        identity = text(head(r), IDENTITY);
+    } catch (error) {
+        r.warn(`a request without a readable fl_id: ${error.message}`);
+        r.return(400);
+        return;
+    }
+    r.variables.identity = identity;
+    if (belongs(identity, r.variables.silo)) {
+        r.internalRedirect('@server');
+    } else {
+        r.return(409);
+    }
+}
+
+export default {fingerprint, passOn};

@@ -1,0 +1,182 @@
+"""The gate: nginx before the servers, which lets in the members of a roster and nobody else.
+
+What is put into nginx' configuration is of a form that cannot end a directive: names and digits of
+a checked roster, addresses and ports that were parsed, and paths without quotes and variables.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from cryptography import x509
+
+from src.errors import UserError
+from src.files import reason, write_whole
+from src.job.addresses import parse_address
+from src.job.job_config import JobConfig
+from src.model_utils.config import PROJECT_DIR
+from src.security.certificate_checks import require_authority, require_certificate
+from src.security.certificates import CA_FILE, GATE_FILE, GATE_KEY
+from src.security.key_files import Certified, read_certificate, read_key
+from src.security.roster import Roster
+
+TEMPLATES = PROJECT_DIR / "deploy" / "gate"
+CONFIGURATION, SCRIPT = "nginx.conf", "gate.js"
+PREFIX = re.compile(r"/([A-Za-z0-9_.-]+/)*")
+# nginx ends a quoted text at a quote and puts values in place of $names.
+UNQUOTABLE = set("\"'\\$")
+LARGEST_UPLOAD_MB = 2048
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server behind the gate.
+
+    Attributes:
+        listen: "ip:port" at which silos reach it.
+        address: URL of the server itself.
+    """
+
+    listen: str
+    address: str
+
+
+def servers_behind(listen: str, first: str, count: int, encrypted: bool) -> list[Server]:
+    """The servers on consecutive ports, each with a port of the gate.
+
+    Args:
+        listen: "ip:port" of the first of the gate's ports.
+        first: "ip:port" of the first server.
+        encrypted: the servers talk TLS.
+
+    Raises:
+        UserError: an address that is none, servers on another machine, or no room for `count`.
+    """
+    outer, outer_port = parse_address(listen, "--listen")
+    inner, inner_port = parse_address(first, "--http_server_address")
+    if not ipaddress.ip_address(inner).is_loopback:
+        raise UserError(
+            f"--http_server_address {first}: expected servers on 127.0.0.1, so that nobody reaches "
+            "them past the gate; each machine of servers has a gate of its own"
+        )
+    last = 65536 - max(outer_port, inner_port)
+    if not 1 <= count <= last:
+        raise UserError(f"--local_server_num is {count}, expected 1 to {last} with these ports")
+    if outer == inner and abs(outer_port - inner_port) < count:
+        raise UserError(
+            f"--listen {listen}: the servers listen there ({first}); give an address that silos "
+            "reach, or other ports"
+        )
+    scheme = "https" if encrypted else "http"
+    return [
+        Server(f"{outer}:{outer_port + n}", f"{scheme}://{inner}:{inner_port + n}")
+        for n in range(count)
+    ]
+
+
+def hosts_of(certificate: x509.Certificate, where: str) -> list[str]:
+    """The names and addresses that the certificate is for, as a request names its host.
+
+    Raises:
+        UserError: none, or one that nginx could take for a pattern.
+    """
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        names = x509.SubjectAlternativeName([])
+    hosts = [name.lower() for name in names.get_values_for_type(x509.DNSName)]
+    hosts += [str(ip) for ip in names.get_values_for_type(x509.IPAddress) if ip.version == 4]
+    if not hosts:
+        raise UserError(f"{where}: names no host; make one with tools/make_certificates.py --hosts")
+    for host in hosts:
+        if not re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)*", host):
+            raise UserError(f"{where}: is for {host!r}, expected host names and addresses")
+    return hosts
+
+
+def configuration(
+    job: JobConfig,
+    roster: Roster,
+    certificates: Path,
+    servers: list[Server],
+    folder: Path,
+    largest_mb: int,
+) -> str:
+    """nginx' configuration.
+
+    Args:
+        certificates: folder of the authority's and the gate's certificate and of its key.
+        folder: where the configuration will lie, with its logs and what it receives.
+        largest_mb: size of the largest upload.
+
+    Raises:
+        UserError: a certificate, a value or a path is not fit for it.
+    """
+    if not 1 <= largest_mb <= LARGEST_UPLOAD_MB:
+        raise UserError(f"--max_upload_mb is {largest_mb}, expected 1 to {LARGEST_UPLOAD_MB}")
+    authority, own, key = (
+        (certificates / name).absolute() for name in (CA_FILE, GATE_FILE, GATE_KEY)
+    )
+    pair = Certified(read_certificate("--certificates", own), read_key("--certificates", key))
+    trusted = require_authority("--certificates", authority)
+    require_certificate(f"--certificates {own}", pair, trusted)
+    for path in (authority, own, key, folder, roster.path):
+        _require_quotable(path)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=False,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(f"{CONFIGURATION}.j2").render(
+        roster=roster.path,
+        folder=folder,
+        members=list(roster.members.values()),
+        hosts=hosts_of(pair.certificate, str(own)),
+        prefix=_prefix_of(job),
+        certificate=own,
+        key=key,
+        authority=authority,
+        servers=servers,
+        largest_mb=largest_mb,
+    )
+
+
+def write_gate(folder: Path, text: str) -> Path:
+    """Write configuration and script into the folder, each for its owner alone.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        write_whole(folder / SCRIPT, (TEMPLATES / SCRIPT).read_bytes())
+        write_whole(folder / CONFIGURATION, text)
+        (folder / CONFIGURATION).chmod(0o600)
+    except OSError as error:
+        raise UserError(f"--out {error.filename or folder}: {reason(error)}") from None
+    return folder / CONFIGURATION
+
+
+def _prefix_of(job: JobConfig) -> str:
+    """What stands before the names of the servers' requests."""
+    prefix = job.get("client.http_url_prefix") or "/"
+    if not PREFIX.fullmatch(prefix):
+        raise UserError(
+            f"{job.path}: client.http_url_prefix: expected letters, digits and _ . - between two "
+            "slashes, as in /k3y7/"
+        )
+    return prefix
+
+
+def _require_quotable(path: Path) -> None:
+    if not str(path).isprintable() or UNQUOTABLE & set(str(path)):
+        raise UserError(
+            f"{path}: nginx takes no path with a quote, a backslash, a $ or a control character; "
+            "choose another folder"
+        )
