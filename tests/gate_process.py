@@ -86,7 +86,7 @@ class Gate:
     """The gate before servers on consecutive ports, as tools/make_gate.py has configured it."""
 
     def __init__(self, members: Members, yaml_path: Path, listen: str, first: str, count: int):
-        self._members, self._count = members, count
+        self._members = members
         self._flags = [
             f"--yaml_config={yaml_path}",
             f"--roster={members.roster}",

@@ -13,7 +13,7 @@ BLOCK = re.compile(r"(?ms)^```sh\n(.*?)^```$")
 NAME = re.compile(r"`([^`]+)`")
 # A file, several (`data*.py`), the end of a name (`..._server.py`), or a folder (`src/launch/`).
 PATH = re.compile(
-    r"(?:\.\.\.)?[\w./*-]+(?:\.(?:py|sh|md|yaml|yml|conf|lock|txt|j2|toml|dockerignore)|/)|Dockerfile"
+    r"(?:\.\.\.)?[\w./*-]+(?:\.(?:py|sh|md|yaml|yml|conf|lock|txt|j2|js|toml|dockerignore)|/)|Dockerfile"
 )
 BETWEEN = {"&&", "||", "|", ";", "&"}
 # A package's mark names nothing that a reader looks for; caches are nobody's.

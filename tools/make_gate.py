@@ -3,10 +3,11 @@
   python tools/make_gate.py --roster=silos.yaml --listen=10.0.0.2:6668 --local_server_num=2
 
 The servers listen on 127.0.0.1 (--http_server_address and the next ports), the gate on --listen and
-the next ports; silos are given the gate's addresses. It needs nginx with its JavaScript module
-(Debian: nginx-light and libnginx-mod-http-js) and no root. After a change of the roster call it
-again with the same flags and let nginx reload: a silo without an entry is then refused.
-docs/several_machines.md leads through it.
+the next ports; silos are given the gate's addresses. --yaml_config is the federation's file of the
+silos' kits; the servers get the one that this writes, without encryption since nothing of theirs
+leaves the machine. It needs nginx with its JavaScript module (Debian: nginx-light and
+libnginx-mod-http-js) and no root. After a change of the roster call it again with the same flags
+and let nginx reload: a silo without an entry is then refused. docs/several_machines.md has more.
 """
 
 from __future__ import annotations
@@ -21,9 +22,15 @@ from src.errors import require_packages, run_command
 
 require_packages("cryptography", "jinja2", "yaml")
 
-from src.job.job_config import load_job
 from src.launch.command_line import DEFAULT_JOB
-from src.launch.gate import configuration, servers_behind, write_gate
+from src.launch.gate import (
+    CONFIGURATION,
+    FEDERATION,
+    configuration,
+    servers_behind,
+    servers_job,
+    write_gate,
+)
 from src.model_utils.config import parse_known, script_parser
 from src.security.roster import load
 
@@ -31,7 +38,7 @@ from src.security.roster import load
 def build_parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
     parser.add_argument(
-        "--yaml_config", default=DEFAULT_JOB, help="the federation's YAML file, as of the servers"
+        "--yaml_config", default=DEFAULT_JOB, help="the federation's YAML file, as silos have it"
     )
     parser.add_argument("--roster", default="silos.yaml", help="the members (default silos.yaml)")
     parser.add_argument(
@@ -59,17 +66,16 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Parse, check, write, say how to start it."""
     args = parse_known(build_parser())
-    job, roster = load_job(args.yaml_config), load(args.roster)
-    servers = servers_behind(
-        args.listen, args.http_server_address, args.local_server_num, job.tls is not None
-    )
+    job, roster = servers_job(args.yaml_config), load(args.roster)
+    servers = servers_behind(args.listen, args.http_server_address, args.local_server_num)
     folder = args.out.absolute()
     text = configuration(job, roster, args.certificates, servers, folder, args.max_upload_mb)
-    path = write_gate(folder, text)
-    command = f"/usr/sbin/nginx -e {folder / 'error.log'} -c {path}"
-    print(f"{path}: {len(roster.members)} silos: {', '.join(roster.members)}")
+    write_gate(folder, text, job)
+    print(f"{folder / CONFIGURATION}: {len(roster.members)} silos: {', '.join(roster.members)}")
     for server in servers:
         print(f"  {server.listen} leads to {server.address}")
+    print(f"servers and scheduler: --yaml_config={folder / FEDERATION}")
+    command = f"/usr/sbin/nginx -e {folder / 'error.log'} -c {folder / CONFIGURATION}"
     print(f"start:  {command}\nreload: {command} -s reload\nend:    {command} -s quit")
 
 

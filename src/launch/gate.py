@@ -17,16 +17,16 @@ from cryptography import x509
 from src.errors import UserError
 from src.files import reason, write_whole
 from src.job.addresses import parse_address
-from src.job.job_config import JobConfig
+from src.job.job_config import JobConfig, load_job
 from src.model_utils.config import PROJECT_DIR
 from src.security.certificate_checks import require_authority, require_certificate
 from src.security.certificates import CA_FILE, GATE_FILE, GATE_KEY
 from src.security.key_files import Certified, read_certificate, read_key
 from src.security.roster import Roster
+from src.security.tls import PATHS
 
 TEMPLATES = PROJECT_DIR / "deploy" / "gate"
-CONFIGURATION, SCRIPT = "nginx.conf", "gate.js"
-PREFIX = re.compile(r"/([A-Za-z0-9_.-]+/)*")
+CONFIGURATION, SCRIPT, FEDERATION = "nginx.conf", "gate.js", "federation.yaml"
 # nginx ends a quoted text at a quote and puts values in place of $names.
 UNQUOTABLE = set("\"'\\$")
 LARGEST_UPLOAD_MB = 2048
@@ -38,20 +38,19 @@ class Server:
 
     Attributes:
         listen: "ip:port" at which silos reach it.
-        address: URL of the server itself.
+        address: "ip:port" of the server itself.
     """
 
     listen: str
     address: str
 
 
-def servers_behind(listen: str, first: str, count: int, encrypted: bool) -> list[Server]:
+def servers_behind(listen: str, first: str, count: int) -> list[Server]:
     """The servers on consecutive ports, each with a port of the gate.
 
     Args:
         listen: "ip:port" of the first of the gate's ports.
         first: "ip:port" of the first server.
-        encrypted: the servers talk TLS.
 
     Raises:
         UserError: an address that is none, servers on another machine, or no room for `count`.
@@ -60,8 +59,8 @@ def servers_behind(listen: str, first: str, count: int, encrypted: bool) -> list
     inner, inner_port = parse_address(first, "--http_server_address")
     if not ipaddress.ip_address(inner).is_loopback:
         raise UserError(
-            f"--http_server_address {first}: expected servers on 127.0.0.1, so that nobody reaches "
-            "them past the gate; each machine of servers has a gate of its own"
+            f"--http_server_address {first}: expected servers on 127.0.0.1, where nobody on "
+            "another machine reaches them past the gate"
         )
     last = 65536 - max(outer_port, inner_port)
     if not 1 <= count <= last:
@@ -71,11 +70,7 @@ def servers_behind(listen: str, first: str, count: int, encrypted: bool) -> list
             f"--listen {listen}: the servers listen there ({first}); give an address that silos "
             "reach, or other ports"
         )
-    scheme = "https" if encrypted else "http"
-    return [
-        Server(f"{outer}:{outer_port + n}", f"{scheme}://{inner}:{inner_port + n}")
-        for n in range(count)
-    ]
+    return [Server(f"{outer}:{outer_port + n}", f"{inner}:{inner_port + n}") for n in range(count)]
 
 
 def hosts_of(certificate: x509.Certificate, where: str) -> list[str]:
@@ -137,7 +132,7 @@ def configuration(
         folder=folder,
         members=list(roster.members.values()),
         hosts=hosts_of(pair.certificate, str(own)),
-        prefix=_prefix_of(job),
+        prefix=job.url_prefix or "/",
         certificate=own,
         key=key,
         authority=authority,
@@ -146,8 +141,27 @@ def configuration(
     )
 
 
-def write_gate(folder: Path, text: str) -> Path:
-    """Write configuration and script into the folder, each for its owner alone.
+def servers_job(path: str) -> JobConfig:
+    """The job of a federation's file as the servers behind a gate have it: plain, on this machine.
+
+    Raises:
+        UserError: as in `load_job`; or Redis is on another machine.
+    """
+    job = load_job(path, {"enable_ssl": False})
+    host, port = job.redis_address
+    if not ipaddress.ip_address(host).is_loopback:
+        raise UserError(
+            f"{job.path}: distributed_cache.address is {host}:{port}, expected Redis on 127.0.0.1: "
+            "servers behind a gate talk to it without encryption"
+        )
+    job.values.pop("ssl", None)
+    for key in [key for key in PATHS if key.startswith("distributed_cache.")]:
+        job.values["distributed_cache"].pop(key.split(".")[1], None)
+    return job
+
+
+def write_gate(folder: Path, text: str, job: JobConfig) -> None:
+    """Write configuration, script and the servers' federation file, for the owner alone.
 
     Raises:
         UserError: the folder cannot be written.
@@ -155,23 +169,11 @@ def write_gate(folder: Path, text: str) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        write_whole(folder / SCRIPT, (TEMPLATES / SCRIPT).read_bytes())
-        write_whole(folder / CONFIGURATION, text)
-        (folder / CONFIGURATION).chmod(0o600)
+        write_whole(folder / SCRIPT, (TEMPLATES / SCRIPT).read_bytes(), private=True)
+        write_whole(folder / CONFIGURATION, text, private=True)
+        job.write(folder / FEDERATION)
     except OSError as error:
         raise UserError(f"--out {error.filename or folder}: {reason(error)}") from None
-    return folder / CONFIGURATION
-
-
-def _prefix_of(job: JobConfig) -> str:
-    """What stands before the names of the servers' requests."""
-    prefix = job.get("client.http_url_prefix") or "/"
-    if not PREFIX.fullmatch(prefix):
-        raise UserError(
-            f"{job.path}: client.http_url_prefix: expected letters, digits and _ . - between two "
-            "slashes, as in /k3y7/"
-        )
-    return prefix
 
 
 def _require_quotable(path: Path) -> None:

@@ -160,7 +160,8 @@ def signed_files(
         UserError: they would outlive the authority.
     """
     server, cache, gate = (
-        new_leaf(authority, f"federated {role}", hosts, days) for role in ("server", "redis", "gate")
+        new_leaf(authority, f"federated {role}", hosts, days)
+        for role in ("server", "redis", "gate")
     )
     client = new_leaf(authority, "federated client", None, days)
     return {

@@ -146,7 +146,8 @@ def test_the_federation_files_name_the_redis_of_their_place():
     redis = coordinator["services"]["redis"]["networks"]["inner"]["ipv4_address"]
     assert addresses["compose"] == f"{redis}:2345"
     assert addresses["plain"] == addresses["tls"] == "127.0.0.1:2345"
-    assert f"--bind {addresses['machines'].split(':')[0]} " in GUIDE.read_text()
+    assert addresses["machines"] == "127.0.0.1:2345"
+    assert "Write `10.0.0.2:2345` into the file" in GUIDE.read_text()
     for words in (values["command"] for values in (merged("coordinator")["redis"],)):
         assert redis in words
 
@@ -318,7 +319,7 @@ def test_the_files_for_machines_want_a_secret_path_before_they_are_taken(name):
 def test_a_wrong_file_would_be_found(tmp_path):
     text = (DEPLOY / "machines" / "federation.yaml").read_text()
     path = tmp_path / "federation.yaml"
-    path.write_text(text.replace("10.0.0.2:2345", "redis:2345"))
+    path.write_text(text.replace("127.0.0.1:2345", "redis:2345"))
     with pytest.raises(UserError, match="distributed_cache.address"):
         job_of(path)
     assert "--resumee" not in known_flags("run_cross_silo_fasterrcnn_server.py")

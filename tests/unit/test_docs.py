@@ -61,3 +61,18 @@ def test_the_pages_name_enough_to_look_for():
     everything = "".join(map(text_of, PAGES))
     assert len(set(FILE.findall(everything))) > 50
     assert len(named_tests(everything)) > 50
+
+
+def test_each_attack_that_an_auditor_reads_of_names_a_test():
+    text = text_of("docs/security.md")
+    tables = re.findall(r"(?m)^\| attack \|.*\n\|---.*\n((?:\|.*\n)+)", text)
+    assert len(tables) == 5
+    for line in "".join(tables).splitlines():
+        assert named_tests(line), line
+
+
+def test_nobody_is_told_to_bring_the_scheduler_to_a_browser():
+    """It obeys any page that reaches it."""
+    for page in PROJECT_DIR.rglob("*.md"):
+        if ".venv" not in page.parts:
+            assert not re.search(r"ssh[^`\n]* -[LDR]\b", page.read_text(encoding="utf-8")), page

@@ -12,6 +12,7 @@ LEFT = [
     "deploy/machines/certificates/passwords",
     "deploy/compose/certificates/ca.key",
     "renewed/server.p12",
+    "gate/nginx.conf",
     "detections/1.png",
     "detected/detections.json",
     "found.json",
@@ -26,7 +27,12 @@ LEFT = [
     ".federation/job.json",
     "plots/loss.svg",
 ]
-KEPT = ["src/security/certificates.py", "tests/torch_saved/old.pth", "tests/golden/config.json"]
+KEPT = [
+    "deploy/gate/gate.js",
+    "src/security/certificates.py",
+    "tests/torch_saved/old.pth",
+    "tests/golden/config.json",
+]
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git alone reads .gitignore")
