@@ -44,6 +44,17 @@ def why_no_gate(folder: Path) -> str:
     return ""
 
 
+def start_command(folder: Path) -> list[str]:
+    """Starts the gate of the folder in the foreground."""
+    # As root nginx would give its workers to a user who does not reach the tests' folder.
+    user = "user root; " if os.geteuid() == 0 else ""
+    return [*_command(folder), "-g", f"{user}daemon off;"]
+
+
+def _command(folder: Path) -> list[str]:
+    return [nginx(), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
+
+
 class Members:
     """An authority, the gate's certificate, and one certificate for each name.
 
@@ -57,7 +68,7 @@ class Members:
         authority = load_authority(self.certificates, passwords_in(self.certificates, ""))
         entries = []
         for name in (*names, *strangers):
-            leaf = new_leaf(authority, name, ["127.0.0.1"], 30)
+            leaf = new_leaf(authority, name, None, 30)
             private = leaf.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
             (folder / f"{name}.pem").write_bytes(
                 private + leaf.certificate.public_bytes(Encoding.PEM)
@@ -102,10 +113,7 @@ class Gate:
 
     def __enter__(self) -> Gate:
         self.write()
-        # As root nginx would give its workers to a user who does not reach the tests' folder.
-        user = "user root; " if os.geteuid() == 0 else ""
-        command = [*self._command(), "-g", f"{user}daemon off;"]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        self._process = subprocess.Popen(start_command(self.folder), stdin=subprocess.DEVNULL)
         wait_for(lambda: all(map(listens, self.addresses)), STOP_S, "nginx")
         return self
 
@@ -121,7 +129,7 @@ class Gate:
     def reload(self) -> None:
         """Let nginx read its configuration again, and wait until it has."""
         before = self._workers()
-        subprocess.run([*self._command(), "-s", "reload"], check=True, timeout=STOP_S)
+        subprocess.run([*_command(self.folder), "-s", "reload"], check=True, timeout=STOP_S)
         wait_for(lambda: not before & self._workers(), STOP_S, "nginx's reload")
 
     def log(self) -> list[str]:
@@ -130,6 +138,3 @@ class Gate:
 
     def _workers(self) -> set[int]:
         return {one.pid for one in psutil.Process(self._process.pid).children()}
-
-    def _command(self) -> list[str]:
-        return [nginx(), "-e", str(self.folder / "error.log"), "-c", f"{self.folder}/nginx.conf"]

@@ -6,6 +6,7 @@ translate addresses and let nothing in; the launchers and the tiny detector are 
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from certificate_files import make_certificates, write_tls_job
 from commands import SCHED, SERVER, WORKER, run, succeed, wait_for, write_job
+from gate_process import start_command, why_no_gate
 from launched_job import CONFIG, PATIENCE_S, JobFolder
 from models import assert_same_model, read_model
 from namespaces import Machine, Network, why_no_namespaces, why_no_translation
@@ -212,6 +214,43 @@ def test_with_encrypted_connections(federation):
     assert code == 0 and "64 kB pass in both directions" in said, said
     federation.start_silos()
     assert_all_is_done(federation, sites, iterations)
+
+
+def test_two_organisations_through_the_gate(federation, tmp_path):
+    """Set up by the commands of the guide: kits, roster, gate; Redis and servers on 127.0.0.1."""
+    reason = why_no_gate(tmp_path)
+    if reason:
+        pytest.skip(reason)
+    iterations, hub = 2, federation.coordinator
+    names = ("hospital_a", "hospital_b")
+    path = write_job(hub.folder, REDIS_PORT, iterations)
+    kits = [f"--silos={','.join(names)}", f"--hosts={COORDINATOR}", f"--yaml_config={path}"]
+    hub.call("tools/make_certificates.py", "--out=certificates", *kits)
+    made = ["--yaml_config=certificates/federation.yaml", "--roster=certificates/silos.yaml"]
+    hub.call("tools/make_gate.py", *made, f"--listen={COORDINATOR}:{PORT}", "--local_server_num=2")
+    federation.start_redis("127.0.0.1")
+    behind = ["--yaml_config=gate/federation.yaml", "--roster=certificates/silos.yaml"]
+    listen = [f"--http_server_address=127.0.0.1:{PORT}", "--tcp_server_ip=127.0.0.1"]
+    hub.call(SERVER, CONFIG, *behind, *listen, "--local_server_num=2")
+    command, log = start_command(hub.folder / "gate"), hub.folder / "gate/nginx.log"
+    hub.machine.start(command, hub.folder, log)
+    wait_for(lambda: (hub.folder / "gate/nginx.pid").exists(), 30, "nginx")
+    for number, (site, name) in enumerate(zip(federation.silos, names)):
+        shutil.copytree(hub.folder / "certificates" / name, site.folder / name)
+        kit = [f"--yaml_config={name}/federation.yaml", f"--roster={name}/silos.yaml"]
+        flags = [flag for flag in federation.worker_flags(number) if "silo_name" not in flag]
+        known = [*flags, *kit, f"--ssl_passwords={name}/passwords"]
+        code, said = site.preflight("--role=worker", *known)
+        assert code == 0 and "64 kB pass in both directions" in said, said
+        code, said = site.preflight("--role=worker", *flags, kit[0])  # shows no certificate
+        assert code == 2 and "the gate does not let this silo in: it wants a certificate" in said
+        site.call(WORKER, *known)
+    assert_all_is_done(federation, [hub, *federation.silos], iterations)
+    lines = (hub.folder / "gate/access.log").read_text().splitlines()
+    for number, name in enumerate(names):
+        by = f'silo="{name}" fl_id="{name}_{number} ('
+        sent = [one for one in lines if by in one and "POST /updateModel 200 " in one]
+        assert len(sent) >= iterations, lines
 
 
 def start_front(federation: Federation, certificates: Path) -> None:
