@@ -40,12 +40,6 @@ SUBSTITUTIONS = (
     (" configs/redis.conf", " {scripts}/configs/redis.conf", "Redis knows no other folder"),
     ("=instances_val2017.json", "=annotations/instances_val2017.json", "where it is drawn to"),
 )
-# By the beginning of the line, with the reason.
-NOT_RUN = {
-    "python run_cross_silo_fasterrcnn_worker_distributed.py": "worker_0 is there already; "
-    "test_distributed.py starts a silo of several ranks",
-    "cd worker_distributed/log_output": "what the line before it would leave",
-}
 EXIT_CODES = {"python tools/status.py --watch": 10}  # of a job that has finished well; else 0
 # It ends the job and Redis, so it comes when all has been looked at.
 LAST = "python finish_cross_silo_fasterrcnn.py"
@@ -59,7 +53,6 @@ def readme_lines(headings):
     """The lines of these sections that are run, in README's order but for the last."""
     text = (PROJECT_DIR / "README.md").read_text(encoding="utf-8")
     lines = [line for heading in headings for line in command_lines(section(text, heading))]
-    lines = [line for line in lines if not line.startswith(tuple(NOT_RUN))]
     return sorted(lines, key=lambda line: line.startswith(LAST))
 
 
@@ -151,7 +144,7 @@ def said_by(reader, start):
 def test_the_tables_are_about_lines_that_are_there():
     text = (PROJECT_DIR / "README.md").read_text(encoding="utf-8")
     lines = command_lines(text)
-    for start in (*NOT_RUN, *EXIT_CODES, LAST):
+    for start in (*EXIT_CODES, LAST):
         assert any(line.startswith(start) for line in lines), start
     for before, _, _ in SUBSTITUTIONS:
         assert any(before in line for line in readme_lines(SMALL + TUTORIAL)), before
