@@ -231,7 +231,8 @@ def test_two_organisations_through_the_gate(federation, tmp_path):
     federation.start_redis("127.0.0.1")
     behind = ["--yaml_config=gate/federation.yaml", "--roster=certificates/silos.yaml"]
     listen = [f"--http_server_address=127.0.0.1:{PORT}", "--tcp_server_ip=127.0.0.1"]
-    hub.call(SERVER, CONFIG, *behind, *listen, "--local_server_num=2")
+    # All of which they wait: they do not see through the gate that the silos have left.
+    hub.call(SERVER, CONFIG, *behind, *listen, "--local_server_num=2", "--fetch_timeout=15")
     command, log = start_command(hub.folder / "gate"), hub.folder / "gate/nginx.log"
     hub.machine.start(command, hub.folder, log)
     wait_for(lambda: (hub.folder / "gate/nginx.pid").exists(), 30, "nginx")
