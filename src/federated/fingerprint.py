@@ -73,7 +73,10 @@ FREE_KEYS = {
         "rcnn_loss_cls_weight rcnn_loss_reg_weight"
     ).split(),
     "how much a silo hides of what it sends: a mean of blurred weights means the same": (
-        "dp_clip_norm dp_noise_multiplier dp_delta"
+        "dp_clip_norm dp_noise_multiplier dp_delta dp_max_epsilon"
+    ).split(),
+    "which models and silos are let in: those that are mean the same": (
+        "max_model_change roster"
     ).split(),
     "a silo's own data": (
         "mindrecord_dir instance_set image_dir coco_root train_data_type val_data_type "

@@ -159,7 +159,7 @@ def test_the_checkpoint_folder_holds_a_model_of_another_configuration(folder, re
     before = sorted((folder / "fl_ckpt").iterdir())
     flags = ["--local_server_num=1", f"--http_server_address=127.0.0.1:{redis + 1}"]
     for more, named in (
-        ([], "coco_classes, img_width, img_height, anchor_scales"),
+        ([], "coco_classes, img_width, img_height, anchor_scales, roi_layer"),
         ([f"--config_path={TINY}", "--img_width=96"], "img_width"),
         ([f"--config_path={TINY}", "--img_width=96", "--resume"], "img_width"),
     ):

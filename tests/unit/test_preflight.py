@@ -305,12 +305,16 @@ def test_servers_do_not_begin_with_a_model_of_another_configuration(tmp_path, re
     # What does not make another detector.
     same = launched(False, seed=9, batch_size=4, sync_type="adaptive", pre_trained="x.ckpt")
     models_there(job, folder, same)
-    # A later file decides with --resume alone.
+    # A later file decides with --resume alone, unless its fingerprint is not the initial one's.
     other = launched(True, img_width=96)
     save(folder / recovery_name("FasterRCNN", 1), {**weights, FEATURE_NAME: mark_for(other)})
+    left = models_there(job, folder, launched(True))
+    assert left.level == WARN and "begins iteration 1 of 3" in left.text, left
+    initial.unlink()
     assert "begins iteration 2 of 3" in models_there(job, folder, other)
     with pytest.raises(UserError, match="iteration_1_.*: the servers would begin with this model"):
         models_there(job, folder, launched(True))
+    save(initial, {**weights, FEATURE_NAME: mark_for(tiny)})
     assert "begins iteration 1 of 3" in models_there(job, folder, launched(False))
     # A model of one's own says nothing of its configuration.
     save(initial, weights)
