@@ -90,8 +90,9 @@ def main() -> None:
         return
     write_all(args.out, contents)
     print(f"wrote {', '.join(sorted(contents))} for {', '.join(hosts)} to {args.out}, mode 0600")
-    print("to set in the federation's YAML file:", "", sep="\n")
-    print(*settings_text(args.out).split("\n"), sep="\n")
+    print(
+        "to set in the federation's YAML file:", "", *settings_text(args.out).split("\n"), sep="\n"
+    )
     print(f"passwords: {FLAG}={args.out / PASSWORDS}, or its lines as environment variables")
 
 

@@ -175,7 +175,6 @@ def make_manager(
     if words := plain_words(job, addresses):
         say(label, f"WARNING: {words}")
     first = config.user_id % len(addresses)
-    sinks = sinks_data(config)
 
     def on_phase(phase: str, iteration: int) -> None:
         # Waiting for the next iteration, or told that none is left: the server has answered.
@@ -185,13 +184,12 @@ def make_manager(
     window_s = job["round.global_iteration_time_window"] / 1000
     aggregation = aggregation_of(job, config)
     say(label, f"aggregation: {aggregation.words()}")
-    weight = declared_size(task.images, config.data_size_unit)
-    if aggregation.kind == FEDNOVA:
-        weight = steps
+    size = declared_size(task.images, config.data_size_unit)
+    weight = steps if aggregation.kind == FEDNOVA else size
     return SiloManager(
         str(job.path),
         task.network,
-        steps // task.steps_per_epoch if sinks else steps,
+        steps // task.steps_per_epoch if sinks_data(config) else steps,
         addresses[first:] + addresses[:first],
         task.images,
         job.name,

@@ -108,7 +108,6 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
         note_start(base)
     grace_s = _grace_of_servers(job, base)  # before the engine's file leaves the key out
     command = role_command("MS_SERVER", job, base, config.config_path)
-    metrics = job["summary.metrics_file"]  # absolute in the engine's file
     roles = [
         Role(
             role="server",
@@ -122,7 +121,7 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
                 f"--label={role_folder('server', number)}",
             ],
             address=f"{host}:{ports[number]}",
-            job_end=_job_end(job, ports[number], config.fetch_timeout, metrics, roster),
+            job_end=_job_end(job, ports[number], config.fetch_timeout, roster),
             env={"GLOG_v": "1"},
             rotation=rotation(config),
             grace_s=grace_s,
@@ -285,7 +284,7 @@ def _grace_of_servers(job: JobConfig, base: Path) -> float:
 
 
 def _job_end(
-    job: JobConfig, http_port: int, fetch_timeout_s: float, metrics: str = "", roster: str = ""
+    job: JobConfig, http_port: int, fetch_timeout_s: float, roster: str = ""
 ) -> dict[str, Any]:
     return {
         "roster": roster,
@@ -294,7 +293,8 @@ def _job_end(
         "http_port": http_port,
         "fetch_timeout_s": fetch_timeout_s,
         "tls": as_record(job.tls),
-        "metrics": metrics,
+        # Absolute in the file that the engine reads; the scheduler has no results.
+        "metrics": job["summary.metrics_file"] if http_port else "",
     }
 
 
