@@ -35,9 +35,9 @@ from src.launch.comparison import (
 )
 from src.launch.demo import DEMO_CONFIG, DemoPlan
 from src.model_utils.config import parse_known, script_parser
+from src.output import writing
 from src.printing import print
 from src.reporting.marked_page import split_page, write_table
-from src.reporting.output import writing
 from src.reporting.round_plots import comparison_figure
 
 # More than the demo's, for figures that differ by less between two drawings.

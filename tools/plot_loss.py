@@ -24,9 +24,9 @@ from src.errors import require_packages, run_command
 require_packages("matplotlib", "tensorboardX", "yaml")
 
 from src.model_utils.config import parse_known, script_parser
+from src.output import writable_folder, writing
 from src.printing import print
 from src.reporting.loss_plots import draw_losses
-from src.reporting.output import writable_folder, writing
 from src.reporting.run_folder import read_run, require_losses
 from src.reporting.tensorboard import write_events
 

@@ -21,10 +21,10 @@ from src.errors import UserError, require_packages, run_command
 require_packages("matplotlib", "PIL", "yaml")
 
 from src.model_utils.config import parse_known, script_parser
+from src.output import writable_folder, writing
 from src.printing import print
 from src.reporting.detection_pictures import draw_pictures
 from src.reporting.detection_results import read_pictures
-from src.reporting.output import writable_folder, writing
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,11 +8,10 @@ from mindspore import Tensor, nn, ops
 from src.FasterRcnn import blas, region_layer, resnet, resnet50v1
 from src.FasterRcnn.anchor_generator import AnchorGenerator
 from src.FasterRcnn.bbox_assign_sample_stage2 import BboxAssignSampleForRcnn
-from src.FasterRcnn.class_detections import DetectionsOfClasses
 from src.FasterRcnn.config_check import check_config
 from src.FasterRcnn.fpn_neck import FeatPyramidNeck
-from src.FasterRcnn.image_metas import generator_img_meta, usual_metas
 from src.FasterRcnn.initialization import init_parameters
+from src.FasterRcnn.postprocessing import DetectionsOfClasses, generator_img_meta, usual_metas
 from src.FasterRcnn.proposal_generator import Proposal
 from src.FasterRcnn.rcnn import Rcnn
 from src.FasterRcnn.roi_align import SingleRoIExtractor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mindspore
 from mindspore import Tensor, nn, ops
 
-from src.FasterRcnn.suppression import sorting_suppression
+from src.FasterRcnn.nms import sorting_suppression
 from src.model_utils.config import Config
 
 # Below every score: sorts suppressed boxes behind all others.

@@ -23,6 +23,7 @@ from src.evaluation.image_files import ImageReader, find_images
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet, FasterRcnn_Infer
 from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device
+from src.output import writable_folder, writing
 from src.printing import print
 from src.reporting.detection_pictures import (
     SHEET,
@@ -32,7 +33,6 @@ from src.reporting.detection_pictures import (
     save_picture,
 )
 from src.reporting.detection_results import Box, LabelledPicture
-from src.reporting.output import writable_folder, writing
 from src.util import coco_results
 
 RESULTS, IMAGES = "detections.json", "images.json"

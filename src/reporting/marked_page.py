@@ -6,7 +6,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.files import write_whole
-from src.reporting.output import writing
+from src.output import writing
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 

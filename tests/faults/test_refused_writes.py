@@ -145,7 +145,7 @@ def run_of(disk: Path) -> Path:
 
 
 def comparison_figure_file(folder: Path) -> None:
-    from src.reporting.output import writing
+    from src.output import writing
     from src.reporting.plot_style import new_axes, save
 
     with writing(folder, "--folder"):

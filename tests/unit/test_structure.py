@@ -16,6 +16,7 @@ from src.model_utils.config import PROJECT_DIR
 LAYERS = (
     ("src.files", "src.printing"),
     ("src.errors", "src.progress"),
+    ("src.output",),
     ("src.model_utils",),
     ("src.security",),
     # Checkpoints of the detector, and foreign files that become one.

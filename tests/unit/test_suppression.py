@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.FasterRcnn import suppression
-from src.FasterRcnn.suppression import ClassSuppression, sorting_suppression, suppress_classes
+from src.FasterRcnn import nms
+from src.FasterRcnn.nms import ClassSuppression, sorting_suppression, suppress_classes
 
 IMAGES, CLASSES = 2, 3
 IOU_THRESHOLD, SCORE_THRESHOLD = 0.5, 0.05
@@ -20,7 +20,7 @@ def graph_mode():
 @pytest.fixture(params=[True, False], ids=["kernel", "operators"])
 def path(request, monkeypatch):
     """Makes the cells that a test builds take one of the two paths."""
-    monkeypatch.setattr(suppression, "kernels_usable", lambda: request.param)
+    monkeypatch.setattr(nms, "kernels_usable", lambda: request.param)
 
 
 def scene(count, kind, seed=0):
@@ -52,7 +52,7 @@ def suppressed(boxes, scores, used, iou=IOU_THRESHOLD, score=SCORE_THRESHOLD):
 def test_both_paths_agree(monkeypatch, kind, count):
     arrays, found = scene(count, kind), []
     for usable in (True, False):
-        monkeypatch.setattr(suppression, "kernels_usable", lambda usable=usable: usable)
+        monkeypatch.setattr(nms, "kernels_usable", lambda usable=usable: usable)
         found.append(suppressed(*arrays))
     (boxes, kept), (expected, expected_kept) = found
     assert boxes.shape == (IMAGES, CLASSES * count, 5)
@@ -68,7 +68,7 @@ def test_both_paths_agree_on_one_list(monkeypatch, kind):
     candidates = np.concatenate([boxes[0, 0], scores[0, 0, :, None]], 1)
     found = []
     for usable in (True, False):
-        monkeypatch.setattr(suppression, "kernels_usable", lambda usable=usable: usable)
+        monkeypatch.setattr(nms, "kernels_usable", lambda usable=usable: usable)
         found.append([out.asnumpy() for out in sorting_suppression(0.7)(Tensor(candidates))])
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
