@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.FasterRcnn.compiled import compiled, graph_operator, kernels_usable
+from src.FasterRcnn.cpu.compiled import compiled, graph_operator, kernels_usable
 
 
 class BoxAssigner(nn.Cell):

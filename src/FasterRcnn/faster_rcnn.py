@@ -5,10 +5,11 @@ from __future__ import annotations
 import mindspore
 from mindspore import Tensor, nn, ops
 
-from src.FasterRcnn import blas, region_layer, resnet, resnet50v1
+from src.FasterRcnn import resnet, resnet50v1
 from src.FasterRcnn.anchor_generator import AnchorGenerator
 from src.FasterRcnn.bbox_assign_sample_stage2 import BboxAssignSampleForRcnn
 from src.FasterRcnn.config_check import check_config
+from src.FasterRcnn.cpu import blas, region_layer
 from src.FasterRcnn.fpn_neck import FeatPyramidNeck
 from src.FasterRcnn.initialization import init_parameters
 from src.FasterRcnn.postprocessing import DetectionsOfClasses, generator_img_meta, usual_metas

@@ -14,7 +14,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.FasterRcnn.compiled import (
+from src.FasterRcnn.cpu.compiled import (
     compiled,
     graph_operator,
     kernels_usable,

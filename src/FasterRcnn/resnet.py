@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.FasterRcnn.convolution import Conv3x3
+from src.FasterRcnn.cpu.convolution import Conv3x3
 
 BN_EPS = 1e-5
 

@@ -9,8 +9,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.errors import UserError
-from src.FasterRcnn import roi_kernels
-from src.FasterRcnn.compiled import graph_operator, kernels_usable, thread_count
+from src.FasterRcnn.cpu import roi_kernels
+from src.FasterRcnn.cpu.compiled import graph_operator, kernels_usable, thread_count
 
 NARROWEST = 0.002
 

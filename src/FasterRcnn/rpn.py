@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.FasterRcnn.bbox_assign_sample import BboxAssignSample
-from src.FasterRcnn.convolution import Conv3x3
+from src.FasterRcnn.cpu.convolution import Conv3x3
 from src.FasterRcnn.precision import head_dtype
 from src.model_utils.config import Config
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, Callable
 
 from src.benchmarks.profiling import BEGIN, END, ENTER, LEAVE, ProfileSpec
-from src.FasterRcnn import compiled
+from src.FasterRcnn.cpu import compiled
 
 
 class ProfiledWork:

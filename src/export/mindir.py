@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from src.errors import UserError
-from src.FasterRcnn.compiled import library_operators
+from src.FasterRcnn.cpu.compiled import library_operators
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet, FasterRcnn_Infer
 from src.model_utils.config import setting
 

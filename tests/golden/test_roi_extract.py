@@ -9,7 +9,7 @@ import pytest
 from mindspore import Tensor, ops
 
 from src.FasterRcnn import roi_align
-from src.FasterRcnn.roi_kernels import roi_levels
+from src.FasterRcnn.cpu.roi_kernels import roi_levels
 from src.model_utils.config import Config
 
 STRIDES = [4, 8, 16, 32]

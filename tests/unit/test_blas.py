@@ -5,8 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from src.FasterRcnn import blas
-from src.FasterRcnn.blas import PLAIN, TRANSPOSED
+from src.FasterRcnn.cpu import blas
+from src.FasterRcnn.cpu.blas import PLAIN, TRANSPOSED
 
 
 def drawn(*shape: int) -> np.ndarray:

@@ -22,10 +22,10 @@ from src.export.check import Agreement, agreement, onnx_detections
 from src.export.mindir import load_mindir, write_mindir
 from src.export.onnx_detector import detector_model, pooled
 from src.export.onnx_graph import GraphBuilder
-from src.FasterRcnn.compiled import kernels_usable, library_operators
+from src.FasterRcnn.cpu.compiled import kernels_usable, library_operators
+from src.FasterRcnn.cpu.roi_kernels import pool_forward
 from src.FasterRcnn.faster_rcnn import FasterRcnn_Infer, generator_img_meta
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
-from src.FasterRcnn.roi_kernels import pool_forward
 from src.model_utils.config import PROJECT_DIR
 
 LEVELS = ["P2", "P3", "P4", "P5"]

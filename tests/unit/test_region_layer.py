@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from src.FasterRcnn.region_layer import RegionLayer, region_operator
+from src.FasterRcnn.cpu.region_layer import RegionLayer, region_operator
 from src.FasterRcnn.roi_align import SingleRoIExtractor
 
 STRIDES = [4, 8, 16, 32]

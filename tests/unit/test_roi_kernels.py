@@ -8,7 +8,8 @@ import pytest
 from mindspore import Tensor, ops
 
 from src.errors import UserError
-from src.FasterRcnn import compiled, roi_align, roi_kernels
+from src.FasterRcnn import roi_align
+from src.FasterRcnn.cpu import compiled, roi_kernels
 from src.model_utils.config import Config
 
 STRIDES = np.array([4, 8, 16, 32], np.float32)

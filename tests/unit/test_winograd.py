@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from src.FasterRcnn import blas, winograd
-from src.FasterRcnn.convolution import Conv3x3
+from src.FasterRcnn.cpu import blas, convolution
+from src.FasterRcnn.cpu.convolution import Conv3x3
 
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 
@@ -41,9 +41,9 @@ def library(x: np.ndarray, weight: np.ndarray, grad: np.ndarray) -> list[np.ndar
 
 def ours(x: np.ndarray, weight: np.ndarray, grad: np.ndarray, threads: int) -> list[np.ndarray]:
     return [
-        winograd.convolve(x, weight, threads),
-        winograd.input_gradient(grad, weight, threads),
-        winograd.weight_gradient(x, grad, threads),
+        convolution.convolve(x, weight, threads),
+        convolution.input_gradient(grad, weight, threads),
+        convolution.weight_gradient(x, grad, threads),
     ]
 
 
@@ -72,7 +72,7 @@ def test_result_does_not_depend_on_the_number_of_threads():
 def test_large_maps_go_through_in_pieces(monkeypatch):
     x, weight, grad = drawn(2, 4, 20, 28), drawn(4, 4, 3, 3), drawn(2, 4, 20, 28)
     whole = ours(x, weight, grad, threads=2)
-    monkeypatch.setattr(winograd, "TILES_AT_ONCE", 14)
+    monkeypatch.setattr(convolution, "TILES_AT_ONCE", 14)
     for one, other in zip(whole, ours(x, weight, grad, threads=2)):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-3)
 
@@ -102,8 +102,8 @@ def loss_and_gradients(x: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
 def test_cell_trains_like_the_librarys(monkeypatch):
     x = drawn(2, 4, 12, 12)
     calls = []
-    forward = winograd.convolve
-    monkeypatch.setattr(winograd, "convolve", lambda *args: calls.append(1) or forward(*args))
+    forward = convolution.convolve
+    monkeypatch.setattr(convolution, "convolve", lambda *args: calls.append(1) or forward(*args))
     loss, grads = loss_and_gradients(x)
     assert calls
     monkeypatch.setattr(blas, "usable", lambda: False)
@@ -123,5 +123,5 @@ def test_parameters_are_those_of_conv2d():
 
 
 def test_few_tiles_for_many_channels_are_left_to_the_library():
-    assert winograd.worth_it(2, 256, 256, 48, 80)
-    assert not winograd.worth_it(1, 512, 512, 6, 10)
+    assert convolution.worth_it(2, 256, 256, 48, 80)
+    assert not convolution.worth_it(1, 512, 512, 6, 10)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from src.FasterRcnn.compiled import compiled
+from src.FasterRcnn.cpu.compiled import compiled
 
 TILE = 4
 SPAN = TILE + 2

@@ -15,7 +15,7 @@ from typing import Callable
 import mindspore
 import numpy as np
 
-from src.FasterRcnn.compiled import compiled, kernels_usable, run_split
+from src.FasterRcnn.cpu.compiled import compiled, kernels_usable, run_split
 
 try:
     import numba

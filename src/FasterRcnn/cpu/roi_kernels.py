@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from src.FasterRcnn.compiled import compiled, run_parallel, split_range
+from src.FasterRcnn.cpu.compiled import compiled, run_parallel, split_range
 
 ROIS_PER_JOB = 32
 CHANNELS_PER_JOB = 64

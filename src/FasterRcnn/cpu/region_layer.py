@@ -12,9 +12,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
-from src.FasterRcnn import blas, roi_kernels
-from src.FasterRcnn.blas import PLAIN, TRANSPOSED
-from src.FasterRcnn.compiled import graph_operator, thread_count
+from src.FasterRcnn.cpu import blas, roi_kernels
+from src.FasterRcnn.cpu.blas import PLAIN, TRANSPOSED
+from src.FasterRcnn.cpu.compiled import graph_operator, thread_count
 from src.FasterRcnn.roi_align import SingleRoIExtractor
 
 LARGEST_NUMBER = 2**31 - 1
