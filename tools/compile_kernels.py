@@ -18,9 +18,8 @@ from src.errors import require_packages, run_command
 require_packages()
 
 from src.benchmarks.infer import InferSpec
-from src.benchmarks.infer_work import InferWork
 from src.benchmarks.measure import Setting
-from src.benchmarks.step_work import StepWork
+from src.benchmarks.workloads import InferWork, StepWork
 from src.model_utils.config import PROJECT_DIR, parse_known, script_parser
 from src.printing import print
 

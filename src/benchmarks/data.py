@@ -21,7 +21,7 @@ from src.benchmarks.measure import (
 from src.data.drawn_coco import DrawingPlan, draw_part
 from src.errors import UserError
 
-WORK = "src.benchmarks.data_work:DataWork"
+WORK = "src.benchmarks.workloads:DataWork"
 IMAGES = 200
 IMAGE_SIZE = "640x480"
 PART = "train2017"

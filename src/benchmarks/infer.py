@@ -30,7 +30,7 @@ from src.benchmarks.profiling import profile, profile_text
 from src.benchmarks.step import add_profile_flag, timed
 from src.errors import UserError
 
-WORK = "src.benchmarks.infer_work:InferWork"
+WORK = "src.benchmarks.workloads:InferWork"
 STEPS = 5
 SCORE_THR = 0.0
 

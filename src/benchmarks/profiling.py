@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from src.benchmarks.children import Child
 from src.benchmarks.measure import Setting, describe, machine, machine_line, say
 
-WORK = "src.benchmarks.profile_work:ProfiledWork"
+WORK = "src.benchmarks.workloads:ProfiledWork"
 STEPS = 3
 # Lines that the measured process writes between those of the matrix library.
 BEGIN, END = "benchmark: steps begin", "benchmark: steps end"

@@ -29,7 +29,7 @@ from src.benchmarks.measure import (
 from src.benchmarks.profiling import profile, profile_text
 from src.errors import UserError
 
-WORK = "src.benchmarks.step_work:StepWork"
+WORK = "src.benchmarks.workloads:StepWork"
 STEPS, FULL_STEPS = 10, 3
 TURNS = 3
 

@@ -11,8 +11,7 @@ from commands import TINY, refused, run
 
 from src.benchmarks import data, infer, measure, page, profiling, step
 from src.benchmarks.flops import detector_layers, forward_flops, training_flops
-from src.benchmarks.profile_work import convolution_flops
-from src.benchmarks.step_work import synthetic_batch
+from src.benchmarks.workloads import convolution_flops, synthetic_batch
 from src.errors import UserError
 from src.model_utils.config import PROJECT_DIR, load_config
 from src.reporting import marked_page
