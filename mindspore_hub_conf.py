@@ -14,8 +14,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from src.commands.load_detector import load_detector
 from src.errors import UserError, user_path
-from src.evaluation.checkpoints import load_detector
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.model_utils.config import DEFAULT_CONFIG, Config, check_values, load_config
 

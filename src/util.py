@@ -17,7 +17,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from src.errors import UserError
-from src.evaluation.coco_metrics import LIMITS, box_figures, class_counts
+from src.evaluation.metrics import LIMITS, box_figures, class_counts
 from src.files import parsed_json, write_whole
 
 

@@ -58,7 +58,7 @@ def main() -> int:
     if not 0 <= config.score <= 1:
         raise UserError(f"--score {config.score}: expected 0 to 1")
     # Late, so that --help and a wrong flag do not wait for MindSpore.
-    from src.evaluation.detect_files import detect_files
+    from src.commands.detect import detect_files
 
     return detect_files(config)
 

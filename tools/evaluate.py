@@ -75,7 +75,7 @@ def read_command_line() -> Config:
 def main() -> int:
     config = read_command_line()
     # Late, so that --help and a wrong flag do not wait for MindSpore.
-    from src.evaluation.command import evaluate_checkpoint, watch
+    from src.commands.evaluate import evaluate_checkpoint, watch
 
     return watch(config) if config.watch else evaluate_checkpoint(config)
 

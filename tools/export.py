@@ -61,7 +61,7 @@ def read_command_line() -> Config:
 def main() -> int:
     config = read_command_line()
     # Late, so that --help and a wrong flag do not wait for MindSpore.
-    from src.export.command import export
+    from src.commands.export import export
 
     return export(config)
 

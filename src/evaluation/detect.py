@@ -11,7 +11,7 @@ from mindspore import Tensor, nn
 from src.data.augmentation import preprocess_fn
 from src.data.coco_json import NO_BOX
 from src.data.image_check import decoded
-from src.evaluation.coco_metrics import MAX_DETECTIONS
+from src.evaluation.metrics import MAX_DETECTIONS
 from src.util import top_detections
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from src.data.image_check import BrokenImageError
-from src.evaluation.coco_metrics import box_figures
 from src.evaluation.detect import detect
 from src.evaluation.image_files import ImageCheck
+from src.evaluation.metrics import box_figures
 from src.evaluation.validation_set import ValidationSet
 from src.FasterRcnn.faster_rcnn_resnet import FasterRcnn_Infer
 from src.model_utils.config import setting

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
-from src.evaluation.figures_text import figures_line
+from src.evaluation.metrics import figures_line
 from src.files import append_line, parsed_json
 from src.job.console import say, stamp
 from src.job.job_record import write_json

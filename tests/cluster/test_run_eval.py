@@ -8,7 +8,7 @@ import pytest
 from commands import WORKER, make_shards, refused, succeed
 from launched_job import CONFIG, Job
 
-from src.evaluation.coco_metrics import FIGURES
+from src.evaluation.metrics import FIGURES
 
 ITERATIONS = 4
 

@@ -124,13 +124,13 @@ def marked_page(folder: Path) -> None:
 
 
 def evaluation_results(folder: Path) -> None:
-    from src.evaluation.command import write
+    from src.commands.evaluate import write
 
     write(folder / "results.json", [{"image_id": n} for n in range(500)])
 
 
 def evaluation_lines(folder: Path) -> None:
-    from src.evaluation.command import append
+    from src.commands.evaluate import append
 
     for number in range(100):
         append(folder / "metrics.jsonl", {"iteration": number, "AP": 0.5, "per_class": {"a": 0.1}})
@@ -351,8 +351,8 @@ def test_a_refused_write_that_training_survives(disk, place, kind, capsys):
 
 @pytest.mark.parametrize("kind", WORDS)
 def test_an_evaluation_that_cannot_be_kept_is_said(disk, kind, capsys):
-    from src.evaluation.figures_text import FIGURES
     from src.evaluation.journal import Journal
+    from src.evaluation.metrics import FIGURES
     from src.job.status_file import StatusFile
 
     keeper = worker_keeper(disk.folder)

@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from src.evaluation.coco_metrics import FIGURES, box_figures
+from src.evaluation.metrics import FIGURES, box_figures
 
 NAMES = {1: "cat", 2: "dog", 3: "bird"}
 IMAGES = list(range(1, 13))

@@ -11,9 +11,9 @@ from commands import TINY, refused, run, succeed
 from evaluation_sets import tiny
 from PIL import Image
 
+from src.commands.detect import json_ids
 from src.data.image_check import ORIENTATION
 from src.errors import UserError
-from src.evaluation.detect_files import json_ids
 from src.evaluation.image_files import find_images
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.reporting.detection_results import read_pictures

@@ -10,11 +10,11 @@ from coco_files import coco_of, run_script, write_coco
 from evaluation_sets import TINY, assert_same, tiny, validation
 from mindspore import Tensor
 
+from src.commands.load_detector import load_detector
 from src.data.image_check import BrokenImageError
 from src.errors import UserError
-from src.evaluation.checkpoints import load_detector
-from src.evaluation.coco_metrics import FIGURES
 from src.evaluation.evaluator import Evaluator
+from src.evaluation.metrics import FIGURES
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.federated.aggregation import SCAFFOLD, AdaptiveSettings, Aggregation
 from src.federated.fingerprint import ASPECTS, FEATURE_NAME

@@ -13,15 +13,13 @@ from evaluation_sets import tiny
 from mindspore import Tensor
 from onnx import TensorProto, helper
 
+from src.commands import export
+from src.commands.export import Agreement, agreement, load_mindir, onnx_detections, write_mindir
 from src.data.augmentation import preprocess_fn
 from src.data.coco_json import NO_BOX
 from src.errors import UserError
 from src.evaluation.detect import detect
-from src.export import command
-from src.export.check import Agreement, agreement, onnx_detections
-from src.export.mindir import load_mindir, write_mindir
-from src.export.onnx_detector import detector_model, pooled
-from src.export.onnx_graph import GraphBuilder
+from src.export.onnx_model import GraphBuilder, detector_model, pooled
 from src.FasterRcnn.cpu.compiled import kernels_usable, library_operators
 from src.FasterRcnn.cpu.roi_kernels import pool_forward
 from src.FasterRcnn.faster_rcnn import FasterRcnn_Infer, generator_img_meta
@@ -211,10 +209,10 @@ def test_the_command(tmp_path, checkpoint):
 
 
 def test_a_file_that_finds_something_else_is_not_left(tmp_path, checkpoint, monkeypatch, capsys):
-    monkeypatch.setattr(command, "agreement", lambda *both: Agreement(2, 10, 0, 0, alone=3))
+    monkeypatch.setattr(export, "agreement", lambda *both: Agreement(2, 10, 0, 0, alone=3))
     config = tiny(file_name=str(tmp_path / "a"), file_format="ONNX")
     config.checkpoint, config.frozen_from, config.images = checkpoint, None, []
-    assert command.export(config) == 1
+    assert export.export(config) == 1
     assert not list(tmp_path.iterdir())
     assert "it was removed" in capsys.readouterr().out
 

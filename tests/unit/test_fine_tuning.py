@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from src.commands.load_detector import load_detector
 from src.errors import UserError
-from src.evaluation.checkpoints import load_detector
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.federated.aggregation import Aggregation
 from src.launch.checkpoint_content import matching_names, source_of

@@ -11,7 +11,7 @@ from commands import PROJECT_DIR, TINY
 from models import save_resnet
 
 from src.errors import UserError
-from src.export.onnx_detector import detector_model
+from src.export.onnx_model import detector_model
 from src.FasterRcnn.config_check import EQUAL, check_config
 from src.federated.aggregation import aggregation_of
 from src.federated.fingerprint import (

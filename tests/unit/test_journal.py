@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from src.evaluation import watch
-from src.evaluation.coco_metrics import FIGURES
+from src.commands import evaluate
 from src.evaluation.journal import Journal
+from src.evaluation.metrics import FIGURES
 from src.job.status_file import StatusFile
 
 
@@ -99,12 +99,12 @@ def test_global_checkpoints_of_workers_and_servers(tmp_path):
         touch(tmp_path / "fl_ckpt" / name)
     touch(tmp_path / "fl_ckpt/earlier_1/F_recovery_iteration_7_20260101_000000.ckpt")
     for place in ("worker_0", "worker_0/ckpt", "worker_0/ckpt/mindrecord_0"):
-        found = watch.global_checkpoints(tmp_path / place)
+        found = evaluate.global_checkpoints(tmp_path / place)
         assert [checkpoint.iteration for checkpoint in found] == [1, 2, 10, 11]
-    assert [c.iteration for c in watch.global_checkpoints(tmp_path / "fl_ckpt")] == [0]
-    assert watch.job_folder(tmp_path / "fl_ckpt") is None
+    assert [c.iteration for c in evaluate.global_checkpoints(tmp_path / "fl_ckpt")] == [0]
+    assert evaluate.job_folder(tmp_path / "fl_ckpt") is None
     (tmp_path / ".federation").mkdir()
-    assert watch.job_folder(tmp_path / "worker_0/ckpt") == tmp_path
+    assert evaluate.job_folder(tmp_path / "worker_0/ckpt") == tmp_path
 
 
 def test_following_ends_with_the_job_and_gives_each_checkpoint_once(tmp_path, monkeypatch):
@@ -116,18 +116,18 @@ def test_following_ends_with_the_job_and_gives_each_checkpoint_once(tmp_path, mo
         touch(tmp_path / f"m-fast-rcnn-{moment}epoch.ckpt")
         return moment < 3
 
-    monkeypatch.setattr(watch, "job_runs", runs)
-    monkeypatch.setattr(watch, "SETTLED_S", 0.0)
-    monkeypatch.setattr(watch, "POLL_S", 0.0)
-    found = [checkpoint.iteration for checkpoint in watch.follow(tmp_path, tmp_path)]
+    monkeypatch.setattr(evaluate, "job_runs", runs)
+    monkeypatch.setattr(evaluate, "SETTLED_S", 0.0)
+    monkeypatch.setattr(evaluate, "POLL_S", 0.0)
+    found = [checkpoint.iteration for checkpoint in evaluate.follow(tmp_path, tmp_path)]
     assert found == [1, 2, 3, 4]
 
 
 def test_a_file_that_is_being_written_is_left_for_later(tmp_path, monkeypatch):
     running = iter([True, True, False])
     touch(tmp_path / "m-fast-rcnn-0epoch.ckpt")
-    monkeypatch.setattr(watch, "job_runs", lambda job: next(running))
-    monkeypatch.setattr(watch, "SETTLED_S", 1000.0)
-    monkeypatch.setattr(watch, "POLL_S", 0.0)
-    assert [c.iteration for c in watch.follow(tmp_path, tmp_path)] == [1]
+    monkeypatch.setattr(evaluate, "job_runs", lambda job: next(running))
+    monkeypatch.setattr(evaluate, "SETTLED_S", 1000.0)
+    monkeypatch.setattr(evaluate, "POLL_S", 0.0)
+    assert [c.iteration for c in evaluate.follow(tmp_path, tmp_path)] == [1]
     assert next(running, None) is None

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import mindspore as ms
 import pytest
 
+from src.commands.load_detector import load_detector
 from src.errors import UserError
-from src.evaluation.checkpoints import load_detector
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.federated.aggregation import Aggregation
 from src.federated.fingerprint import FEATURE_NAME, differing, fingerprint

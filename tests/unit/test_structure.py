@@ -12,7 +12,7 @@ import pytest
 from src.model_utils.config import PROJECT_DIR
 
 # From the ground up. A package or module imports what is below it, and itself. The part of a name
-# that is written out here counts: src.evaluation.watch is not with the rest of src.evaluation.
+# that is written out here counts: src.evaluation.metrics is not with the rest of src.evaluation.
 LAYERS = (
     ("src.files", "src.printing"),
     ("src.errors", "src.progress"),
@@ -27,18 +27,18 @@ LAYERS = (
     ("src.FasterRcnn", "src.data", "src.lr_schedule"),
     ("src.dataset",),
     # COCO's figures of any boxes, and upstream's names for them.
-    ("src.evaluation.coco_metrics",),
+    ("src.evaluation.metrics",),
     ("src.util",),
     # Measuring a network; of its figures the federation writes a line.
     ("src.evaluation",),
     ("src.federated",),
     ("src.network_define",),
     ("src.training",),
-    # Measuring a file: whose it is tells the task that it was trained in.
-    ("src.evaluation.checkpoints", "src.evaluation.command", "src.evaluation.watch"),
     ("src.reporting",),
-    # A detector out of the job: its boxes on any image, drawn; a file for other programs.
-    ("src.evaluation.detect_files", "src.export"),
+    # A detector for other programs.
+    ("src.export",),
+    # What the tools do after parsing.
+    ("src.commands",),
     ("src.launch",),
     ("src.convert_checkpoint",),
     ("src.benchmarks",),

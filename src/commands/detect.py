@@ -13,11 +13,11 @@ from urllib.parse import unquote
 import numpy as np
 from PIL import Image
 
+from src.commands.evaluate import write
+from src.commands.load_detector import load_detector
 from src.data.coco_boxes import as_shown, some
 from src.data.coco_json import name_parts, read_coco, size_of
 from src.errors import UserError
-from src.evaluation.checkpoints import load_detector
-from src.evaluation.command import write
 from src.evaluation.detect import detect
 from src.evaluation.image_files import ImageReader, find_images
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet, FasterRcnn_Infer

@@ -3,27 +3,142 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import cv2
+import mindspore as ms
+import numpy as np
 import onnx
 import onnxruntime
-from mindspore import nn
+from mindspore import Tensor, nn
 
+from src.commands.load_detector import load_detector
 from src.data.drawn_coco import DrawingPlan, draw_image
 from src.errors import UserError, user_path
-from src.evaluation.checkpoints import load_detector
-from src.evaluation.detect import detect
+from src.evaluation.detect import detect, prepare
 from src.evaluation.image_files import ImageReader, find_images
-from src.export.check import Agreement, Detections, agreement, onnx_detections
-from src.export.mindir import load_mindir, write_mindir
-from src.export.onnx_detector import detector_model
+from src.export.onnx_model import detector_model
+from src.FasterRcnn.cpu.compiled import library_operators
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet, FasterRcnn_Infer
 from src.files import reason, whole_file
 from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device
 from src.printing import print
+
+
+def write_mindir(network: nn.Cell, config: Any, path: Path) -> None:
+    """Write `path`, which ends in .mindir.
+
+    The file takes `config.test_batch_size` images, and their img_metas unless `restore_bbox` is
+    set; it gives what `FasterRcnn_Infer` gives. It holds the library's operators alone: our
+    compiled kernels are code of this suite and cannot go into a file.
+
+    Args:
+        network: a `Faster_Rcnn` of `config` with the weights to write.
+    """
+    with library_operators():
+        twin = Faster_Rcnn_Resnet(config)
+    weights = {p.name: p for p in network.get_parameters()}
+    for parameter in twin.get_parameters():
+        parameter.set_data(weights[parameter.name].data)
+    infer = FasterRcnn_Infer(config, twin)
+    size = config.test_batch_size
+    image = Tensor(np.zeros((size, 3, config.img_height, config.img_width), np.float32))
+    metas = Tensor(np.ones((size, 4), np.float32))
+    inputs = [image] if setting(config, "restore_bbox") else [image, metas]
+    ms.export(infer, *inputs, file_name=str(path.with_suffix("")), file_format="MINDIR")
+
+
+def load_mindir(path: Path) -> nn.GraphCell:
+    """What the file computes, as a cell.
+
+    Raises:
+        UserError: not a MindIR file.
+    """
+    try:
+        return nn.GraphCell(ms.load(str(path)))
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: not a MindIR file: {str(error).splitlines()[0]}") from error
+
+
+# Both compute in float32, in another order of the sums; coordinates reach 2000 pixels.
+LARGEST_PIXELS = 0.1
+LARGEST_SCORE = 1e-3
+# Rounding may also decide a tie: an overlap or a score at its threshold, or the last place. Such a
+# box is there on one side only.
+LARGEST_SHARE = 0.01
+
+Detections = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass
+class Agreement:
+    """How much two detectors agree.
+
+    Attributes:
+        images: compared.
+        boxes: found by the detector on them.
+        pixels: largest difference of a coordinate, in pixels of the original.
+        score: largest difference of a score.
+        alone: boxes that only one of the two has.
+    """
+
+    images: int = 0
+    boxes: int = 0
+    pixels: float = 0.0
+    score: float = 0.0
+    alone: int = 0
+
+    def __bool__(self) -> bool:
+        return self.alone <= LARGEST_SHARE * max(self.boxes, 1)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.boxes} boxes on {self.images} images: largest difference {self.pixels:.1e} "
+            f"pixels, {self.score:.1e} of a score; {self.alone} boxes on one side only"
+        )
+
+
+def agreement(one: Iterable[Detections], other: Iterable[Detections]) -> Agreement:
+    """Compare detections (n, 5) and labels (n,) of the same images.
+
+    A box of `one` and one of `other` are the same where label, coordinates and score agree within
+    LARGEST_PIXELS and LARGEST_SCORE.
+    """
+    total = Agreement()
+    for (boxes, labels), (others, other_labels) in zip(one, other):
+        total.images += 1
+        total.boxes += len(boxes)
+        free = np.ones(len(others), bool)
+        for box, label in zip(boxes, labels):
+            pixels = np.abs(others[:, :4] - box[:4]).max(axis=1)
+            score = np.abs(others[:, 4] - box[4])
+            same = free & (other_labels == label)
+            same &= (pixels <= LARGEST_PIXELS) & (score <= LARGEST_SCORE)
+            if not same.any():
+                total.alone += 1
+                continue
+            place = int(np.argmin(np.where(same, pixels, np.inf)))
+            free[place] = False
+            total.pixels = max(total.pixels, float(pixels[place]))
+            total.score = max(total.score, float(score[place]))
+        total.alone += int(free.sum())
+    return total
+
+
+def onnx_detections(
+    session: onnxruntime.InferenceSession, config: Any, images: Iterable[tuple[str, bytes]]
+) -> Iterator[Detections]:
+    """As `detect`, of an exported ONNX model."""
+    for _, encoded in images:
+        image, shape = prepare(encoded, config)
+        inputs = {"image": image[None], "image_shape": shape[None]}
+        boxes, scores, labels = session.run(None, inputs)
+        yield np.concatenate([boxes, scores[:, None]], axis=1), labels
+
 
 ENDINGS = {"MINDIR": ".mindir", "ONNX": ".onnx"}
 DRAWN = 8
