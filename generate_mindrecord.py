@@ -28,10 +28,9 @@ from src.errors import UserError, require_packages, run_command, user_path
 
 require_packages()
 
-from src.data.coco_json import find_json
-from src.data.conversion import data_to_mindrecord_byte_image
-from src.data.mindrecord_file import BASE_NAME, check_mindrecord, is_whole, shard_number
-from src.data.shards import for_shard, parse_shards
+from src.data.coco import find_json
+from src.data.conversion import data_to_mindrecord_byte_image, for_shard, parse_shards
+from src.data.mindrecord import BASE_NAME, check_mindrecord, is_whole, shard_number
 from src.model_utils.config import Config, get_config, parse_bool, script_parser
 from src.printing import print
 

@@ -14,15 +14,15 @@ import numpy as np
 from mindspore.dataset import vision
 
 from src.data.augmentation import Expand, objects_first, preprocess_fn, rescale_with_tuple
-from src.data.coco_json import create_coco_label
+from src.data.coco import create_coco_label
 from src.data.conversion import data_to_mindrecord_byte_image
-from src.data.mindrecord_file import (
+from src.data.labels.text import create_train_data_from_txt, parse_json_annos_from_txt
+from src.data.mindrecord import (
     check_mindrecord,
     indexed_objects,
     object_count,
     shard_number,
 )
-from src.data.text_labels import create_train_data_from_txt, parse_json_annos_from_txt
 from src.model_utils.config import setting
 
 __all__ = [

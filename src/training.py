@@ -12,7 +12,7 @@ from mindspore.dataset import Dataset
 from mindspore.train.callback import Callback, RunContext
 
 from src.data.coco_boxes import crowded_words
-from src.data.mindrecord_file import BASE_NAME, check_mindrecord, shard_number
+from src.data.mindrecord import BASE_NAME, check_mindrecord, shard_number
 from src.dataset import create_fasterrcnn_dataset, objects_per_image
 from src.errors import UserError, user_path
 from src.evaluation.evaluator import Evaluator

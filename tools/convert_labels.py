@@ -22,17 +22,16 @@ from src.errors import require_packages, run_command, user_path
 
 require_packages()
 
-from src.data.label_conversion import (
+from src.data.labels.convert import (
     class_names,
     configuration_lines,
     convert_labels,
     name_all,
     read_class_list,
 )
-from src.data.label_source import FaultyLabelsError
-from src.data.voc_labels import DIFFICULT, read_voc
-from src.data.yolo_labels import read_yolo
-from src.data.yolo_lines import COLUMNS
+from src.data.labels.source import FaultyLabelsError
+from src.data.labels.voc import DIFFICULT, read_voc
+from src.data.labels.yolo import COLUMNS, read_yolo
 from src.model_utils.config import parse_known, script_parser
 from src.printing import print
 

@@ -22,7 +22,7 @@ from src.errors import UserError, require_packages, run_command, user_path
 
 require_packages()
 
-from src.data.drawn_coco import DrawingPlan, draw_part
+from src.data.synthetic_coco import DrawingPlan, draw_part
 from src.files import reason
 from src.model_utils.config import parse_known, script_parser
 from src.printing import print

@@ -22,7 +22,7 @@ from src.errors import UserError, require_packages, run_command, user_path
 
 require_packages()
 
-from src.data.coco_json import image_folder, image_folders
+from src.data.coco import image_folder, image_folders
 from src.data.splitting import (
     deal,
     dominant_categories,

@@ -18,7 +18,7 @@ from src.benchmarks.measure import (
     setting_of,
     show,
 )
-from src.data.drawn_coco import DrawingPlan, draw_part
+from src.data.synthetic_coco import DrawingPlan, draw_part
 from src.errors import UserError
 
 WORK = "src.benchmarks.workloads:DataWork"

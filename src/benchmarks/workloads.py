@@ -20,7 +20,7 @@ from src.benchmarks.infer import InferSpec
 from src.benchmarks.measure import Setting, memory_gb
 from src.benchmarks.profiling import BEGIN, END, ENTER, LEAVE, ProfileSpec
 from src.data.conversion import data_to_mindrecord_byte_image
-from src.data.mindrecord_file import BASE_NAME
+from src.data.mindrecord import BASE_NAME
 from src.dataset import create_fasterrcnn_dataset
 from src.FasterRcnn.cpu import compiled
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet, FasterRcnn_Infer

@@ -15,8 +15,8 @@ from PIL import Image
 
 from src.commands.evaluate import write
 from src.commands.load_detector import load_detector
+from src.data.coco import name_parts, read_coco, size_of
 from src.data.coco_boxes import as_shown, some
-from src.data.coco_json import name_parts, read_coco, size_of
 from src.errors import UserError
 from src.evaluation.detect import detect
 from src.evaluation.image_files import ImageReader, find_images

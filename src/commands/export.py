@@ -16,7 +16,7 @@ import onnxruntime
 from mindspore import Tensor, nn
 
 from src.commands.load_detector import load_detector
-from src.data.drawn_coco import DrawingPlan, draw_image
+from src.data.synthetic_coco import DrawingPlan, draw_image
 from src.errors import UserError, user_path
 from src.evaluation.detect import detect, prepare
 from src.evaluation.image_files import ImageReader, find_images

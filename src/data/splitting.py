@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from src.data.coco import check_coco, check_entry, read_coco, shared_files
 from src.data.coco_boxes import plain_id, some
-from src.data.coco_json import check_coco, check_entry, read_coco, shared_files
 from src.data.json_stream import read_json
 from src.errors import UserError
 from src.files import reason, whole_file

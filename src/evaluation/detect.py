@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from src.data.augmentation import preprocess_fn
-from src.data.coco_json import NO_BOX
+from src.data.coco import NO_BOX
 from src.data.image_check import decoded
 from src.evaluation.metrics import MAX_DETECTIONS
 from src.util import top_detections

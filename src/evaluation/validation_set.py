@@ -17,8 +17,7 @@ from typing import Any, Callable
 import mindspore.dataset as ds
 import numpy as np
 
-from src.data.coco_boxes import OTHER_IMAGE, as_shown, as_stored, box_of, crowd_of, match_ids
-from src.data.coco_json import (
+from src.data.coco import (
     find_json,
     image_files,
     image_folder,
@@ -27,8 +26,9 @@ from src.data.coco_json import (
     shared_files,
     size_of,
 )
+from src.data.coco_boxes import OTHER_IMAGE, as_shown, as_stored, box_of, crowd_of, match_ids
 from src.data.image_check import ImageHeader, peek
-from src.data.mindrecord_file import BASE_NAME, check_mindrecord
+from src.data.mindrecord import BASE_NAME, check_mindrecord
 from src.errors import UserError, user_path
 from src.model_utils.config import setting
 

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]  # no stubs
 from safetensors.numpy import save_file
 
-from src.data.mindrecord_file import BASE_NAME, check_mindrecord
+from src.data.mindrecord import BASE_NAME, check_mindrecord
 from src.errors import UserError
 from src.federated.aggregation import aggregation_of
 from src.files import parsed_json, whole_file

@@ -7,7 +7,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from src.data.mindrecord_file import BASE_NAME
+from src.data.mindrecord import BASE_NAME
 from src.errors import UserError
 from src.federated.aggregation import FEDAVG, aggregation_of
 from src.federated.privacy_settings import privacy_settings

@@ -12,7 +12,7 @@ from typing import Any
 import redis
 
 from src.data.coco_boxes import crowded_words
-from src.data.mindrecord_file import BASE_NAME, check_mindrecord, indexed_objects
+from src.data.mindrecord import BASE_NAME, check_mindrecord, indexed_objects
 from src.errors import UserError, user_path
 from src.federated.aggregation import aggregation_of
 from src.job.addresses import (

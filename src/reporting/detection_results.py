@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from src.data.coco_json import image_folder, image_folders, read_coco, size_of
+from src.data.coco import image_folder, image_folders, read_coco, size_of
 from src.data.image_check import peek
 from src.data.image_names import ImageFolder, is_image_file
 from src.errors import UserError, user_path

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from coco_files import jpeg
 
-from src.data.label_source import Source
+from src.data.labels.source import Source
 
 WIDTH, HEIGHT = 64, 48
 

@@ -18,7 +18,7 @@ import mindspore
 import numpy as np
 from coco_files import jpeg
 
-from src.data.mindrecord_file import check_mindrecord, locked_folder, row, write_rows
+from src.data.mindrecord import check_mindrecord, locked_folder, row, write_rows
 from src.dataset import create_fasterrcnn_dataset
 from src.errors import UserError
 from src.launch.checkpoint_content import checkpoint_shapes

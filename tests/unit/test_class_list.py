@@ -9,8 +9,14 @@ import pytest
 from coco_files import PROJECT, coco_of, jpeg, run_script, write_coco
 from commands import TINY
 
-from src.data.class_list import described_classes, description
-from src.data.mindrecord_file import check_mindrecord, locked_folder, row, write_rows
+from src.data.mindrecord import (
+    check_mindrecord,
+    described_classes,
+    description,
+    locked_folder,
+    row,
+    write_rows,
+)
 from src.dataset import create_fasterrcnn_dataset
 from src.errors import UserError
 from src.federated.fingerprint import differing, fingerprint, key_aspects

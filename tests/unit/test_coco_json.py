@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from coco_files import coco_of, write_coco
 
+from src.data.coco import find_json, image_folders, load_labels, read_coco
 from src.data.coco_boxes import rows_within
-from src.data.coco_json import find_json, image_folders, load_labels, read_coco
 from src.dataset import create_coco_label
 from src.errors import UserError
 from src.model_utils.config import load_config

@@ -16,10 +16,10 @@ from label_folders import voc_xml
 from PIL import Image, ImageOps
 
 from src.data.image_check import ORIENTATION, peek
-from src.data.label_conversion import class_names, configuration_lines, read_class_list
-from src.data.voc_labels import read_voc
-from src.data.voc_xml import read_xml
-from src.data.yolo_labels import read_yolo
+from src.data.labels.convert import class_names, configuration_lines, read_class_list
+from src.data.labels.voc import read_voc
+from src.data.labels.voc_xml import read_xml
+from src.data.labels.yolo import read_yolo
 from src.errors import UserError
 from src.model_utils.config import load_config
 
@@ -281,7 +281,7 @@ def test_an_xml_file_of_another_size_or_encoding(tmp_path, monkeypatch):
     path = tmp_path / "a.xml"
     path.write_bytes("<a><name>é</name></a>".encode("utf-16"))
     assert read_xml(path).findtext("name") == "é"
-    monkeypatch.setattr("src.data.voc_xml.LARGEST", 10)
+    monkeypatch.setattr("src.data.labels.voc_xml.LARGEST", 10)
     with pytest.raises(UserError, match="no labels of one image"):
         read_xml(path)
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from src.commands import export
 from src.commands.export import Agreement, agreement, load_mindir, onnx_detections, write_mindir
 from src.data.augmentation import preprocess_fn
-from src.data.coco_json import NO_BOX
+from src.data.coco import NO_BOX
 from src.errors import UserError
 from src.evaluation.detect import detect
 from src.export.onnx_model import GraphBuilder, detector_model, pooled

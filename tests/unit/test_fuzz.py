@@ -16,9 +16,9 @@ from coco_files import jpeg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from src.data.coco_json import load_labels
-from src.data.voc_labels import read_voc
-from src.data.yolo_labels import read_yolo
+from src.data.coco import load_labels
+from src.data.labels.voc import read_voc
+from src.data.labels.yolo import read_yolo
 from src.errors import UserError
 from src.job.job_config import load_job
 from src.job.job_record import FOLDER, read_record

@@ -11,8 +11,8 @@ from coco_files import coco_of, jpeg, run_script, write_coco
 
 import generate_mindrecord
 from src.data import conversion
-from src.data.shards import for_shard, parse_shards
-from src.data.text_labels import create_train_data_from_txt, parse_json_annos_from_txt
+from src.data.conversion import for_shard, parse_shards
+from src.data.labels.text import create_train_data_from_txt, parse_json_annos_from_txt
 from src.errors import UserError
 from src.model_utils.config import load_config
 

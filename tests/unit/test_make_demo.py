@@ -9,8 +9,8 @@ import pytest
 from coco_files import run_script
 from pycocotools.coco import COCO
 
-from src.data import drawn_coco
-from src.data.drawn_coco import CATEGORIES, DrawingPlan, draw_image
+from src.data import synthetic_coco
+from src.data.synthetic_coco import CATEGORIES, DrawingPlan, draw_image
 from src.errors import UserError
 from src.model_utils.config import load_config
 
@@ -55,7 +55,9 @@ def test_parts_seeds_and_images_differ():
 
 def test_boxes_are_tight_inside_and_apart(monkeypatch):
     monkeypatch.setattr(
-        drawn_coco, "_background", lambda plan, rng: np.zeros((plan.height, plan.width, 3), "u1")
+        synthetic_coco,
+        "_background",
+        lambda plan, rng: np.zeros((plan.height, plan.width, 3), "u1"),
     )
     for number in range(60):
         image, annotations = draw_image(PLAN, 0, number)
@@ -98,7 +100,7 @@ def test_bad_flags_leave_nothing(tmp_path, word):
 
 
 def test_json_lists_every_image(tmp_path):
-    coco = drawn_coco.draw_part(PLAN, tmp_path, "train2017", 0, 5)
+    coco = synthetic_coco.draw_part(PLAN, tmp_path, "train2017", 0, 5)
     assert coco == json.loads((tmp_path / "annotations" / "instances_train2017.json").read_text())
     assert [e["file_name"] for e in coco["images"]] == sorted(
         path.name for path in (tmp_path / "train2017").iterdir()

@@ -12,9 +12,9 @@ import pytest
 from coco_files import PROJECT, jpeg
 from mindspore.mindrecord import FileWriter
 
-from src.data import mindrecord_file
-from src.data.coco_json import NO_BOX
-from src.data.mindrecord_file import (
+from src.data import mindrecord
+from src.data.coco import NO_BOX
+from src.data.mindrecord import (
     SCHEMA,
     check_mindrecord,
     indexed_objects,
@@ -33,7 +33,7 @@ KILLED_WRITER = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from src.data.mindrecord_file import locked_folder, row, write_rows
+from src.data.mindrecord import locked_folder, row, write_rows
 
 def batches():
     for number in range(3):
@@ -155,7 +155,7 @@ def test_pair_of_two_writings_is_refused(copy, tmp_path):
 
 def test_other_columns_are_refused(tmp_path, monkeypatch):
     columns = {"data": {"type": "bytes"}, "objects": {"type": "int32"}}
-    monkeypatch.setattr(mindrecord_file, "WRITTEN", columns)
+    monkeypatch.setattr(mindrecord, "WRITTEN", columns)
     write_rows(tmp_path / NAME, [[{"data": b"1", "objects": 1}]])
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"columns \['data', 'objects'\]"):
@@ -228,7 +228,7 @@ def test_killed_while_replacing_leaves_nothing_that_looks_whole(
     monkeypatch.setattr(Path, "replace", at_most(Path.replace))
     monkeypatch.setattr(Path, "unlink", at_most(Path.unlink))
     with pytest.raises(Killed):
-        mindrecord_file._move_into_place(new.parent, copy)
+        mindrecord._move_into_place(new.parent, copy)
     monkeypatch.undo()
     assert is_whole(copy) == (moment == 1)
     assert check_mindrecord(write(copy, 1)) == 1

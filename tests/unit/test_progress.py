@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from src import progress
-from src.data import coco_json
+from src.data import coco
 from src.errors import UserError
 from src.progress import Waiting
 
@@ -69,9 +69,9 @@ def test_a_wait_on_a_terminal_leaves_nothing_behind(monkeypatch, capsys):
 
 
 def test_a_large_json_is_announced(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(coco_json, "LARGE", 2)
+    monkeypatch.setattr(coco, "LARGE", 2)
     path = tmp_path / "instances.json"
     path.write_text("{}")
     with pytest.raises(UserError):
-        coco_json.read_coco(path)
+        coco.read_coco(path)
     assert capsys.readouterr().err == f"reading {path}, 0 MB\n"

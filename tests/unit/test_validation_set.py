@@ -10,10 +10,10 @@ from evaluation_sets import CLASSES, tiny, validation
 from mindspore import Tensor
 from PIL import Image
 
-from src.data.coco_json import load_labels
+from src.data.coco import load_labels
 from src.data.conversion import convert, data_to_mindrecord_byte_image
 from src.data.image_check import ORIENTATION
-from src.data.mindrecord_file import locked_folder
+from src.data.mindrecord import locked_folder
 from src.dataset import create_fasterrcnn_dataset
 from src.errors import UserError
 from src.evaluation.detect import detect, prepare, within_image

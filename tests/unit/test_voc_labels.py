@@ -8,8 +8,8 @@ import pytest
 from coco_files import run_script
 from label_folders import boxes_of, png, voc_xml, write_files
 
-from src.data.label_conversion import convert_labels
-from src.data.voc_labels import read_voc
+from src.data.labels.convert import convert_labels
+from src.data.labels.voc import read_voc
 from src.errors import UserError
 
 IMAGES, XML = "JPEGImages", "Annotations"

@@ -6,8 +6,8 @@ import pytest
 from coco_files import run_script
 from label_folders import HEIGHT, WIDTH, boxes_of, write_files
 
-from src.data.label_conversion import class_names
-from src.data.yolo_labels import read_yolo
+from src.data.labels.convert import class_names
+from src.data.labels.yolo import read_yolo
 from src.errors import UserError
 
 NAMES = "cell\nplatelet\nwbc\n"

@@ -6,7 +6,7 @@ import random
 import pytest
 from label_folders import boxes_of, write_files
 
-from src.data.yolo_labels import read_yolo
+from src.data.labels.yolo import read_yolo
 from src.errors import UserError
 
 BOX = (24, 12, 40, 36)

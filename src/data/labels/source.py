@@ -20,7 +20,7 @@ from src.data.image_check import (
     image_header,
     peek,
 )
-from src.data.label_files import Notes, files_below, split_of
+from src.data.labels.files import Notes, files_below, split_of
 from src.errors import UserError
 
 SHOWN = 3  # faults on the screen

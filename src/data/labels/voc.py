@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from src.data.image_check import SUFFIXES, ImageHeader
-from src.data.label_files import (
+from src.data.labels.files import (
     FileIndex,
     as_path,
     files_below,
@@ -19,7 +19,7 @@ from src.data.label_files import (
     read_text,
     split_of,
 )
-from src.data.label_source import (
+from src.data.labels.source import (
     NamedBox,
     Source,
     SourceImage,
@@ -28,7 +28,7 @@ from src.data.label_source import (
     image_paths,
     usual_names,
 )
-from src.data.voc_xml import Annotation, read_annotation
+from src.data.labels.voc_xml import Annotation, read_annotation
 from src.errors import UserError
 from src.progress import progress
 

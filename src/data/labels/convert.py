@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from src.data.coco_boxes import some
-from src.data.label_files import read_text
-from src.data.label_source import SHOWN, FaultyLabelsError, NamedBox, Source, SourceImage
+from src.data.labels.files import read_text
+from src.data.labels.source import SHOWN, FaultyLabelsError, NamedBox, Source, SourceImage
 from src.data.splitting import write_jsons
 from src.errors import UserError
 from src.files import reason, write_whole

@@ -14,7 +14,7 @@ from typing import Any, Optional, Tuple
 import yaml
 
 from src.data.image_check import SUFFIXES
-from src.data.label_files import (
+from src.data.labels.files import (
     FileIndex,
     as_path,
     files_below,
@@ -24,7 +24,7 @@ from src.data.label_files import (
     read_text,
     split_of,
 )
-from src.data.label_source import Notes, image_paths, usual_names
+from src.data.labels.source import Notes, image_paths, usual_names
 from src.errors import UserError
 
 DATA = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")

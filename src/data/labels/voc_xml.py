@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from src.data.image_check import Corners
-from src.data.label_files import decode_text
+from src.data.labels.files import decode_text
 from src.errors import UserError
 
 LARGEST = 10 * 2**20  # bytes of an XML file

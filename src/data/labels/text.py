@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from src.data.coco import NO_BOX, LabelledImage, Labels, as_text
 from src.data.coco_boxes import some
-from src.data.coco_json import NO_BOX, LabelledImage, Labels, as_text
 from src.data.image_names import files_of
 from src.errors import UserError, user_path
 

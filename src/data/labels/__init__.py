@@ -1,0 +1,1 @@
+"""Labels of other formats, converted to COCO's json."""
