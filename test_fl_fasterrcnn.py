@@ -23,7 +23,7 @@ from src.errors import require_packages, run_command
 
 require_packages()
 
-from src.federated.encryption import engine_tls
+from src.federated.tls import engine_tls
 from src.job.addresses import parse_address
 from src.job.job_config import JobConfig
 from src.job.job_record import state_folder
@@ -52,7 +52,7 @@ def start_one_scheduler(config: Config | None = None) -> None:
     parse_address(config.scheduler_manage_address, "--scheduler_manage_address")
     job = job_of(config)
     tls = engine_tls(job, "scheduler", config.scheduler_manage_address)
-    from src.federated.scheduler import run_scheduler
+    from src.federated.server import run_scheduler
 
     run_scheduler(str(job.path), config.scheduler_manage_address, tls)
 

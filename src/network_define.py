@@ -14,7 +14,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.train.callback import Callback, RunContext
 
 from src.FasterRcnn.precision import head_dtype
-from src.federated.terms import NO_TERMS, Terms
+from src.federated.algorithms import NO_TERMS, Terms
 from src.files import Lossy
 from src.job.console import stamp
 from src.job.log_files import RotatingLog

@@ -19,7 +19,8 @@ from src.evaluation.evaluator import Evaluator
 from src.evaluation.validation_set import open_validation
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.federated.aggregation import FEDNOVA, Aggregation
-from src.federated.checkpoint_keeper import save_network
+from src.federated.algorithms import NO_TERMS, Terms
+from src.federated.checkpoints import save_network
 from src.federated.fingerprint import (
     FEATURE_NAME,
     FROZEN_ASPECT,
@@ -30,8 +31,6 @@ from src.federated.fingerprint import (
     opened,
     require_trainable,
 )
-from src.federated.terms import NO_TERMS, Terms
-from src.federated.travelling import local_names
 from src.files import reason, whole_file
 from src.job.log_files import rotation
 from src.job.recovery_files import ORIGIN_NAME, InitialOrigin
@@ -41,6 +40,7 @@ from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device
 from src.network_define import LossCallBack, mean_loss, steps_of_call, train_cell
 from src.weights.head_classes import SCORES
+from src.weights.local_params import local_names
 from src.weights.pretrained import load_pretrained, read_checkpoint
 
 

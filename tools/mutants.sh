@@ -10,8 +10,8 @@ shift 2
 
 # A module, and the tests that have to notice a change in it.
 modules="
-src/evaluation/journal.py         tests/unit/test_journal.py
-src/federated/adaptive.py         tests/unit/test_adaptive.py
+src/federated/journal.py         tests/unit/test_journal.py
+src/federated/algorithms.py         tests/unit/test_adaptive.py
 src/federated/fingerprint.py      tests/unit/test_rounds_parts.py tests/unit/test_fingerprint.py
 src/federated/rounds.py           tests/unit/test_rounds_parts.py
 src/federated/server_requests.py  tests/unit/test_server_requests.py tests/unit/test_silo.py

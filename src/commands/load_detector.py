@@ -8,9 +8,9 @@ from mindspore import Parameter, nn
 
 from src.errors import UserError
 from src.federated.fingerprint import FEATURE_NAME, key_aspects, same_mark, unlike_aspects
-from src.federated.travelling import local_names
 from src.model_utils.config import Config, setting
 from src.training import shared_aspects
+from src.weights.local_params import local_names
 from src.weights.pretrained import load_pretrained, read_checkpoint, require_same_classes
 
 

@@ -8,14 +8,132 @@ docs/aggregation.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import mindspore as ms
 import numpy as np
-from mindspore import Parameter
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from src.errors import UserError
-from src.federated.aggregation import CONTROL, FEDNOVA, FEDPROX, SCAFFOLD, Aggregation
+from src.federated.aggregation import (
+    ABSOLUTE,
+    CONTROL,
+    FEDNOVA,
+    FEDPROX,
+    SCAFFOLD,
+    AdaptiveSettings,
+    Aggregation,
+)
 from src.federated.rounds import LARGEST_DATA_SIZE, Round, SyncError
-from src.federated.terms import NO_TERMS, DriftTerm, ProximalTerm, Terms
+
+
+class Terms(NamedTuple):
+    """Cells that a training step applies where they are not None.
+
+    Attributes:
+        gradient: takes and gives the tuple of gradients, in the order of the step's weights.
+        weight: called with the step's learning rate, (1,), after the optimiser's update.
+    """
+
+    gradient: nn.Cell | None = None
+    weight: nn.Cell | None = None
+
+
+NO_TERMS = Terms()
+
+
+pulled = ops.MultitypeFuncGraph("pulled")
+
+
+@pulled.register("Tensor", "Tensor", "Tensor", "Tensor")
+def tensor_pulled(rate: Tensor, grad: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    """The gradient with that of rate/2 * ||weight - target||^2."""
+    return grad + rate * (weight - target)
+
+
+class ProximalTerm(nn.Cell):
+    """The gradient of rate/2 * ||w - w_global||^2, added to that of the loss.
+
+    Li et al., "Federated optimization in heterogeneous networks", 2020, equation 2. The gradient
+    of the sum is the sum of the gradients, so this is exact and needs no second backward pass.
+
+    Args:
+        weights: all that the step trains, in its order.
+        names: those of them that are pulled back to the global model.
+        rate: the factor, iid_rate of the federation's file.
+    """
+
+    def __init__(self, weights: Sequence[Parameter], names: Sequence[str], rate: float):
+        super().__init__(auto_prefix=False)
+        chosen = set(names)
+        self._held = [weight for weight in weights if weight.name in chosen]
+        self._copies = _beside(self._held, "global_weights")
+        copies = {weight.name: copy for weight, copy in zip(self._held, self._copies)}
+        self.weights = ParameterTuple(weights)
+        # A weight that is not pulled is its own target.
+        self.targets = ParameterTuple([copies.get(weight.name, weight) for weight in weights])
+        self.rate = Tensor(rate, ms.float32)
+        self.each = ops.HyperMap()
+
+    def load(self, features: Mapping[str, np.ndarray]) -> None:
+        """Take the global model to be pulled back to."""
+        _fill(self._copies, self._held, features)
+
+    def construct(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The gradients with the term's added."""
+        return self.each(ops.partial(pulled, self.rate), grads, self.weights, self.targets)
+
+
+class DriftTerm(nn.Cell):
+    """Moves the weights against the silo's drift, by learning rate times (c - c_silo).
+
+    Karimireddy et al., "SCAFFOLD", 2020, algorithm 1, line 10; outside the optimiser, because its
+    momentum would multiply the correction.
+
+    Args:
+        weights: those that are corrected.
+
+    Attributes:
+        total: sum of the learning rates since `load`, (1,).
+    """
+
+    def __init__(self, weights: Sequence[Parameter]):
+        super().__init__(auto_prefix=False)
+        self.weights = ParameterTuple(weights)
+        self.drifts = ParameterTuple(_beside(weights, "drift"))
+        self.total = Parameter(Tensor(np.zeros(1, np.float32)), "rates", requires_grad=False)
+
+    def load(self, drifts: Mapping[str, np.ndarray]) -> None:
+        """Take c - c_silo of each weight, and begin the sum of learning rates."""
+        _fill(self.drifts, self.weights, drifts)
+        self.total.set_data(Tensor(np.zeros(1, np.float32)))
+
+    def construct(self, rate: Tensor) -> Tensor:
+        """Correct the weights and add up the rates; gives the rate."""
+        for number in range(len(self.drifts)):
+            ops.assign_sub(self.weights[number], rate * self.drifts[number])
+        ops.assign_add(self.total, rate)
+        return rate
+
+
+def _beside(weights: Sequence[Parameter], prefix: str) -> list[Parameter]:
+    """Zeros like the weights, which nobody trains."""
+    return [
+        Parameter(
+            Tensor(np.zeros(weight.shape, np.float32)),
+            name=f"{prefix}.{weight.name}",
+            requires_grad=False,
+        )
+        for weight in weights
+    ]
+
+
+def _fill(
+    targets: Sequence[Parameter], weights: Sequence[Parameter], arrays: Mapping[str, np.ndarray]
+) -> None:
+    for target, weight in zip(targets, weights):
+        target.set_data(Tensor(arrays[weight.name].reshape(weight.shape)))
+
 
 Arrays = Mapping[str, np.ndarray]
 # A control variate of the silo among what it keeps, see `Averaging.state`.
@@ -186,3 +304,109 @@ def algorithm_of(
         chosen = set(names)
         return Controlled([weight for weight in weights if weight.name in chosen])
     return Averaging()
+
+
+# Above every consistency, so that the first round after a change is the new minimum.
+NO_MINIMUM = 1.1
+
+# Names in what is kept for another process of the silo, see `AdaptiveFrequency.state`.
+CHANGE, SIZE = "mean_change.", "mean_size."
+KEPT = ("frequency", "_window", "_lowest", "_lowest_at", "_round")
+
+
+class AdaptiveFrequency:
+    """The number of steps in an iteration, the same decision in every silo.
+
+    Args:
+        settings: see default_config.yaml.
+        frequency: steps of the first iterations.
+        names: the weights that travel.
+
+    Attributes:
+        frequency: steps of the iteration to come.
+    """
+
+    def __init__(self, settings: AdaptiveSettings, frequency: int, names: list[str]):
+        self.frequency = frequency
+        self._names = names
+        self._alpha = np.float32(settings.ema_alpha)
+        self._window = settings.observation_window_size
+        self._ratio = settings.frequency_increase_ratio
+        self._unchanged = settings.unchanged_round
+        self._lowest = settings.min_consistent_rate
+        self._lowest_at = settings.min_consistent_rate_at_round
+        self._round = 0
+        self._global: dict[str, np.ndarray] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin the moving averages anew."""
+        self._change: dict[str, np.ndarray] = {}
+        self._size: dict[str, np.ndarray] = {}
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """The moving averages, 1-D arrays by name, and the numbers that decide."""
+        arrays = {CHANGE + name: array for name, array in self._change.items()}
+        arrays.update({SIZE + name: array for name, array in self._size.items()})
+        return arrays, {key: getattr(self, key) for key in KEPT}
+
+    def restore(self, arrays: Arrays, numbers: Mapping[str, float]) -> None:
+        """Take what `state` gave in an earlier process of this silo."""
+        for key in KEPT:
+            setattr(self, key, numbers[key])
+        self._change = {n: arrays[CHANGE + n].copy() for n in self._names if CHANGE + n in arrays}
+        self._size = {n: arrays[SIZE + n].copy() for n in self._names if SIZE + n in arrays}
+
+    def upload(self, weights: Arrays) -> dict[str, np.ndarray]:
+        """What is sent beside `weights`: how much each has changed since the global model."""
+        return {
+            ABSOLUTE + name: np.abs(weights[name].reshape(-1) - self._global[name])
+            for name in self._names
+        }
+
+    def loaded(self, features: Arrays) -> None:
+        """Take a global model; one that has changed tells how consistent its round was.
+
+        It does not matter whether this silo took part in the round, so that all silos decide the
+        same. A model that has not changed is that of a round that failed, which tells nothing.
+        """
+        if self._global and any((features[n] != self._global[n]).any() for n in self._names):
+            self._decide(self._consistency(features))
+        self._global = {name: features[name].copy() for name in self._names}
+
+    def _consistency(self, features: Arrays) -> float:
+        """The ratio of this round's smoothed change to its smoothed size, 0 to 1."""
+        total, count = 0.0, 0
+        for name in self._names:
+            change = features[name] - self._global[name]
+            self._change[name] = self._smooth(self._change.get(name), change)
+            self._size[name] = self._smooth(self._size.get(name), features[ABSOLUTE + name])
+            moved = self._size[name] > 0
+            ratio = np.abs(self._change[name][moved]) / self._size[name][moved]
+            total += float(ratio.sum(dtype=np.float64))
+            count += change.size
+        return total / count
+
+    def _smooth(self, before: np.ndarray | None, now: np.ndarray) -> np.ndarray:
+        now = now * (1 - self._alpha)
+        return now if before is None else before * self._alpha + now
+
+    def _decide(self, consistency: float) -> None:
+        waited = self._round - self._lowest_at
+        if consistency < self._lowest:
+            self._lowest, self._lowest_at = consistency, self._round
+        elif waited > self._window and self.frequency > 1 and self._round > self._unchanged:
+            self.frequency = -(-self.frequency // self._ratio)
+            self._lowest, self._lowest_at = NO_MINIMUM, self._round
+            self._window *= self._ratio
+            self._forget()
+        self._round += 1
+
+
+def adaptive_of(
+    aggregation: Aggregation, frequency: int, names: list[str]
+) -> AdaptiveFrequency | None:
+    """The adaptive frequency of a job; None where the number of steps is fixed."""
+    if aggregation.adaptive is None:
+        return None
+    return AdaptiveFrequency(aggregation.adaptive, frequency, names)

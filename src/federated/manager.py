@@ -10,8 +10,9 @@ where they would be trained or saved, and read a learning rate only by moving it
 
 from __future__ import annotations
 
+import contextlib
 import ssl
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable
 
@@ -19,20 +20,38 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 from mindspore_federated import FederatedLearningManager
+from mindspore_federated.trainer import _fl_manager
 
-from src.federated.adaptive import adaptive_of
 from src.federated.aggregation import ABSOLUTE, Aggregation
-from src.federated.algorithms import algorithm_of
-from src.federated.engine_client import without_engine_client
+from src.federated.algorithms import Terms, adaptive_of, algorithm_of
 from src.federated.engine_settings import checked_settings
 from src.federated.model_check import Start
 from src.federated.privacy import Privacy
 from src.federated.rank_silo import silo_of
 from src.federated.ranks import Ranks
 from src.federated.rounds import Deadlines, NotFiniteError, Round
-from src.federated.terms import Terms
 from src.federated.transport import Client
 from src.printing import print
+
+
+class _NoEngineClient:
+    """Stands in for the engine's binding while the base class is set up."""
+
+    @staticmethod
+    def init_federated_worker(initial_model: dict) -> None:
+        """Do not start the engine's client, which would keep a copy of the model."""
+
+
+@contextlib.contextmanager
+def without_engine_client() -> Iterator[None]:
+    """Within it, a manager that is made starts no client of the engine."""
+    binding = _fl_manager.Federated_
+    _fl_manager.Federated_ = _NoEngineClient
+    try:
+        yield
+    finally:
+        _fl_manager.Federated_ = binding
+
 
 # Names in a silo's state, see `SiloManager.state`.
 LOCAL = "local."

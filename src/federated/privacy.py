@@ -13,19 +13,178 @@ compares any two data sets of the silo: two clipped updates differ by up to 2 * 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
 
-from src.federated.privacy_ledger import PrivacyLedger
-from src.federated.privacy_settings import PrivacySettings, privacy_settings
-from src.federated.rounds import Features, NotFiniteError, check_finite
+from src.errors import UserError
+from src.federated.aggregation import FEDAVG, FEDPROX, aggregation_type
+from src.federated.rounds import Features, NotFiniteError, SyncError, check_finite
+from src.files import append_line, parsed_json, reason
 from src.job.job_config import JobConfig
+
+# What leaves the silo under these is the weights alone.
+ALGORITHMS = (FEDAVG, FEDPROX)
+
+
+@dataclass(frozen=True)
+class PrivacySettings:
+    """The keys dp_clip_norm, dp_noise_multiplier, dp_delta and dp_max_epsilon, 0 for no limit."""
+
+    clip_norm: float
+    noise_multiplier: float
+    delta: float
+    max_epsilon: float = 0.0
+
+
+def privacy_settings(job: JobConfig, config: Any) -> PrivacySettings | None:
+    """The checked settings; None where dp_clip_norm is 0, which is off.
+
+    Raises:
+        UserError: values that make no sense, or a job in which more than weights leaves a silo.
+    """
+    clip, noise, delta = config.dp_clip_norm, config.dp_noise_multiplier, config.dp_delta
+    most = config.dp_max_epsilon
+    for key, value in (
+        ("dp_clip_norm", clip),
+        ("dp_noise_multiplier", noise),
+        ("dp_max_epsilon", most),
+    ):
+        if not (math.isfinite(value) and value >= 0):
+            raise UserError(f"{key} is {value}, expected a finite number, 0 or more")
+    if not 0 < delta < 1:
+        raise UserError(f"dp_delta is {delta}, expected more than 0 and less than 1, as in 1e-5")
+    if clip == 0 and noise > 0:
+        raise UserError(
+            f"dp_noise_multiplier is {noise} and dp_clip_norm 0: noise says nothing about an "
+            "update of any size; set dp_clip_norm too, or neither"
+        )
+    if most > 0 and noise == 0:
+        raise UserError(
+            f"dp_max_epsilon is {most} and dp_noise_multiplier {noise}: without noise epsilon is "
+            "infinite at the first upload; set dp_clip_norm and dp_noise_multiplier too, or leave "
+            "dp_max_epsilon at 0"
+        )
+    if clip == 0:
+        return None
+    algorithm = aggregation_type(job)
+    if algorithm not in ALGORITHMS:
+        raise UserError(
+            f"dp_clip_norm is {clip} and aggregation_type {algorithm}, expected "
+            f"{' or '.join(ALGORITHMS)}: with it more than noised weights would leave the silo"
+        )
+    if config.sync_type != "fixed":
+        raise UserError(
+            f"dp_clip_norm is {clip} and sync_type {config.sync_type}, expected fixed: otherwise "
+            "gradients without noise would leave the silo too"
+        )
+    return PrivacySettings(clip, noise, delta, most)
+
+
+LEDGER = "privacy.jsonl"
+
+
+class PrivacyLedger:
+    """The private uploads of one data set by one worker.
+
+    Args:
+        folder: of the worker's log; the ledger lies in it.
+        data: what the uploads tell of: entries of other data sets are not counted.
+
+    Attributes:
+        multipliers: the noise multiplier of each upload so far.
+    """
+
+    def __init__(self, folder: Path, data: Path):
+        self._folder = folder.absolute()
+        self._data = str(data.absolute())
+        self.multipliers: list[float] = []
+
+    def begin(self) -> list[str]:
+        """Read what earlier processes entered.
+
+        Returns:
+            Lines that say what was found.
+
+        Raises:
+            UserError: a ledger that cannot be read.
+        """
+        said = []
+        for folder in self._folders():
+            if (folder / LEDGER).is_file():
+                self.multipliers += self._counted(folder / LEDGER)
+            elif (folder / "rounds.jsonl").is_file() and folder != self._folder:
+                said.append(
+                    f"WARNING: {folder} is of an earlier run without dp_clip_norm: what it sent "
+                    "had no noise and is not counted"
+                )
+        if self.multipliers:
+            said.append(f"privacy: {len(self.multipliers)} earlier upload(s) of this data count")
+        else:
+            said.append(f"privacy: no earlier upload of {self._data} is known; counting from 0")
+        return said
+
+    def add(self, iteration: int, settings: PrivacySettings, epsilon: float) -> None:
+        """Enter an upload, on the disk before this returns.
+
+        Raises:
+            SyncError: it could not be written.
+        """
+        entry = {
+            "iteration": iteration,
+            "clip_norm": settings.clip_norm,
+            "noise_multiplier": settings.noise_multiplier,
+            "delta": settings.delta,
+            "epsilon": epsilon if math.isfinite(epsilon) else None,
+            "data": self._data,
+        }
+        path = self._folder / LEDGER
+        try:
+            append_line(path, json.dumps(entry), durable=True, private=True)
+        except OSError as error:
+            raise SyncError(
+                f"{path} could not be written, nothing was sent: {reason(error)}"
+            ) from error
+        self.multipliers.append(settings.noise_multiplier)
+
+    def _folders(self) -> list[Path]:
+        """This worker's folder and the earlier ones beside it."""
+        earlier = [
+            path
+            for path in self._folder.parent.glob(f"{self._folder.name}.*")
+            if path.suffix[1:].isdigit()
+        ]
+        return [*sorted(earlier), self._folder]
+
+    def _counted(self, path: Path) -> list[float]:
+        """Noise multipliers of the entries of this ledger's data.
+
+        What stands behind the last line's end is of an upload that never left.
+        """
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+        entries = [self._entry(path, number, line) for number, line in enumerate(lines, 1)]
+        return [entry["noise_multiplier"] for entry in entries if entry["data"] == self._data]
+
+    @staticmethod
+    def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
+        try:
+            entry = parsed_json(line)
+            if entry["noise_multiplier"] >= 0 and isinstance(entry["data"], str):
+                return entry
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise UserError(
+            f"{path}, line {number}: no entry of a private upload ({line[:40]!r}); without it "
+            "epsilon would be too small: restore the file, or move the folder away to count anew"
+        )
+
 
 # In units of clip_norm, the largest distance of two clipped updates.
 SENSITIVITY = 2.0

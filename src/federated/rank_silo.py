@@ -6,8 +6,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from src.federated.rank_channel import Message, RankError
-from src.federated.ranks import Ranks
+from src.federated.ranks import Message, RankError, Ranks
 from src.federated.rounds import Features, Round
 from src.federated.silo import Silo
 from src.federated.transport import Client

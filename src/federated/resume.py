@@ -11,8 +11,7 @@ from mindspore import Tensor, nn
 
 from src.errors import UserError
 from src.federated.manager import SiloManager
-from src.federated.rank_channel import Message
-from src.federated.ranks import Ranks
+from src.federated.ranks import Message, Ranks
 from src.federated.resume_state import (
     ResumeState,
     load_state,

@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 import numpy as np
 import redis
-from mindspore_federated import FLServerJob, SSLConfig
+from mindspore_federated import FlSchedulerJob, FLServerJob, SSLConfig
 from mindspore_federated.startup.feature_map import FeatureMap
 from mindspore_federated.startup.federated_local import load_ms_checkpoint, save_ms_checkpoint
 
@@ -233,4 +233,21 @@ def run_server(
         max_change,
         senders,
     )
+    job.run()
+
+
+def run_scheduler(yaml_config: str, manage_address: str, tls: SSLConfig | None = None) -> None:
+    """Serve the management API at `manage_address` until a signal ends it.
+
+    Args:
+        yaml_config: path of the federation's YAML file.
+        manage_address: "ip:port".
+        tls: passwords of the file's certificates where its enable_ssl is True.
+
+    Raises:
+        UserError: the file is invalid.
+        RuntimeError: the engine cannot start, for example because the port is taken.
+    """
+    with checked_settings():
+        job = FlSchedulerJob(yaml_config, manage_address, tls)
     job.run()

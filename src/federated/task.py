@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import nn
 from mindspore.train.callback import Callback
 
-from src.federated.terms import Terms
+from src.federated.algorithms import Terms
 
 
 class Task(Protocol):

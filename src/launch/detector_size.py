@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from src.federated.travelling import local_names
 from src.model_utils.config import setting
+from src.weights.local_params import local_names
 
 Shape = tuple[int, ...]
 FLOAT_BYTES = 4

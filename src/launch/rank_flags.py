@@ -10,7 +10,7 @@ from typing import Any
 from src.data.mindrecord import BASE_NAME
 from src.errors import UserError
 from src.federated.aggregation import FEDAVG, aggregation_of
-from src.federated.privacy_settings import privacy_settings
+from src.federated.privacy import privacy_settings
 from src.job.addresses import parse_address, require_free_port
 from src.job.checks import WARN, Check, Finding
 from src.job.job_config import JobConfig

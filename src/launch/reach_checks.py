@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from src.errors import UserError
-from src.federated.encryption import silo_context
+from src.federated.tls import silo_context
 from src.job.addresses import server_addresses
 from src.job.checks import WARN, Check, Finding
 from src.job.job_config import JobConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from src.federated.privacy_settings import privacy_settings
+from src.federated.privacy import privacy_settings
 from src.job.checks import WARN, Check, Finding
 from src.job.job_config import JobConfig
 from src.launch.detector_size import FLOAT_BYTES, count_values, federated_shapes, trained_shapes

@@ -21,7 +21,6 @@ from src.federated.fingerprint import (
     same_mark,
     unlike_aspects,
 )
-from src.federated.travelling import local_names
 from src.job.job_config import JobConfig
 from src.job.job_record import read_record, role_folder
 from src.job.recovery_files import (
@@ -38,6 +37,7 @@ from src.launch.processes import require_not_running
 from src.launch.redis_store import FINISHED, JobStore, settings_of
 from src.model_utils.config import PROJECT_DIR, Config, find_config_file, setting
 from src.printing import print
+from src.weights.local_params import local_names
 
 # Three recovery files and the one being written, beside the initial model.
 SERVER_FILES = 5

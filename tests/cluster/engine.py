@@ -235,8 +235,8 @@ def federation(
 
 def main() -> None:
     yaml_path, address, checkpoint_dir, weights = sys.argv[1:]
-    from src.federated.encryption import engine_tls
     from src.federated.server import ServerJob
+    from src.federated.tls import engine_tls
     from src.job.job_config import load_job
     from src.launch.redis_store import JobStore
     from src.model_utils.config import default_values

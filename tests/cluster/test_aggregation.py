@@ -20,9 +20,7 @@ from src.errors import UserError
 from src.federated.aggregation import AdaptiveSettings, Aggregation
 from src.federated.fingerprint import FEATURE_NAME, FROZEN_ASPECT, fingerprint, opened
 from src.federated.manager import SiloManager
-from src.federated.privacy import Privacy
-from src.federated.privacy_ledger import PrivacyLedger
-from src.federated.privacy_settings import PrivacySettings
+from src.federated.privacy import Privacy, PrivacyLedger, PrivacySettings
 from src.federated.rounds import Deadlines
 from src.network_define import TrainOneStepCell
 

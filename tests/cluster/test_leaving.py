@@ -15,9 +15,7 @@ from mindspore import nn
 from src.errors import UserError
 from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.manager import SiloManager
-from src.federated.privacy import Privacy, epsilon_of
-from src.federated.privacy_ledger import PrivacyLedger
-from src.federated.privacy_settings import PrivacySettings
+from src.federated.privacy import Privacy, PrivacyLedger, PrivacySettings, epsilon_of
 from src.federated.rounds import Deadlines
 
 ASPECTS = {"class list": ["cat", "dog"]}

@@ -11,8 +11,8 @@ from members import Member, assert_mean, initial, together
 from ports import free_ports
 
 from src.errors import UserError
-from src.federated.encryption import silo_tls
 from src.federated.replies import Outcome
+from src.federated.tls import silo_tls
 from src.federated.transport import Client
 from src.job.job_config import load_job
 from src.job.tls_checks import peers_trusted

@@ -262,7 +262,7 @@ def test_a_state_for_resume_that_cannot_be_written_is_said(disk, kind, capsys):
 def worker_keeper(folder: Path):
     from mindspore import nn
 
-    from src.federated.checkpoint_keeper import CheckpointKeeper
+    from src.federated.checkpoints import CheckpointKeeper
 
     config = SimpleNamespace(checkpoints_kept=0, save_checkpoint=True, run_eval=False)
     return CheckpointKeeper("worker_0", nn.Dense(40, 40), folder, "mindrecord_0", config)
@@ -277,8 +277,7 @@ def best_checkpoint(folder: Path) -> None:
 
 
 def privacy_ledger(folder: Path) -> None:
-    from src.federated.privacy import PrivacySettings
-    from src.federated.privacy_ledger import PrivacyLedger
+    from src.federated.privacy import PrivacyLedger, PrivacySettings
 
     ledger = PrivacyLedger(folder, Path("data"))
     for number in range(100):
@@ -351,8 +350,8 @@ def test_a_refused_write_that_training_survives(disk, place, kind, capsys):
 
 @pytest.mark.parametrize("kind", WORDS)
 def test_an_evaluation_that_cannot_be_kept_is_said(disk, kind, capsys):
-    from src.evaluation.journal import Journal
     from src.evaluation.metrics import FIGURES
+    from src.federated.journal import Journal
     from src.job.status_file import StatusFile
 
     keeper = worker_keeper(disk.folder)

@@ -11,8 +11,8 @@ from mindspore_federated import FederatedLearningManager
 from mindspore_federated.common import _fl_context
 from mindspore_federated.startup.yaml_config import load_yaml_config
 
-from src.federated.adaptive import AdaptiveFrequency
 from src.federated.aggregation import ABSOLUTE, AdaptiveSettings
+from src.federated.algorithms import AdaptiveFrequency
 from src.model_utils.config import PROJECT_DIR
 
 SHAPES = {"a": (3, 4), "b": (5,)}

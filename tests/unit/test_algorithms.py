@@ -9,18 +9,23 @@ from mindspore import Parameter, Tensor
 from mindspore_federated.startup.feature_map import FeatureMap
 
 from src.errors import UserError
-from src.federated.adaptive import AdaptiveFrequency
 from src.federated.aggregation import (
     ABSOLUTE,
     AdaptiveSettings,
     Aggregation,
     aggregation_of,
 )
-from src.federated.algorithms import Controlled, NormalisedAveraging, algorithm_of
+from src.federated.algorithms import (
+    AdaptiveFrequency,
+    Controlled,
+    DriftTerm,
+    NormalisedAveraging,
+    ProximalTerm,
+    algorithm_of,
+)
 from src.federated.fingerprint import FEATURE_NAME, differing, fingerprint
 from src.federated.rounds import Round, SyncError
 from src.federated.server import ServerJob, _add_controls
-from src.federated.terms import DriftTerm, ProximalTerm
 from src.job.job_config import load_job
 from src.model_utils.config import load_config
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from src.errors import UserError
-from src.federated.encryption import silo_tls
+from src.federated.tls import silo_tls
 from src.job.checks import FAIL, PASS, WARN, run_checks
 from src.job.job_config import load_job
 from src.job.tls_checks import tls_checks

@@ -11,8 +11,8 @@ from stand_ins import StandIn, answer, model_reply
 from tls_front import TlsFront
 
 from src.errors import UserError
-from src.federated.encryption import silo_tls
 from src.federated.replies import Outcome
+from src.federated.tls import silo_tls
 from src.federated.transport import Client
 from src.job.job_config import load_job
 from src.launch.management import Management

@@ -10,8 +10,7 @@ from mindspore_federated.startup import yaml_config
 from src.errors import UserError
 from src.federated.engine_settings import checked_settings
 from src.federated.manager import SiloManager
-from src.federated.scheduler import run_scheduler
-from src.federated.server import ServerJob
+from src.federated.server import ServerJob, run_scheduler
 from src.job.job_config import load_job
 from src.model_utils.config import PROJECT_DIR
 

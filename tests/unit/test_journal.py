@@ -5,8 +5,8 @@ import json
 import pytest
 
 from src.commands import evaluate
-from src.evaluation.journal import Journal
 from src.evaluation.metrics import FIGURES
+from src.federated.journal import Journal
 from src.job.status_file import StatusFile
 
 

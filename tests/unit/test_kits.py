@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from stand_ins import StandIn, answer, model_reply
 from tls_front import TlsFront
 
-from src.federated.encryption import silo_tls
 from src.federated.replies import Outcome
+from src.federated.tls import silo_tls
 from src.federated.transport import Client
 from src.job.checks import PASS, run_checks
 from src.job.job_config import load_job

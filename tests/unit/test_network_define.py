@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
-from src.federated.terms import Terms
+from src.federated.algorithms import Terms
 from src.model_utils.config import load_config
 from src.network_define import LossCallBack, LossNet, TrainOneStepCell, WithLossCell, train_cell
 

@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 
 from src.errors import UserError
-from src.federated.privacy import PIECE, Privacy, epsilon_of, fresh_generator
-from src.federated.privacy_ledger import PrivacyLedger
-from src.federated.privacy_settings import PrivacySettings, privacy_settings
+from src.federated.privacy import (
+    PIECE,
+    Privacy,
+    PrivacyLedger,
+    PrivacySettings,
+    epsilon_of,
+    fresh_generator,
+    privacy_settings,
+)
 from src.federated.rounds import NotFiniteError, Round, SyncError
 from src.job.checks import FAIL, PASS, WARN
 from src.job.job_config import JobConfig

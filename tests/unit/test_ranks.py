@@ -12,9 +12,8 @@ from ports import free_ports
 
 from src.errors import UserError
 from src.federated import ranks as ranks_module
-from src.federated.rank_channel import Channel, Message, RankError
 from src.federated.rank_silo import Follower
-from src.federated.ranks import Ranks
+from src.federated.ranks import Channel, Message, RankError, Ranks
 from src.federated.rounds import GaveUpError
 
 HOST = "127.0.0.1"

@@ -7,9 +7,8 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from src.errors import UserError
-from src.federated.adaptive import AdaptiveFrequency
 from src.federated.aggregation import AdaptiveSettings
-from src.federated.algorithms import Controlled
+from src.federated.algorithms import AdaptiveFrequency, Controlled
 from src.federated.resume import momentum_of, require_same_job, set_momentum
 from src.federated.resume_state import ResumeState, load_state, save_state
 from src.federated.rounds import Round
@@ -192,7 +191,7 @@ def test_whole_lines_stay_as_they_are(tmp_path, mend, content):
 
 
 def test_the_newest_checkpoints_of_both_processes_are_kept(tmp_path):
-    from src.federated.checkpoint_keeper import CheckpointKeeper
+    from src.federated.checkpoints import CheckpointKeeper
 
     config = SimpleNamespace(checkpoints_kept=2, save_checkpoint=True, run_eval=False, resume=True)
     folder = tmp_path / "ckpt" / "mindrecord_0"

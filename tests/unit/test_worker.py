@@ -11,11 +11,18 @@ from mindspore import Parameter, Tensor, load_checkpoint, nn
 
 from src.errors import UserError
 from src.federated import worker
-from src.federated.after_round import EpochTimes, FollowIterations, KeepAfterRound
-from src.federated.checkpoint_keeper import CheckpointKeeper
+from src.federated.checkpoints import CheckpointKeeper
 from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.rounds import Round, SyncError
-from src.federated.worker import epoch_words, make_manager, place_in_run, steps_per_iteration
+from src.federated.worker import (
+    EpochTimes,
+    FollowIterations,
+    KeepAfterRound,
+    epoch_words,
+    make_manager,
+    place_in_run,
+    steps_per_iteration,
+)
 from src.job.console import say_settings
 from src.job.job_config import load_job
 from src.job.status_file import StatusFile
@@ -117,7 +124,7 @@ def test_the_log_begins_with_the_configuration_and_nothing_else_that_a_worker_kn
 def train_timed(monkeypatch, epochs, epochs_done=0):
     """What EpochTimes says; a step takes 2 s, the first 10, data 1, other callbacks 5 and 50."""
     said, now = [], [1000.0]
-    monkeypatch.setattr("src.federated.after_round.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("src.federated.worker.time.monotonic", lambda: now[0])
     times = EpochTimes(said.append, epochs_done)
     params = SimpleNamespace(cur_step_num=0)
     context = SimpleNamespace(original_args=lambda: params)
@@ -262,7 +269,7 @@ def test_a_write_that_fails_leaves_the_earlier_file_whole(tmp_path, monkeypatch)
             file.write(before[: len(before) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("src.federated.checkpoint_keeper.ms.save_checkpoint", full_disk)
+    monkeypatch.setattr("src.federated.checkpoints.ms.save_checkpoint", full_disk)
     with pytest.raises(SyncError, match="No space left on device"):
         one.save(1)
     assert next(tmp_path.rglob("*-0epoch.ckpt")).read_bytes() == before
