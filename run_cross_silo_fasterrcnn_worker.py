@@ -25,8 +25,8 @@ from src.launch.command_line import (
     job_from,
     launcher_parser,
 )
+from src.launch.foreground import launch_and_send
 from src.launch.launchers import launch_workers
-from src.launch.modelarts import launch_and_send
 from src.model_utils.config import get_config
 
 

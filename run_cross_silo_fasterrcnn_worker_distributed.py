@@ -23,10 +23,9 @@ from src.errors import require_packages, run_command
 require_packages()
 
 from src.launch.command_line import add_foreground, add_worker_flags, job_from, launcher_parser
-from src.launch.launchers import launch_workers
-from src.launch.modelarts import launch_and_send
+from src.launch.foreground import launch_and_send
+from src.launch.launchers import launch_ranks, launch_workers
 from src.launch.rank_flags import add_local_rank_flags, add_rank_flags
-from src.launch.rank_launch import launch_ranks
 from src.model_utils.config import get_config
 
 

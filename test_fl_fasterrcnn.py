@@ -25,14 +25,14 @@ require_packages()
 
 from src.federated.tls import engine_tls
 from src.job.addresses import parse_address
+from src.job.disk_room import shard_of
 from src.job.job_config import JobConfig
 from src.job.job_record import state_folder
-from src.job.shard_folder import shard_of
 from src.launch.command_line import JOB_FLAGS, add_worker_flags, job_from, launcher_parser
-from src.launch.log_filter import own_output
+from src.launch.foreground import use_fetched
 from src.launch.membership import name_silo
-from src.launch.modelarts import use_fetched
 from src.launch.rank_flags import add_rank_flags
+from src.launch.supervise import own_output
 from src.model_utils.config import Config, get_config
 from src.model_utils.moxing_adapter import moxing_wrapper
 

@@ -16,8 +16,7 @@ from mindspore.train.callback import Callback, RunContext
 from src.FasterRcnn.precision import head_dtype
 from src.federated.algorithms import NO_TERMS, Terms
 from src.files import Lossy
-from src.job.console import stamp
-from src.job.log_files import RotatingLog
+from src.job.log_files import RotatingLog, stamp
 from src.lr_schedule import RunSchedule
 from src.model_utils.config import Config, setting
 from src.printing import print

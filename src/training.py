@@ -32,9 +32,9 @@ from src.federated.fingerprint import (
     require_trainable,
 )
 from src.files import reason, whole_file
+from src.job.job_record import StatusFile
 from src.job.log_files import rotation
 from src.job.recovery_files import ORIGIN_NAME, InitialOrigin
-from src.job.status_file import StatusFile
 from src.lr_schedule import run_lr
 from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device

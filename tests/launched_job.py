@@ -38,8 +38,7 @@ from commands import (
 from models import read_model
 from ports import free_port_range
 
-from src.job.job_record import FOLDER, ProcessRecord, read_record
-from src.job.status_file import read_status, status_path
+from src.job.job_record import FOLDER, ProcessRecord, read_record, read_status, status_path
 
 CONFIG = f"--config_path={TINY}"
 EXIT_FILE = ".exit.json"

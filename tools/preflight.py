@@ -28,7 +28,7 @@ from src.errors import require_packages, run_command
 require_packages("yaml", "psutil", "redis", "numpy", "tqdm", "google.protobuf", "cryptography")
 
 from src.job.checks import FAIL, LEVELS
-from src.launch.preflight_run import preflight
+from src.launch.preflight.command import preflight
 from src.printing import print, print_json
 
 

@@ -40,9 +40,8 @@ import redis
 from src.job.addresses import parse_address
 from src.job.job_record import indexed_folders, read_record
 from src.launch.command_line import JOB_FLAGS
-from src.launch.job_state import EXIT_CODES, as_values
-from src.launch.job_status import Collector
-from src.launch.manage_job import run_management
+from src.launch.management import run_management
+from src.launch.status import EXIT_CODES, Collector, as_values
 from src.launch.status_view import Screen, lines_of, watch
 from src.model_utils.config import parse_known, script_parser
 from src.printing import print, print_json

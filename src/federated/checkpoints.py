@@ -13,8 +13,8 @@ from mindspore import Tensor, nn
 from src.federated.fingerprint import FEATURE_NAME
 from src.federated.rounds import SyncError
 from src.files import reason, whole_file
-from src.job.console import say
 from src.job.disk_room import kept_files, require_disk, worker_files
+from src.job.log_files import say
 
 
 def save_network(

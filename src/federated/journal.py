@@ -9,9 +9,8 @@ from typing import Any, Callable
 
 from src.evaluation.metrics import figures_line
 from src.files import append_line, parsed_json
-from src.job.console import say, stamp
-from src.job.job_record import write_json
-from src.job.status_file import StatusFile
+from src.job.job_record import StatusFile, write_json
+from src.job.log_files import say, stamp
 from src.printing import print
 
 

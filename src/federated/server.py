@@ -21,8 +21,8 @@ from src.federated.engine_settings import checked_settings
 from src.federated.fingerprint import FEATURE_NAME
 from src.federated.model_bounds import ModelBounds
 from src.files import reason, whole_file
-from src.job.console import say
 from src.job.job_config import load_job
+from src.job.log_files import say
 from src.job.recovery_check import mark_fault
 from src.job.recovery_files import list_recovery_files, recovery_name, usable_files
 

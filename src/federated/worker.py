@@ -28,11 +28,11 @@ from src.federated.rounds import Deadlines, SyncError, declared_size
 from src.federated.task import Task
 from src.federated.tls import silo_tls
 from src.job.addresses import server_addresses
-from src.job.console import log_to_console, say, say_settings
+from src.job.disk_room import shard_of
 from src.job.iteration_results import has_failed, summary_of
 from src.job.job_config import JobConfig
-from src.job.shard_folder import shard_of
-from src.job.status_file import DONE, StatusFile
+from src.job.job_record import DONE, StatusFile
+from src.job.log_files import log_to_console, say, say_settings
 from src.job.tls_checks import plain_words
 from src.printing import print
 from src.weights.local_params import local_names

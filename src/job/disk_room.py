@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError
+from src.errors import UserError, user_path
 
 
 def require_disk(folder: Path, needed: int, what: str) -> None:
@@ -48,3 +48,13 @@ def kept_files(folder: Path, user: str) -> list[Path]:
 
 def _amount(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def data_folder(config: Any) -> Path:
+    """The folder of mindrecord_0, mindrecord_1, ..."""
+    return user_path(config.dataset_path or Path(config.mindrecord_dir).parent)
+
+
+def shard_of(config: Any) -> Path:
+    """Folder of the MindRecord of worker `config.user_id`."""
+    return data_folder(config) / f"mindrecord_{config.user_id}"

@@ -12,9 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from src.job.job_record import FOLDER, update_record, write_json
+from src.job.job_record import FOLDER, read_status, update_record, write_json
 from src.job.log_files import log_parts
-from src.job.status_file import read_status
 
 FILE = "job_start.json"
 FORMAT = "%Y-%m-%d %H:%M:%S"

@@ -2,27 +2,134 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tqdm import tqdm
+
 from src.errors import StartError
 from src.job.addresses import free_ports, listens
-from src.job.job_record import JobRecord, read_record
-from src.job.status_file import exit_states
-from src.launch.demo_progress import follow
-from src.launch.demo_report import report
-from src.launch.folders import fresh_folder
-from src.launch.processes import record_process
+from src.job.job_record import JobRecord, exit_states, read_record, read_status, status_path
+from src.launch.processes import fresh_folder, record_process
 from src.launch.redis_store import redis_command
 from src.model_utils.config import PROJECT_DIR
 from src.printing import print
+
+LOSS = re.compile(r"\]epoch: \d+ step: \d+ total_loss: (\S+)")
+
+
+def report(folder: Path, silos: int, iterations: int) -> None:
+    """Mean losses of each silo, the global model's figures, and where everything lies."""
+    print()
+    print(f"{'silo':10}{'first iteration':>17}{'last iteration':>17}   mean loss")
+    for number in range(silos):
+        log = folder / f"worker_{number}" / "worker.log"
+        text = log.read_text(encoding="utf-8") if log.exists() else ""
+        losses = [float(value) for value in LOSS.findall(text)]
+        steps = len(losses) // iterations or 1
+        first, last = _mean(losses[:steps]), _mean(losses[-steps:])
+        print(f"worker_{number:<3}{first:17.3f}{last:17.3f}")
+    _report_figures(folder)
+    print()
+    print(f"logs        {folder}/worker_0/worker.log and beside it")
+    print(f"models      {folder}/worker_0/ckpt/mindrecord_0/")
+    print(f"rounds      {folder}/worker_0/rounds.jsonl")
+
+
+def _report_figures(folder: Path) -> None:
+    """AP of the global model in each evaluated iteration."""
+    path = folder / "worker_0" / "metrics.jsonl"
+    if not path.exists():
+        return
+    print()
+    print(f"{'iteration':10}{'AP':>8}{'AP50':>8}   of the global model, on held-out images")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        figures = json.loads(line)
+        ap, ap50 = (float("nan") if figures[k] is None else figures[k] for k in ("AP", "AP50"))
+        print(f"{figures['iteration']:<10}{ap:8.3f}{ap50:8.3f}")
+
+
+def _mean(values: list[float]) -> float:
+    """The mean; NaN of nothing."""
+    return sum(values) / len(values) if values else float("nan")
+
+
+STALL_TIMEOUT_S = 300.0
+
+
+def follow(folder: Path, silos: int) -> None:
+    """Show step and loss of each silo until the last step of the last iteration.
+
+    Args:
+        folder: that the job was started from.
+
+    Raises:
+        StartError: nothing has moved for STALL_TIMEOUT_S.
+    """
+    show = bars if sys.stderr.isatty() else lines
+    labels = [f"worker_{number}" for number in range(silos)]
+    show(labels, _statuses(folder, labels))
+
+
+def _statuses(folder: Path, labels: list[str]) -> Iterator[list[dict]]:
+    """The workers' status files, twice a second, until all are done or one has ended."""
+    last: list[tuple] = []
+    changed = time.monotonic()
+    while True:
+        statuses = [read_status(status_path(folder, label)) for label in labels]
+        yield statuses
+        if all(s.get("phase") in ("finished", "failed") for s in statuses):
+            return
+        if not (read_record(folder) or JobRecord()).running("worker"):
+            return
+        seen = [(s.get("phase"), s.get("step")) for s in statuses]
+        if seen != last:
+            last, changed = seen, time.monotonic()
+        if time.monotonic() - changed > STALL_TIMEOUT_S:
+            raise StartError(f"no progress for {STALL_TIMEOUT_S:.0f} s: {seen}", 1)
+        time.sleep(0.5)
+
+
+def bars(labels: list[str], statuses: Iterator[list[dict]]) -> None:
+    """A progress bar for each silo, on a terminal."""
+    shown = [tqdm(desc=label, unit="step", position=i) for i, label in enumerate(labels)]
+    try:
+        for current in statuses:
+            for bar, status in zip(shown, current):
+                bar.total = status.get("steps")
+                bar.n = status.get("step", 0)
+                bar.set_postfix_str(describe(status))
+    finally:
+        for bar in shown:
+            bar.close()
+
+
+def lines(labels: list[str], statuses: Iterator[list[dict]]) -> None:
+    """A line for each silo every ten seconds, in a file."""
+    next_line = 0.0
+    for current in statuses:
+        if time.monotonic() < next_line:
+            continue
+        next_line = time.monotonic() + 10
+        for label, status in zip(labels, current):
+            step, steps = status.get("step", 0), status.get("steps", 0)
+            print(f"{label}: step {step} of {steps}, {describe(status)}", flush=True)
+
+
+def describe(status: dict) -> str:
+    """Iteration, loss and phase of a worker's status."""
+    loss = f"loss {status['loss']:.3f}, " if "loss" in status else ""
+    iteration = min(status.get("iteration", 0), status.get("iterations", 0))
+    return f"iteration {iteration} of {status.get('iterations', 0)}, {loss}{status.get('phase')}"
+
 
 DEMO_CONFIG = PROJECT_DIR / "configs" / "demo" / "default_config.yaml"
 SERVERS = 2

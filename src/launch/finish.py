@@ -22,9 +22,8 @@ from src.job.job_record import (
     require_own,
     update_record,
 )
-from src.launch.live_servers import live_servers
 from src.launch.processes import SUPERVISOR, how_to_end, stop
-from src.launch.redis_store import JobStore
+from src.launch.redis_store import JobStore, live_servers
 from src.printing import print
 
 # The workers' signals go out first: then no silo sees its server disappear.

@@ -15,25 +15,52 @@ from typing import Callable
 import psutil
 
 from src.errors import StartError, UserError
-from src.files import no_link
+from src.files import drop_unfinished_line, finish_last_line, no_link
 from src.job.job_record import (
     FOLDER,
     WORKER_ROLES,
     JobRecord,
     ProcessRecord,
+    exit_path,
     life_lock,
     process_entry,
     read_record,
     role_folder,
+    status_path,
     update_record,
     write_json,
 )
 from src.job.log_files import read_log
-from src.job.status_file import exit_path, status_path
-from src.launch.folders import continued_folder, fresh_folder
 from src.launch.supervise import GRACE_S, SuperviseSpec, as_exit_code
 from src.model_utils.config import PROJECT_DIR
 from src.progress import Waiting
+
+
+def fresh_folder(path: Path) -> Path:
+    """Make `path` a new, empty folder; an earlier one becomes path.1, path.2, ..."""
+    if path.exists():
+        set_aside(path)
+    path.mkdir(parents=True)
+    return path
+
+
+def continued_folder(path: Path) -> Path:
+    """Make `path` ready for a process that goes on in it: what it appends begins a new line."""
+    path.mkdir(parents=True, exist_ok=True)
+    for log in path.glob("*.log"):
+        finish_last_line(log)
+    for lines in path.glob("*.jsonl"):
+        drop_unfinished_line(lines)
+    return path
+
+
+def set_aside(path: Path) -> Path:
+    """Rename `path` to the first free path.1, path.2, ... and return the new name."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return path.rename(aside)
+
 
 # By its path, not with -m: a folder `src` in the user's current folder would win.
 SUPERVISOR = PROJECT_DIR / "src" / "launch" / "supervise.py"

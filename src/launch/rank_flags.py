@@ -13,15 +13,15 @@ from src.federated.aggregation import FEDAVG, aggregation_of
 from src.federated.privacy import privacy_settings
 from src.job.addresses import parse_address, require_free_port
 from src.job.checks import WARN, Check, Finding
+from src.job.disk_room import data_folder
 from src.job.job_config import JobConfig
 from src.job.job_record import RANKS
-from src.job.shard_folder import data_folder
 from src.launch.command_line import add_bool
-from src.launch.machine_checks import device, memory, worker_bytes
 from src.launch.machine_jobs import require_other_silos
 from src.launch.membership import name_silo
+from src.launch.preflight.machine import device, memory, worker_bytes
+from src.launch.preflight.roles import require_shards, worker_checks
 from src.launch.processes import require_not_running
-from src.launch.role_checks import require_shards, worker_checks
 
 # Rank 0 alone saves checkpoints, keeps the silo's state and talks to the servers.
 OF_RANK_0 = ("disk", "resume", "servers")

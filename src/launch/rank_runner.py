@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from src.files import Lossy
+from src.job.job_record import DONE
 from src.job.log_files import RotatingLog
-from src.job.status_file import DONE
-from src.launch.log_filter import filtered
-from src.launch.supervise import die_with_parent
+from src.launch.supervise import die_with_parent, filtered
 from src.printing import print
 
 POLL_S = 0.2

@@ -32,9 +32,8 @@ from src.job.recovery_files import (
 )
 from src.launch.checkpoint_content import frozen_aspect, mark_of, origin_of
 from src.launch.detector_size import trained_shapes
-from src.launch.live_servers import live_servers
 from src.launch.processes import require_not_running
-from src.launch.redis_store import FINISHED, JobStore, settings_of
+from src.launch.redis_store import FINISHED, JobStore, live_servers, settings_of
 from src.model_utils.config import PROJECT_DIR, Config, find_config_file, setting
 from src.printing import print
 from src.weights.local_params import local_names

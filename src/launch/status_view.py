@@ -8,7 +8,7 @@ import time
 from typing import Callable, TextIO
 
 from src.job.iteration_results import summary_of
-from src.launch.job_state import (
+from src.launch.status import (
     FAILED,
     NOTHING,
     RUNNING_JOB,

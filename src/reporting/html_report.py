@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from src.job.status_file import exit_states
+from src.job.job_record import exit_states
 from src.printing import printable
 from src.reporting import report_tables as tables
 from src.reporting.detection_pictures import picture_of

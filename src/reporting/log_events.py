@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from src.files import parsed_json
+from src.job.job_record import DONE
 from src.job.job_start import JobStart
 from src.job.log_files import log_parts, read_log
-from src.job.status_file import DONE
 from src.reporting.job_processes import numbered_folders
 from src.reporting.run_folder import Run
 

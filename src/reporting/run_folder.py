@@ -20,10 +20,9 @@ import numpy as np
 from src.errors import UserError, user_path
 from src.files import parsed_json
 from src.job.iteration_results import METRICS, results_in, results_of_rounds
-from src.job.job_record import FOLDER
+from src.job.job_record import FOLDER, status_path
 from src.job.job_start import JobStart, job_start
 from src.job.log_files import read_log
-from src.job.status_file import status_path
 from src.reporting.job_processes import ended_before, folders_of_job
 
 # A line of worker.log; or of loss_0.log, where it is upstream's, or that of an earlier version.

@@ -20,10 +20,10 @@ from src.errors import UserError
 from src.job.job_config import load_job
 from src.job.job_record import FOLDER, update_record
 from src.job.recovery_files import list_recovery_files
-from src.launch.job_status import Collector
 from src.launch.management import Management, disable, enable, new_instance
 from src.launch.processes import record_process
 from src.launch.redis_store import FINISHED, WINDOWS, JobStore
+from src.launch.status import Collector
 from src.model_utils.config import PROJECT_DIR
 
 ITERATIONS = 4

@@ -11,8 +11,8 @@ from src.errors import UserError
 from src.federated.replies import Outcome
 from src.federated.transport import Client
 from src.job.job_config import load_job
-from src.launch.log_filter import LogFilter
-from src.launch.reach_checks import large_messages_pass, servers_answer
+from src.launch.preflight.network import large_messages_pass, servers_answer
+from src.launch.supervise import LogFilter
 from src.model_utils.config import get_config
 
 PREFIX = "/k3y7-k3y7-k3y7_k3y7/"

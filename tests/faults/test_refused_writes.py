@@ -303,7 +303,7 @@ def test_a_refused_write_that_ends_the_worker(disk, write, kind):
 
 
 def status_file(folder: Path) -> Callable[[], object]:
-    from src.job.status_file import StatusFile
+    from src.job.job_record import StatusFile
 
     status = StatusFile(folder / "status" / "worker_0.json")
     return lambda: status.update(phase="train")
@@ -352,7 +352,7 @@ def test_a_refused_write_that_training_survives(disk, place, kind, capsys):
 def test_an_evaluation_that_cannot_be_kept_is_said(disk, kind, capsys):
     from src.evaluation.metrics import FIGURES
     from src.federated.journal import Journal
-    from src.job.status_file import StatusFile
+    from src.job.job_record import StatusFile
 
     keeper = worker_keeper(disk.folder)
     precision = iter(np.linspace(0.1, 0.9, 200))

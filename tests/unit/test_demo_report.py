@@ -2,7 +2,7 @@
 
 import json
 
-from src.launch.demo_report import report
+from src.launch.demo import report
 
 
 def test_losses_figures_and_places(tmp_path, capsys):

@@ -16,7 +16,7 @@ from src.federated.tls import silo_tls
 from src.federated.transport import Client
 from src.job.job_config import load_job
 from src.launch.management import Management
-from src.launch.reach_checks import servers_answer
+from src.launch.preflight.network import servers_answer
 from src.launch.redis_store import JobStore
 from src.security.passwords import NAMES
 from src.security.tls import speaks_tls

@@ -14,8 +14,8 @@ from src.errors import UserError
 from src.job.job_record import FOLDER, ProcessRecord, read_record, update_record
 from src.job.process_identity import this_place
 from src.launch.finish import finish
-from src.launch.job_status import Collector
 from src.launch.processes import Role, record_process, require_not_running, start
+from src.launch.status import Collector
 from src.model_utils.config import PROJECT_DIR
 
 NO_CONTAINER = why_no_container()

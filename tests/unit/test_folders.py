@@ -1,6 +1,6 @@
 """Log folders: those of an earlier run are kept."""
 
-from src.launch.folders import fresh_folder
+from src.launch.processes import fresh_folder
 
 
 def test_earlier_folders_are_renamed_never_deleted(tmp_path):

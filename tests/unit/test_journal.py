@@ -7,7 +7,7 @@ import pytest
 from src.commands import evaluate
 from src.evaluation.metrics import FIGURES
 from src.federated.journal import Journal
-from src.job.status_file import StatusFile
+from src.job.job_record import StatusFile
 
 
 def figures(ap):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.launch.log_filter import LogFilter
+from src.launch.supervise import LogFilter
 
 NATIVE = "(1,2,python):2026-01-01-00:00:00.000.000 [file.cc:1] Run] "
 

@@ -10,8 +10,8 @@ import pytest
 from commands import TINY
 
 from src.job.job_record import read_record
+from src.launch.foreground import launch_and_send
 from src.launch.launchers import start_all
-from src.launch.modelarts import launch_and_send
 from src.launch.processes import Role
 from src.model_utils.config import PROJECT_DIR
 

@@ -11,7 +11,7 @@ import pytest
 from commands import WORKER, refused, run, wait_for, write_job
 
 from src.errors import UserError
-from src.launch.modelarts import use_fetched
+from src.launch.foreground import use_fetched
 from src.model_utils import device_adapter, local_adapter, moxing_adapter
 from src.model_utils.config import PROJECT_DIR, get_config, load_config
 from src.model_utils.moxing_adapter import moxing_wrapper, sync_data

@@ -24,10 +24,10 @@ from src.job.checks import WARN, Check, Finding, require, run_checks
 from src.job.disk_room import disk_room, worker_files
 from src.job.job_config import load_job
 from src.job.recovery_files import recovery_name
-from src.launch import machine_checks
 from src.launch.checkpoint_content import checkpoint_shapes, matching_names
 from src.launch.detector_size import model_bytes, parameter_shapes
-from src.launch.machine_checks import (
+from src.launch.preflight import machine
+from src.launch.preflight.machine import (
     device,
     memory,
     package_versions,
@@ -36,8 +36,8 @@ from src.launch.machine_checks import (
     server_bytes,
     worker_bytes,
 )
-from src.launch.reach_checks import servers_answer
-from src.launch.role_checks import keys_of_job, models_there, redis_answers, value_checks
+from src.launch.preflight.network import servers_answer
+from src.launch.preflight.roles import keys_of_job, models_there, redis_answers, value_checks
 from src.model_utils.config import load_config
 from src.weights.checkpoint_names import map_name
 
@@ -85,13 +85,13 @@ def test_findings_and_the_launchers_verdict(capsys):
 def test_python_and_packages(monkeypatch):
     assert python_version().startswith("3.9.")
     assert "packages as in requirements.txt" in package_versions()
-    monkeypatch.setattr(machine_checks, "_installed", lambda name: "9.9")
+    monkeypatch.setattr(machine, "_installed", lambda name: "9.9")
     found = package_versions()
     assert found.level == "WARN" and "numpy 9.9 (tested with 1.23.5)" in found.text
-    monkeypatch.setattr(machine_checks, "_installed", lambda name: "" if name == "redis" else "1")
+    monkeypatch.setattr(machine, "_installed", lambda name: "" if name == "redis" else "1")
     with pytest.raises(UserError, match="has no redis: run make install"):
         package_versions()
-    monkeypatch.setattr(machine_checks, "PYTHON", (3, 4))
+    monkeypatch.setattr(machine, "PYTHON", (3, 4))
     with pytest.raises(UserError, match=r"expected 3\.4"):
         python_version()
 
@@ -198,7 +198,7 @@ def test_too_little_memory_is_a_warning(monkeypatch):
 
 
 def test_more_workers_than_cores(monkeypatch):
-    monkeypatch.setattr(machine_checks.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
     assert device("CPU", 2, 0) == "CPU, 2 cores, 1 for each of 2"
     assert device("CPU", 3, 0).level == "WARN"
 

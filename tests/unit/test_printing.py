@@ -11,7 +11,7 @@ from coco_files import coco_of, run_script, write_coco
 
 from src.errors import StartError, run_command
 from src.federated.replies import Outcome, Reply
-from src.job.console import log_to_console, say
+from src.job.log_files import log_to_console, say
 from src.model_utils.config import PROJECT_DIR
 from src.printing import print as safe_print
 from src.printing import print_json, printable

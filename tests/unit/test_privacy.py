@@ -21,7 +21,7 @@ from src.federated.privacy import (
 from src.federated.rounds import NotFiniteError, Round, SyncError
 from src.job.checks import FAIL, PASS, WARN
 from src.job.job_config import JobConfig
-from src.launch.sending_checks import privacy_check
+from src.launch.preflight.roles import privacy_check
 
 
 def privacy(folder, clip=1.0, noise=0.0, delta=1e-5, log=print, most=0.0):

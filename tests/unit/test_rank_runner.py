@@ -12,8 +12,8 @@ import pytest
 from commands import wait_for
 
 from src.errors import UserError
+from src.launch.launchers import RUNNER
 from src.launch.rank_flags import add_local_rank_flags, add_rank_flags, local_ranks
-from src.launch.rank_launch import RUNNER
 from src.model_utils.config import PROJECT_DIR
 
 # A rank's last words of the command are --rank=<n> and, but for the first, --status_file= .

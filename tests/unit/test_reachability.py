@@ -16,8 +16,13 @@ from src.errors import UserError
 from src.job.addresses import own_addresses, parse_ip, require_free_port, require_worker_address
 from src.job.checks import run_checks
 from src.job.job_config import load_job
-from src.launch.reach_checks import reach_checks, servers_answer
-from src.launch.reachability import exchange_large, own_address, why_not_reached
+from src.launch.preflight.network import (
+    exchange_large,
+    own_address,
+    reach_checks,
+    servers_answer,
+    why_not_reached,
+)
 from src.model_utils.config import load_config
 
 
@@ -187,7 +192,7 @@ def test_a_service_that_is_no_web_server(tmp_path):
 
 
 def test_large_messages_that_are_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr("src.launch.reachability.ANSWER_S", 1.0)
+    monkeypatch.setattr("src.launch.preflight.network.ANSWER_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         reason, _ = exchange_large("127.0.0.1", port, "FasterRCNN", None)

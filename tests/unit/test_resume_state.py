@@ -13,7 +13,7 @@ from src.federated.resume import momentum_of, require_same_job, set_momentum
 from src.federated.resume_state import ResumeState, load_state, save_state
 from src.federated.rounds import Round
 from src.files import drop_unfinished_line, finish_last_line
-from src.launch.folders import continued_folder
+from src.launch.processes import continued_folder
 
 TERMS = {"fl_name": "job", "shard": "mindrecord_0 of 12 images", "momentum": "0.9"}
 

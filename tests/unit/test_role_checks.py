@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from src.errors import UserError
-from src.launch import role_checks
-from src.launch.role_checks import require_shards, room_for_objects
+from src.launch.preflight import roles
+from src.launch.preflight.roles import require_shards, room_for_objects
 
 
 def test_missing_shards_are_named(tmp_path):
@@ -23,7 +23,7 @@ def test_missing_shards_are_named(tmp_path):
 
 def test_images_with_more_objects_than_there_is_room_for_are_counted_for_each_silo(monkeypatch):
     indexes = {"a": Counter({0: 5, 3: 2}), "b": Counter({9: 2, 4: 1}), "c": None}
-    monkeypatch.setattr(role_checks, "indexed_objects", lambda file: indexes[file.parent.name])
+    monkeypatch.setattr(roles, "indexed_objects", lambda file: indexes[file.parent.name])
     files = [Path(name) / "x.mindrecord" for name in indexes]
     assert room_for_objects(files[:2], 9) == "up to 9 in an image, num_gts 9 holds all"
     found = room_for_objects(files[:2], 4)

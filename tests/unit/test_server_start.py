@@ -18,8 +18,8 @@ from src.job.checks import WARN, Finding
 from src.job.job_config import load_job
 from src.job.recovery_files import initial_origin, recovery_name, whole_detector
 from src.launch.checkpoint_content import frozen_aspect, mark_of
+from src.launch.preflight.roles import models_there
 from src.launch.redis_store import JobStore
-from src.launch.role_checks import models_there
 from src.launch.server_start import (
     ensure_initial_model,
     prepare_job,

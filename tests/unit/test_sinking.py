@@ -17,7 +17,7 @@ from mindspore.train.callback._callback import InternalCallbackParam
 from src.federated import worker
 from src.federated.rounds import Round
 from src.job.job_config import load_job
-from src.job.status_file import StatusFile, read_status
+from src.job.job_record import StatusFile, read_status
 from src.model_utils.config import load_config
 from src.training import DetectorTask
 

@@ -14,12 +14,10 @@ from commands import run
 from ports import free_port_range
 
 from src.errors import UserError
-from src.job.job_record import FOLDER, update_record, write_json
-from src.job.status_file import StatusFile, status_path
-from src.launch.job_state import as_values
-from src.launch.job_status import Collector
+from src.job.job_record import FOLDER, StatusFile, status_path, update_record, write_json
 from src.launch.processes import record_process
 from src.launch.redis_store import JobStore
+from src.launch.status import Collector, as_values
 from src.launch.status_view import Screen, duration, lines_of, watch
 from src.model_utils.config import PROJECT_DIR
 from src.security.roster import Member, text_of

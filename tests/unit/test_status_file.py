@@ -3,7 +3,7 @@
 import os
 import time
 
-from src.job.status_file import StatusFile, read_status
+from src.job.job_record import StatusFile, read_status
 
 
 def test_status_is_read_whole_or_not_at_all(tmp_path):

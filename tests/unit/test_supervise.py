@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from commands import processes_of, wait_for
 
-from src.job.status_file import StatusFile, exit_states, status_path
+from src.job.job_record import StatusFile, exit_states, status_path
 from src.launch.processes import SUPERVISOR
 from src.launch.supervise import SuperviseSpec
 from src.model_utils.config import PROJECT_DIR
@@ -282,7 +282,7 @@ def test_words_of_the_engine_forge_no_line_of_the_role(supervised):
     words = f"{ENGINE_LINE}x\r\n{FORGED}\nerror: forged\n"
     role = supervised(
         "server_0",
-        "from src.launch.log_filter import own_output",
+        "from src.launch.supervise import own_output",
         "own_output()",
         f"os.write(2, ({words!r} % os.getpid()).encode())",
         "time.sleep(0.5)",

@@ -23,9 +23,9 @@ from src.federated.worker import (
     place_in_run,
     steps_per_iteration,
 )
-from src.job.console import say_settings
 from src.job.job_config import load_job
-from src.job.status_file import StatusFile
+from src.job.job_record import StatusFile
+from src.job.log_files import say_settings
 from src.model_utils.config import PROJECT_DIR, load_config
 
 

@@ -15,6 +15,13 @@ from src.data.coco_boxes import crowded_words
 from src.data.mindrecord import BASE_NAME, check_mindrecord, indexed_objects
 from src.errors import UserError, user_path
 from src.federated.aggregation import aggregation_of
+from src.federated.privacy import privacy_settings
+from src.federated.resume_state import (
+    BrokenStateError,
+    describe_state,
+    state_file,
+    terms_of_state,
+)
 from src.job.addresses import (
     parse_address,
     parse_ip,
@@ -22,9 +29,9 @@ from src.job.addresses import (
     server_addresses,
 )
 from src.job.checks import WARN, Check, Finding
-from src.job.disk_room import disk_room
+from src.job.disk_room import data_folder, disk_room, kept_files, worker_files
 from src.job.job_config import JobConfig
-from src.job.job_record import role_folder
+from src.job.job_record import RANKS, role_folder
 from src.job.recovery_files import (
     files_of_earlier_run,
     foreign_checkpoints,
@@ -34,12 +41,18 @@ from src.job.recovery_files import (
     untaken_files,
     usable_files,
 )
-from src.job.shard_folder import data_folder
 from src.job.tls_checks import peers_trusted, plain_checks, tls_checks
 from src.launch.checkpoint_content import matching_names
-from src.launch.detector_size import model_bytes
-from src.launch.live_servers import require_no_live_servers
-from src.launch.machine_checks import (
+from src.launch.detector_size import (
+    FLOAT_BYTES,
+    count_values,
+    federated_shapes,
+    model_bytes,
+    trained_shapes,
+)
+from src.launch.machine_jobs import require_other_silos
+from src.launch.membership import name_silo
+from src.launch.preflight.machine import (
     PROCESS_BYTES,
     device,
     image_bytes,
@@ -48,13 +61,9 @@ from src.launch.machine_checks import (
     server_bytes,
     worker_bytes,
 )
-from src.launch.machine_jobs import require_other_silos
-from src.launch.membership import name_silo
+from src.launch.preflight.network import reach_checks
 from src.launch.processes import require_not_running
-from src.launch.reach_checks import reach_checks
-from src.launch.redis_store import JobStore
-from src.launch.resume_checks import resume_checks, worker_disk, worker_numbers
-from src.launch.sending_checks import federated_check, privacy_check
+from src.launch.redis_store import JobStore, require_no_live_servers
 from src.launch.server_start import (
     SERVER_FILES,
     consecutive_ports,
@@ -64,6 +73,88 @@ from src.launch.server_start import (
 )
 from src.security.roster import load
 from src.security.tls import TlsFiles
+
+
+def worker_numbers(config: Any) -> range:
+    """The numbers of the workers that this machine starts."""
+    return range(config.first_worker_id, config.first_worker_id + config.local_worker_num)
+
+
+def worker_disk(job: JobConfig, base: Path, config: Any) -> str:
+    """The room for the checkpoints to come, and for the states of --resume.
+
+    Raises:
+        UserError: there is less.
+    """
+    files = worker_files(config, job.iterations, config.local_worker_num)
+    if config.resume:
+        shards = [f"mindrecord_{number}" for number in worker_numbers(config)]
+        folders = [_output(base, config, n) / "ckpt" for n in worker_numbers(config)]
+        there = sum(len(kept_files(f / shard, shard)) for f, shard in zip(folders, shards))
+        files = max(0, files - there)
+    what, needed = f"{files} checkpoints", files * model_bytes(config)
+    if config.resume_state:
+        # A new one is written beside the one before.
+        models = 2 * aggregation_of(job, config).resume_models * config.local_worker_num
+        needed += models * FLOAT_BYTES * count_values(trained_shapes(config))
+        what += " and the states for --resume"
+    return disk_room(base, needed, what)
+
+
+def resume_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
+    """Whether the states that --resume is to go on from are of this job; none without it."""
+
+    def states() -> str | Finding:
+        found, broken = [], []
+        for number in worker_numbers(config):
+            shard = data_folder(config).absolute() / f"mindrecord_{number}"
+            path = state_file(_output(base, config, number), shard)
+            try:
+                found.append(describe_state(path, terms_of_state(job, config, shard)))
+            except BrokenStateError as error:
+                broken.append(f"{error}; the worker goes on without momentum")
+        text = "; ".join([*broken, *found])
+        return Finding(WARN, "resume", text) if broken else text
+
+    return [Check("resume", states, after="mindrecord")] if config.resume else []
+
+
+def _output(base: Path, config: Any, number: int) -> Path:
+    together = getattr(config, "run_distribute", False)
+    return base / (RANKS if together else role_folder("worker", number))
+
+
+def federated_check(config: Any) -> Check:
+    """Whether local_params names parts of the detector, and what is left to federate."""
+    return Check("local_params", lambda: _federated(config))
+
+
+def privacy_check(job: JobConfig, config: Any) -> Check:
+    """Whether the keys of differential privacy make sense for the job."""
+    return Check("privacy", lambda: _privacy(job, config))
+
+
+def _federated(config: Any) -> str:
+    shapes = federated_shapes(config)
+    values = count_values(shapes)
+    of = f"{len(shapes)} of {len(trained_shapes(config))} trained weights are federated"
+    return f"{of}, {values:,} values, {FLOAT_BYTES * values / 1e6:.1f} MB"
+
+
+def _privacy(job: JobConfig, config: Any) -> str | Finding:
+    settings = privacy_settings(job, config)
+    if settings is None:
+        return "dp_clip_norm is 0: weights leave as they are"
+    if settings.noise_multiplier == 0:
+        text = "dp_noise_multiplier is 0: what leaves is clipped, but not private; set it too"
+        return Finding(WARN, "privacy", text)
+    deviation = settings.noise_multiplier * settings.clip_norm
+    until = f", until epsilon is {settings.max_epsilon:g}" if settings.max_epsilon else ""
+    return (
+        f"updates are clipped to {settings.clip_norm:g} and get noise of standard deviation "
+        f"{deviation:g} on each value{until}"
+    )
+
 
 MANAGE_FLAG, SERVER_FLAG = "--scheduler_manage_address", "--http_server_address"
 

@@ -18,14 +18,14 @@ from src.launch.command_line import (
     job_from,
     launcher_parser,
 )
-from src.launch.machine_checks import (
+from src.launch.preflight.machine import (
     PROCESS_BYTES,
     machine_checks,
     memory,
     server_bytes,
     worker_bytes,
 )
-from src.launch.role_checks import scheduler_checks, server_checks, worker_checks
+from src.launch.preflight.roles import scheduler_checks, server_checks, worker_checks
 from src.model_utils.config import Config, find_config_file, get_config
 
 ROLES = ("scheduler", "server", "worker")
