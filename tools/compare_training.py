@@ -38,7 +38,7 @@ from src.model_utils.config import parse_known, script_parser
 from src.output import writing
 from src.printing import print
 from src.reporting.marked_page import split_page, write_table
-from src.reporting.round_plots import comparison_figure
+from src.reporting.plots import comparison_figure
 
 # More than the demo's, for figures that differ by less between two drawings.
 VAL_IMAGES = 150

@@ -26,7 +26,7 @@ require_packages("matplotlib", "tensorboardX", "yaml")
 from src.model_utils.config import parse_known, script_parser
 from src.output import writable_folder, writing
 from src.printing import print
-from src.reporting.loss_plots import draw_losses
+from src.reporting.plots import draw_losses
 from src.reporting.run_folder import read_run, require_losses
 from src.reporting.tensorboard import write_events
 

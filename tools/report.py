@@ -25,7 +25,7 @@ from src.files import write_whole
 from src.model_utils.config import parse_known, script_parser
 from src.output import writable_folder, writing
 from src.printing import print
-from src.reporting.detection_results import read_pictures
+from src.reporting.detections import read_pictures
 from src.reporting.html_report import Samples, build_page
 from src.reporting.run_folder import read_run
 

@@ -23,8 +23,7 @@ require_packages("matplotlib", "PIL", "yaml")
 from src.model_utils.config import parse_known, script_parser
 from src.output import writable_folder, writing
 from src.printing import print
-from src.reporting.detection_pictures import draw_pictures
-from src.reporting.detection_results import read_pictures
+from src.reporting.detections import draw_pictures, read_pictures
 
 
 def build_parser() -> argparse.ArgumentParser:

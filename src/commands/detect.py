@@ -25,14 +25,15 @@ from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device
 from src.output import writable_folder, writing
 from src.printing import print
-from src.reporting.detection_pictures import (
+from src.reporting.detections import (
     SHEET,
+    Box,
+    LabelledPicture,
     PictureNames,
     contact_sheet,
     picture_of,
     save_picture,
 )
-from src.reporting.detection_results import Box, LabelledPicture
 from src.util import coco_results
 
 RESULTS, IMAGES = "detections.json", "images.json"

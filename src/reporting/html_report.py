@@ -5,25 +5,216 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from matplotlib.figure import Figure
 
+from src.job.iteration_results import counts_of, has_failed, summary_of
 from src.job.job_record import exit_states
 from src.printing import printable
-from src.reporting import report_tables as tables
-from src.reporting.detection_pictures import picture_of
-from src.reporting.detection_results import LabelledPicture
-from src.reporting.log_events import most_serious, read_logs
-from src.reporting.loss_plots import epoch_figure, step_figure
-from src.reporting.plot_style import rendered
-from src.reporting.round_plots import PHASES, memory_figure, metrics_figure, seconds_figure
-from src.reporting.run_folder import Run
-from src.reporting.run_settings import read_settings
+from src.reporting.detections import LabelledPicture, picture_of
+from src.reporting.log_events import Event, RunLogs, most_serious, read_logs
+from src.reporting.plots import (
+    PHASES,
+    epoch_figure,
+    memory_figure,
+    metrics_figure,
+    phase_seconds,
+    rendered,
+    seconds_figure,
+    step_figure,
+)
+from src.reporting.run_folder import Run, Silo, number_in
+from src.reporting.run_settings import Settings, read_settings
+
+MOST_ROWS = 200
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A figure at the top of the page: what, how much, and a line below; `bad` colours it."""
+
+    name: str
+    value: str
+    more: str = ""
+    bad: bool = False
+
+
+@dataclass
+class Table:
+    """Rows of one silo.
+
+    Attributes:
+        name: the silo.
+        headers: of the columns.
+        rows: texts.
+        hidden: rows before them that are left out.
+        last: iteration of the last row.
+        classes: (class, AP) of the last row.
+    """
+
+    name: str
+    headers: list[str]
+    rows: list[list[str]]
+    hidden: int = 0
+    last: str = ""
+    classes: list[tuple[str, str]] = field(default_factory=list)
+
+
+def cards(run: Run, settings: Settings, logs: RunLogs) -> list[Card]:
+    """The figures at the top."""
+    seen = [int(r["iteration"]) for silo in run.silos for r in silo.rounds]
+    done = max([*seen, *run.results], default=0)
+    of = f" of {settings.iterations}" if settings.iterations else ""
+    faults, warnings = total(logs.events, "fault"), total(logs.events, "warning")
+    images = [count for count in (_images_of(run, silo) for silo in run.silos) if count]
+    return [
+        Card("iterations done", f"{done}{of}", *_results(run, done)),
+        Card("silos", str(len(run.silos)), f"{sum(images)} images" if images else ""),
+        *_loss_card(run),
+        *_metric_card(run),
+        Card("faults", str(faults), f"warnings: {warnings}", bad=faults > 0),
+        *_time_card(logs),
+    ]
+
+
+def _results(run: Run, done: int) -> tuple[str, bool]:
+    """What became of the iterations, and whether too many of them failed."""
+    if not run.results:
+        return "", False
+    aggregated, failed = counts_of(run.results)
+    return summary_of(aggregated, failed, done - aggregated - failed), has_failed(
+        aggregated, failed
+    )
+
+
+def total(events: Sequence[Event], level: str) -> int:
+    """How many lines of a level there are."""
+    return sum(event.count for event in events if event.level == level)
+
+
+def losses(silos: Sequence[Silo]) -> list[list[str]]:
+    """A row for each silo: steps, epochs, mean loss of the first, last and best epoch."""
+    rows = []
+    for silo in silos:
+        numbers, means = silo.epoch_means()
+        finite = means[np.isfinite(means)]
+        best = number(finite.min(), 4) if finite.size else "-"
+        first, last = number(means[0], 4), number(means[-1], 4)
+        rate = f"{silo.rates[-1]:.3g}" if np.isfinite(silo.rates[-1]) else "-"
+        rows.append([silo.label, str(silo.losses.size), str(numbers.size), first, last, best, rate])
+    return rows
+
+
+def round_means(silos: Sequence[Silo]) -> list[list[str]]:
+    """A row for each silo: the means over its rounds."""
+    rows = []
+    for silo in silos:
+        values = [*phase_seconds(silo.rounds).mean(axis=0)]
+        values.append(np.mean([entry["round_s"] for entry in silo.rounds]))
+        sizes = [_mean(silo.rounds, key) / 1e6 for key in ("bytes_up", "bytes_down")]
+        failed = sum(entry.get("result", "aggregated") != "aggregated" for entry in silo.rounds)
+        texts = [number(value, 2) for value in (*values, *sizes)]
+        rows.append([silo.label, str(len(silo.rounds)), *texts, str(failed)])
+    return rows
+
+
+def rounds(silo: Silo) -> Table:
+    """Every round of a silo, the last ones where there are too many."""
+    rows = []
+    for entry, phases in zip(silo.rounds, phase_seconds(silo.rounds)):
+        seconds = [number(value, 2) for value in (*phases, entry["round_s"])]
+        sizes = [number(_scaled(entry.get(k), 1e-6), 2) for k in ("bytes_up", "bytes_down")]
+        memory_mb = number(_scaled(entry.get("peak_rss_mb"), 1), 0)
+        head = [str(entry.get("result", "-")), str(entry["iteration"])]
+        rows.append([*head, *seconds, *sizes, memory_mb])
+    return Table(silo.label, [], rows[-MOST_ROWS:], max(0, len(rows) - MOST_ROWS))
+
+
+def memory_rows(silos: Sequence[Silo]) -> list[list[str]]:
+    """A row for each silo that records its memory: GB after the first and the last round."""
+    rows = []
+    for silo in silos:
+        peaks = [entry["peak_rss_mb"] for entry in silo.rounds if entry.get("peak_rss_mb")]
+        if peaks:
+            rows.append([silo.label, *(number(_scaled(p, 1e-3), 2) for p in (peaks[0], peaks[-1]))])
+    return rows
+
+
+def metrics(label: str, lines: Sequence[dict[str, Any]]) -> Table:
+    """The figures of one metrics.jsonl, and of its last line the AP of each class."""
+    keys = [key for key in METRICS if any(key in line for line in lines)]
+    more = [key for key in ("images", "seconds") if any(key in line for line in lines)]
+    rows = []
+    for line in lines:
+        figures = [number(_scaled(line.get(key), 1), 3) for key in keys]
+        rows.append([str(line["iteration"]), *figures])
+        rows[-1] += [number(_scaled(line.get(key), 1), 0) for key in more]
+    classes = lines[-1].get("per_class")
+    pairs = classes.items() if isinstance(classes, dict) else ()
+    return Table(
+        label,
+        ["iteration", *keys, *more],
+        rows[-MOST_ROWS:],
+        max(0, len(rows) - MOST_ROWS),
+        str(lines[-1]["iteration"]),
+        [(str(name), number(_scaled(value, 1), 3)) for name, value in pairs],
+    )
+
+
+def number(value: float, digits: int) -> str:
+    """A number as text; a dash where it is none."""
+    return f"{value:.{digits}f}" if np.isfinite(value) else "-"
+
+
+def _scaled(value: Any, factor: float) -> float:
+    return number_in(value) * factor
+
+
+def _mean(entries: Sequence[dict[str, Any]], key: str) -> float:
+    values = [_scaled(entry.get(key), 1) for entry in entries]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _images_of(run: Run, silo: Silo) -> int:
+    count = number_in(run.statuses.get(silo.label, {}).get("images"))
+    return int(count) if count > 0 else 0
+
+
+def _loss_card(run: Run) -> list[Card]:
+    """Mean over the silos of the first and the last epoch's mean loss."""
+    means = [silo.epoch_means()[1] for silo in run.silos if len(silo.losses)]
+    if not means:
+        return []
+    first, last = (np.mean([m[i] for m in means]) for i in (0, -1))
+    text = f"{first:.3f} → {last:.3f}"
+    return [Card("mean loss, first → last epoch", text, bad=not np.isfinite(last))]
+
+
+def _metric_card(run: Run) -> list[Card]:
+    evaluated = [lines[-1] for _, lines in run.evaluations]
+    if not evaluated:
+        return []
+    latest = max(evaluated, key=lambda entry: entry["iteration"])
+    ap, ap50 = (number(_scaled(latest.get(key), 1), 3) for key in ("AP", "AP50"))
+    return [Card(f"AP after iteration {latest['iteration']}", ap, f"AP50 {ap50}")]
+
+
+def _time_card(logs: RunLogs) -> list[Card]:
+    if not (logs.first and logs.last):
+        return []
+    seconds = int((logs.last - logs.first).total_seconds())
+    hours, minutes = divmod(seconds // 60, 60)
+    text = f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s"
+    text = text if seconds >= 60 else f"{seconds} s"
+    return [Card("duration", text, f"{logs.first} to {logs.last}")]
+
 
 TEMPLATE = "report.html.j2"
 MOST_EVENTS = 300
@@ -81,14 +272,14 @@ def build_page(run: Run, samples: Samples | None = None) -> str:
         title=f"{job}: report of a run",
         folder=run.folder,
         written=f"{datetime.now():%Y-%m-%d %H:%M:%S}",
-        cards=tables.cards(run, settings, logs),
+        cards=cards(run, settings, logs),
         notes=[*run.notes, *settings.notes],
         settings=settings,
         exits=[(k, v.get("code", ""), v.get("reason", "")) for k, v in ends.items()],
         events=shown,
         hidden_events=len(logs.events) - len(shown),
-        faults=tables.total(logs.events, "fault"),
-        warnings=tables.total(logs.events, "warning"),
+        faults=total(logs.events, "fault"),
+        warnings=total(logs.events, "warning"),
         log_count=len(logs.paths),
         last_model=_last_model(run),
         **_curves(run),
@@ -106,7 +297,7 @@ def _curves(run: Run) -> dict[str, Any]:
         images.append(_figure(step_figure(silo, number), f"loss of each step of {silo.label}"))
     return {
         "loss_images": images,
-        "losses": tables.losses(silos),
+        "losses": losses(silos),
         "most_silos": MOST_SILOS,
         "more_silos": max(0, len(silos) - MOST_SILOS),
     }
@@ -116,12 +307,12 @@ def _rounds(run: Run) -> dict[str, Any]:
     """The sections of seconds and memory."""
     silos = [silo for silo in run.silos if silo.rounds]
     seconds = [_figure(seconds_figure(s), f"seconds of {s.label}") for s in silos[:MOST_SILOS]]
-    memory = tables.memory(silos)
+    memory = memory_rows(silos)
     return {
         "phases": [name for name, _, _ in PHASES],
         "seconds_images": seconds,
-        "round_means": tables.round_means(silos),
-        "rounds": [tables.rounds(silo) for silo in silos[:MOST_SILOS]],
+        "round_means": round_means(silos),
+        "rounds": [rounds(silo) for silo in silos[:MOST_SILOS]],
         "memory": memory,
         "memory_image": _figure(memory_figure(silos), "peak memory") if memory else None,
     }
@@ -131,7 +322,7 @@ def _precision(run: Run) -> dict[str, Any]:
     """The section of AP."""
     given = run.evaluations[:MOST_SILOS]
     return {
-        "metrics": [tables.metrics(label, lines) for label, lines in given],
+        "metrics": [metrics(label, lines) for label, lines in given],
         "metrics_image": _figure(metrics_figure(given), "AP by iteration") if given else None,
     }
 

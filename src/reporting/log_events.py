@@ -12,8 +12,7 @@ from src.files import parsed_json
 from src.job.job_record import DONE
 from src.job.job_start import JobStart
 from src.job.log_files import log_parts, read_log
-from src.reporting.job_processes import numbered_folders
-from src.reporting.run_folder import Run
+from src.reporting.run_folder import Run, numbered_folders
 
 FAULT, WARNING = "fault", "warning"
 # One of the same kind that comes within this time is counted, not listed.

@@ -146,7 +146,7 @@ def run_of(disk: Path) -> Path:
 
 def comparison_figure_file(folder: Path) -> None:
     from src.output import writing
-    from src.reporting.plot_style import new_axes, save
+    from src.reporting.plots import new_axes, save
 
     with writing(folder, "--folder"):
         save(new_axes("t", "x", "y")[0], folder, "figure")

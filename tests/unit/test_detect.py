@@ -16,7 +16,7 @@ from src.data.image_check import ORIENTATION
 from src.errors import UserError
 from src.evaluation.image_files import find_images
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
-from src.reporting.detection_results import read_pictures
+from src.reporting.detections import read_pictures
 
 
 @pytest.fixture(scope="module")

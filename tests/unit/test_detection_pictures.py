@@ -14,9 +14,15 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from src.errors import UserError
-from src.reporting.detection_pictures import PictureNames, contact_sheet, picture_of
-from src.reporting.detection_results import Box, LabelledPicture, read_pictures
-from src.reporting.plot_style import colour
+from src.reporting.detections import (
+    Box,
+    LabelledPicture,
+    PictureNames,
+    contact_sheet,
+    picture_of,
+    read_pictures,
+)
+from src.reporting.plots import colour
 
 
 def detection(image_id=1, score=0.9, category_id=18, bbox=(4, 4, 20, 20)):

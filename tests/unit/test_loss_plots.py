@@ -10,8 +10,7 @@ from PIL import Image
 from run_folders import write_metrics, write_rounds, write_worker
 from tensorboardX.proto.event_pb2 import Event
 
-from src.reporting.loss_plots import draw_losses, epoch_figure, step_figure
-from src.reporting.plot_style import grouped, rendered
+from src.reporting.plots import draw_losses, epoch_figure, grouped, rendered, step_figure
 from src.reporting.run_folder import read_run
 from src.reporting.tensorboard import write_events
 

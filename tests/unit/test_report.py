@@ -12,10 +12,9 @@ from PIL import Image
 from run_folders import own_line, write_metrics, write_rounds, write_worker
 
 from src.reporting import html_report
-from src.reporting.html_report import build_page
+from src.reporting.html_report import Card, build_page, cards
 from src.reporting.log_events import read_logs
-from src.reporting.report_tables import Card, cards
-from src.reporting.round_plots import phase_seconds, seconds_figure
+from src.reporting.plots import phase_seconds, seconds_figure
 from src.reporting.run_folder import read_run
 from src.reporting.run_settings import read_settings
 
