@@ -29,10 +29,10 @@ from src.errors import UserError, require_packages, run_command, user_path
 require_packages()
 
 from src.files import reason, whole_file
-from src.launch.detector_size import parameter_shapes
 from src.model_utils.config import BACKBONE_BLOCKS, load_config, parse_known, script_parser
 from src.printing import print
 from src.weights.conversion import DETECTOR_EPS, Converted, convert
+from src.weights.parameter_shapes import parameter_shapes
 from src.weights.source import RECORD_NAME, V1, V1_5
 
 

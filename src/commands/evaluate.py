@@ -21,11 +21,11 @@ from src.evaluation.validation_set import open_validation
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.files import append_line, reason, write_whole
 from src.job.job_record import FOLDER, WORKER_ROLES, read_record
-from src.job.recovery_check import fault_of
 from src.model_utils.config import Config
 from src.model_utils.device_adapter import use_device
 from src.printing import print
 from src.progress import progress
+from src.weights.ckpt_file import fault_of
 
 WORKER_FILE = re.compile(r".+-fast-rcnn-(\d+)epoch\.ckpt")
 SERVER_FILE = re.compile(r".+_recovery_iteration_(\d+)_\d{8}_\d{6}\.ckpt")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
-from src.job.recovery_check import MARK
+from src.weights.ckpt_file import MARK
 from src.weights.source import CONVERT, V1, V1_5
 
 FEATURE_NAME = MARK

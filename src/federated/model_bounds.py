@@ -16,7 +16,7 @@ import numpy as np
 
 from src.federated.aggregation import ABSOLUTE, CONTROL
 from src.federated.rounds import Features
-from src.job.recovery_check import MARK, value_fault
+from src.weights.ckpt_file import MARK, value_fault
 
 # So many earlier changes say what is usual.
 RECENT = 5

@@ -13,7 +13,7 @@ from src.federated import fingerprint as fp
 from src.federated.model_bounds import ModelBounds
 from src.federated.replies import Reply
 from src.federated.rounds import Features, SyncError, difference
-from src.job.recovery_check import value_fault
+from src.weights.ckpt_file import value_fault
 
 
 class SpoiltModelError(SyncError):

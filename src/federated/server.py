@@ -23,8 +23,8 @@ from src.federated.model_bounds import ModelBounds
 from src.files import reason, whole_file
 from src.job.job_config import load_job
 from src.job.log_files import say
-from src.job.recovery_check import mark_fault
 from src.job.recovery_files import list_recovery_files, recovery_name, usable_files
+from src.weights.ckpt_file import mark_fault
 
 KEPT_FILES = 3
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from src.errors import UserError, user_path
 from src.files import digest_of, parsed_json, whole_file
-from src.job.recovery_check import fault_of, look_into
+from src.weights.ckpt_file import fault_of, look_into
 
 # The entry of a whole detector that tells an initial model's origin.
 ORIGIN_NAME = "suite.initial"

@@ -11,10 +11,10 @@ from google.protobuf.message import DecodeError
 from src.errors import UserError
 from src.federated.fingerprint import FEATURE_NAME, digest, require_trainable
 from src.job.recovery_files import ORIGIN_NAME, InitialOrigin, unpack_origin
-from src.launch.detector_size import Shape, parameter_shapes, trained_shapes
-from src.weights.checkpoint_messages import checkpoint_messages
-from src.weights.checkpoint_names import map_name
+from src.weights.ckpt_file import checkpoint_messages
 from src.weights.head_classes import SCORES, other_classes
+from src.weights.parameter_shapes import Shape, parameter_shapes, trained_shapes
+from src.weights.resnet_names import map_name
 from src.weights.source import CONVERT, RECORD_NAME, Source, require_backbone, unpack
 
 # What a message about --pre_trained begins with.

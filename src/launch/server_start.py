@@ -31,12 +31,12 @@ from src.job.recovery_files import (
     whole_detector,
 )
 from src.launch.checkpoint_content import frozen_aspect, mark_of, origin_of
-from src.launch.detector_size import trained_shapes
 from src.launch.processes import require_not_running
 from src.launch.redis_store import FINISHED, JobStore, live_servers, settings_of
 from src.model_utils.config import PROJECT_DIR, Config, find_config_file, setting
 from src.printing import print
 from src.weights.local_params import local_names
+from src.weights.parameter_shapes import trained_shapes
 
 # Three recovery files and the one being written, beside the initial model.
 SERVER_FILES = 5

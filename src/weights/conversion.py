@@ -9,19 +9,60 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import UserError
-from src.weights.batch_norm import fold_epsilon
-from src.weights.checkpoint_names import BACKBONE
-from src.weights.coco import CLASSES
 from src.weights.files import read_weights
-from src.weights.head_classes import BOX_COLUMNS, BOXES, CLASS_TENSORS, SCORES, require_count
+from src.weights.head_classes import (
+    BOX_COLUMNS,
+    BOXES,
+    CLASS_TENSORS,
+    CLASSES,
+    SCORES,
+    require_count,
+)
 from src.weights.kinds import (
     TORCHVISION_DETECTORS,
     Kind,
     is_dropped,
     recognise,
 )
+from src.weights.resnet_names import BACKBONE
 from src.weights.source import V1, V1_5, Source
 from src.weights.torchvision_detector import order_classes
+
+VARIANCE = "moving_variance"
+
+
+def fold_epsilon(values: dict[str, np.ndarray], trained: float, ours: float) -> int:
+    """Change stored variances in place so that `ours` gives what `trained` gave.
+
+    With stored statistics a BatchNorm is `gamma * (x - mean) / sqrt(variance + eps) + beta`, so
+    `variance + trained - ours` is exact. Where that would be below 0 it is 0, and gamma takes the
+    rest.
+
+    Args:
+        values: by the detector's names.
+        trained, ours: epsilons.
+
+    Returns:
+        The number of channels whose gamma was changed.
+
+    Raises:
+        UserError: a variance that is none.
+    """
+    rescaled = 0
+    for name in [name for name in values if name.endswith(VARIANCE)]:
+        total = values[name].astype(np.float64) + trained
+        if (values[name] < 0).any() or not (total > 0).all():
+            raise UserError(f"{name} has a value that is no variance with epsilon {trained:g}")
+        folded = np.maximum(total - ours, 0)
+        values[name] = folded.astype(np.float32)
+        low = total < ours
+        if low.any():
+            gamma = name[: -len(VARIANCE)] + "gamma"
+            factor = np.sqrt(np.where(low, ours / total, 1))
+            values[gamma] = (values[gamma] * factor).astype(np.float32)
+            rescaled += int(low.sum())
+    return rescaled
+
 
 DETECTOR_EPS = 1e-5  # that of src/FasterRcnn/resnet.py, which needs MindSpore; a test compares them
 Shape = tuple[int, ...]

@@ -8,8 +8,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize  # type: ignore[attr-defined]  # no stubs
 
 from src.errors import UserError
-from src.weights.element_types import decode
-from src.weights.torch_file import is_torch_file, read_torch_file
+from src.weights.torch_file import decode, is_torch_file, read_torch_file
 
 SAFETENSORS_TYPES = {
     "F64": "float64",

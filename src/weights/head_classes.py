@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from src.errors import UserError
+from src.model_utils.config import COCO_CLASSES
 
 BOX_COLUMNS = 4
 SCORES = ("rcnn.cls_scores.weight", "rcnn.cls_scores.bias")
@@ -99,3 +100,12 @@ def _columns(
         if a >= 0 and b >= 0:
             result[..., b : b + width] = theirs[..., a : a + width]
     return result
+
+
+UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+IDS = [number for number in range(1, 91) if number not in UNUSED_IDS]
+CLASSES_OF_IDS = 91
+
+# Class names, the background first, and the column of each in a head with a class for every id.
+CLASSES = COCO_CLASSES
+COLUMNS = [0, *IDS]

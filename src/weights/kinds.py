@@ -9,7 +9,7 @@ from typing import Callable
 import numpy as np
 
 from src.errors import UserError
-from src.weights.backbone_names import COUNTER, from_mindspore, from_torch
+from src.weights.resnet_names import COUNTER, from_mindspore, from_torch
 from src.weights.source import OWN_ENTRIES, RECORD_NAME, V1_5
 from src.weights.torchvision_detector import detector_values
 

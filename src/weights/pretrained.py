@@ -11,8 +11,8 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from src.errors import UserError
-from src.weights.checkpoint_names import map_name
 from src.weights.head_classes import CLASS_TENSORS, Refit, refit
+from src.weights.resnet_names import map_name
 from src.weights.source import (
     CONVERT,
     RECORD_NAME,

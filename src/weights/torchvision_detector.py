@@ -6,9 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from src.weights.backbone_names import from_torch
-from src.weights.coco import CLASSES, CLASSES_OF_IDS, COLUMNS
-from src.weights.head_classes import BOX_COLUMNS, BOXES, SCORES, require_count
+from src.weights.head_classes import (
+    BOX_COLUMNS,
+    BOXES,
+    CLASSES,
+    CLASSES_OF_IDS,
+    COLUMNS,
+    SCORES,
+    require_count,
+)
+from src.weights.resnet_names import from_torch
 
 BODY = "backbone.body."
 RPN = "rpn_with_loss.rpn_convs_list.0."

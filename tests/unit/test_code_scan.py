@@ -19,7 +19,7 @@ CALLS = {
     "yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.full_load",
     "yaml.full_load_all", "numpy.loads", "pandas.read_pickle",
 }  # fmt: skip
-PICKLE_READER = PROJECT_DIR / "src" / "weights" / "state_dict_pickle.py"
+PICKLE_READER = PROJECT_DIR / "src" / "weights" / "torch_file.py"
 FILES = sorted(
     path
     for pattern in ("*.py", "src/**/*.py", "tools/**/*.py")

@@ -16,10 +16,9 @@ from src.convert_checkpoint import load_weights
 from src.errors import UserError
 from src.FasterRcnn import faster_rcnn, resnet
 from src.FasterRcnn.resnet import ResNetFea
-from src.launch.detector_size import parameter_shapes
 from src.model_utils.config import PROJECT_DIR, load_config
-from src.weights.batch_norm import fold_epsilon
-from src.weights.conversion import DETECTOR_EPS, convert
+from src.weights.conversion import DETECTOR_EPS, convert, fold_epsilon
+from src.weights.parameter_shapes import parameter_shapes
 from src.weights.source import V1, V1_5
 
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean"}

@@ -14,10 +14,10 @@ from src.errors import UserError
 from src.FasterRcnn.anchor_generator import AnchorGenerator
 from src.FasterRcnn.rcnn import Rcnn
 from src.federated.fingerprint import FEATURE_NAME
-from src.launch.detector_size import parameter_shapes
 from src.model_utils.config import load_config
-from src.weights import coco
+from src.weights import head_classes
 from src.weights.conversion import convert
+from src.weights.parameter_shapes import parameter_shapes
 from src.weights.source import V1
 from src.weights.torchvision_detector import detector_name
 
@@ -157,7 +157,7 @@ def test_the_box_head_gives_what_torchvisions_gives(source, converted):
     hidden = np.maximum(dense("box_head.fc7", hidden), 0)
     logits = dense("box_predictor.cls_score", hidden)
     offsets = dense("box_predictor.bbox_pred", hidden).reshape(6, 91, 4)
-    ids = [0, *coco.IDS]
+    ids = [0, *head_classes.IDS]
     found_logits, _, found_offsets, _ = head(Tensor(pooled), None, None, None)
     np.testing.assert_allclose(found_logits.asnumpy(), logits[:, ids], atol=1e-4)
     found = found_offsets.asnumpy().reshape(6, 80, 4)

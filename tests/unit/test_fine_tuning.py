@@ -10,11 +10,11 @@ from src.errors import UserError
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
 from src.federated.aggregation import Aggregation
 from src.launch.checkpoint_content import matching_names, source_of
-from src.launch.detector_size import parameter_shapes
 from src.model_utils.config import load_config
 from src.training import build_detector, save_models
 from src.weights.conversion import convert
 from src.weights.head_classes import CLASS_TENSORS
+from src.weights.parameter_shapes import parameter_shapes
 from src.weights.pretrained import backbone_of, load_pretrained
 from src.weights.source import RECORD_NAME, Source, of_upstreams_worker, unpack
 

@@ -30,9 +30,9 @@ from src.federated.fingerprint import (
     key_aspects,
 )
 from src.job.job_config import load_job
-from src.launch.detector_size import parameter_shapes
 from src.model_utils.config import DERIVED, IDLE, KEYS, Config, load_config
 from src.training import build_detector, shared_aspects
+from src.weights.parameter_shapes import parameter_shapes
 
 ANSWERS = {
     "SHARED_KEYS": SHARED_KEYS,

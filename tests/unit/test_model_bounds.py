@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from src.federated.model_bounds import RECENT, ModelBounds
-from src.job.recovery_check import MARK
+from src.weights.ckpt_file import MARK
 
 LIMIT = 10.0
 

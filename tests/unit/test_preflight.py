@@ -25,7 +25,6 @@ from src.job.disk_room import disk_room, worker_files
 from src.job.job_config import load_job
 from src.job.recovery_files import recovery_name
 from src.launch.checkpoint_content import checkpoint_shapes, matching_names
-from src.launch.detector_size import model_bytes, parameter_shapes
 from src.launch.preflight import machine
 from src.launch.preflight.machine import (
     device,
@@ -39,7 +38,8 @@ from src.launch.preflight.machine import (
 from src.launch.preflight.network import servers_answer
 from src.launch.preflight.roles import keys_of_job, models_there, redis_answers, value_checks
 from src.model_utils.config import load_config
-from src.weights.checkpoint_names import map_name
+from src.weights.parameter_shapes import model_bytes, parameter_shapes
+from src.weights.resnet_names import map_name
 
 TOOL = "tools/preflight.py"
 

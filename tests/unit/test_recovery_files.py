@@ -14,7 +14,6 @@ from models import WEIGHTS, save_model
 from src.errors import UserError
 from src.federated.fingerprint import opened
 from src.federated.server import ServerJob
-from src.job.recovery_check import MARK, fault_of, look_into, mark_fault
 from src.job.recovery_files import (
     begin_from_newest,
     list_recovery_files,
@@ -24,6 +23,7 @@ from src.job.recovery_files import (
     usable_files,
 )
 from src.model_utils.config import PROJECT_DIR
+from src.weights.ckpt_file import MARK, fault_of, look_into, mark_fault
 
 # A server that saves the models of iterations 1 and 2 and is killed half-way through the second.
 KILLED_SERVER = """

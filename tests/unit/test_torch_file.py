@@ -24,7 +24,7 @@ from torch_files import (
 from src.errors import UserError
 from src.model_utils.config import PROJECT_DIR
 from src.weights.files import read_weights
-from src.weights.state_dict_pickle import load_pickle
+from src.weights.torch_file import load_pickle
 
 SAVERS = pytest.mark.parametrize("save", [save_archive, save_old])
 VALUES = {

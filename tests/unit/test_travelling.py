@@ -4,12 +4,12 @@ import pytest
 
 from src.errors import UserError
 from src.job.checks import FAIL
-from src.launch.detector_size import count_values, federated_shapes, trained_shapes
 from src.launch.preflight.machine import PROCESS_BYTES, server_bytes
 from src.launch.preflight.roles import federated_check
 from src.model_utils.config import load_config
 from src.training import build_detector
 from src.weights.local_params import local_names
+from src.weights.parameter_shapes import count_values, federated_shapes, trained_shapes
 
 NAMES = ["fpn.weight", "rcnn.cls.weight", "rcnn.cls.bias", "rcnn.reg.weight"]
 TINY = "configs/tiny/default_config.yaml"

@@ -14,8 +14,8 @@ import psutil
 
 from src.errors import UserError
 from src.job.checks import WARN, Check, Finding
-from src.launch.detector_size import federated_share, model_bytes
 from src.model_utils.config import PROJECT_DIR
+from src.weights.parameter_shapes import federated_share, model_bytes
 
 PYTHON = (3, 9)
 

@@ -21,8 +21,8 @@ from src.federated.transport import turned_away
 from src.job.addresses import server_addresses
 from src.job.checks import WARN, Check, Finding
 from src.job.job_config import JobConfig
-from src.launch.detector_size import FLOAT_BYTES, count_values, federated_shapes
 from src.security.tls import client_context, explain, require_handshake, speaks_tls
+from src.weights.parameter_shapes import FLOAT_BYTES, count_values, federated_shapes
 
 CONNECT_S = 3.0
 ANSWER_S = 10.0

@@ -43,13 +43,6 @@ from src.job.recovery_files import (
 )
 from src.job.tls_checks import peers_trusted, plain_checks, tls_checks
 from src.launch.checkpoint_content import matching_names
-from src.launch.detector_size import (
-    FLOAT_BYTES,
-    count_values,
-    federated_shapes,
-    model_bytes,
-    trained_shapes,
-)
 from src.launch.machine_jobs import require_other_silos
 from src.launch.membership import name_silo
 from src.launch.preflight.machine import (
@@ -73,6 +66,13 @@ from src.launch.server_start import (
 )
 from src.security.roster import load
 from src.security.tls import TlsFiles
+from src.weights.parameter_shapes import (
+    FLOAT_BYTES,
+    count_values,
+    federated_shapes,
+    model_bytes,
+    trained_shapes,
+)
 
 
 def worker_numbers(config: Any) -> range:

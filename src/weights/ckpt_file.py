@@ -1,16 +1,33 @@
-"""Whether a server's checkpoint is whole and a model at all; without loading MindSpore."""
+"""The messages that a MindSpore checkpoint is made of, without loading MindSpore."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from src.weights.checkpoint_messages import checkpoint_messages
+MESSAGES = "mindspore.train.checkpoint_pb2"
+
+
+def checkpoint_messages() -> ModuleType:
+    """MindSpore's message classes from their file: importing its package takes seconds."""
+    if MESSAGES in sys.modules:
+        return sys.modules[MESSAGES]
+    package: Any = importlib.util.find_spec("mindspore")  # `require_packages` has found it
+    path = Path(package.submodule_search_locations[0]) / "train" / "checkpoint_pb2.py"
+    spec: Any = importlib.util.spec_from_file_location("checkpoint_messages", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
 
 FLOAT_BYTES = 4
 # The fingerprint's name among the weights of a model.
