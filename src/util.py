@@ -1,8 +1,7 @@
-"""From the detector's output to results in COCO's format, and upstream's names for such steps.
+"""Upstream's names for results in COCO's format and for metrics.
 
-The second half is for scripts that were written for upstream's example: its names, arguments and
-results, computed by `evaluation.coco_metrics`. Where upstream gave wrong values, the docstring says
-so.
+For scripts that were written for upstream's example: its names, arguments and results, computed by
+`evaluation.metrics`. Where upstream gave wrong values, the docstring says so.
 """
 
 from __future__ import annotations
@@ -17,49 +16,8 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from src.errors import UserError
-from src.evaluation.metrics import LIMITS, box_figures, class_counts
+from src.evaluation.metrics import LIMITS, box_figures, class_counts, coco_results
 from src.files import parsed_json, write_whole
-
-
-def top_detections(
-    boxes: np.ndarray, labels: np.ndarray, mask: np.ndarray, max_per_img: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The best detections of one image, best first.
-
-    Args:
-        boxes: (D, 5) x1, y1, x2, y2, score.
-        labels: (D,) or (D, 1) classes counted from 0.
-        mask: (D,) or (D, 1) bool of the rows that are detections.
-        max_per_img: how many to give at most, of all classes together.
-
-    Returns:
-        (n, 5) and (n,); of equal scores the earlier row comes first.
-    """
-    kept = np.flatnonzero(np.reshape(mask, -1))
-    order = np.argsort(-boxes[kept, 4], kind="stable")[:max_per_img]
-    return boxes[kept[order]], np.reshape(labels, -1)[kept[order]]
-
-
-def coco_results(
-    image_id: Any, bboxes: np.ndarray, labels: np.ndarray, category_ids: list[int]
-) -> list[dict[str, Any]]:
-    """Detections of one image as entries that `pycocotools.coco.COCO.loadRes` takes.
-
-    Args:
-        image_id: the image's id in the annotation file, a number or text.
-        bboxes: (n, 5) x1, y1, x2, y2 in pixels of the original, score.
-        labels: (n,) classes counted from 0.
-        category_ids: id in the annotation file of each class without the background.
-    """
-    return [
-        {
-            "image_id": image_id,
-            "category_id": int(category_ids[label]),
-            "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
-            "score": float(score),
-        }
-        for (x1, y1, x2, y2, score), label in zip(bboxes, labels)
-    ]
 
 
 def xyxy2xywh(bbox: np.ndarray | Sequence[float]) -> list[float]:

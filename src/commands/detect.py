@@ -20,6 +20,7 @@ from src.data.coco_boxes import as_shown, some
 from src.errors import UserError
 from src.evaluation.detect import detect
 from src.evaluation.image_files import ImageReader, find_images
+from src.evaluation.metrics import coco_results
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet, FasterRcnn_Infer
 from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device
@@ -34,7 +35,6 @@ from src.reporting.detections import (
     picture_of,
     save_picture,
 )
-from src.util import coco_results
 
 RESULTS, IMAGES = "detections.json", "images.json"
 ON_SHEET = 20

@@ -12,7 +12,6 @@ from src.data.augmentation import preprocess_fn
 from src.data.coco import NO_BOX
 from src.data.image_check import decoded
 from src.evaluation.metrics import MAX_DETECTIONS
-from src.util import top_detections
 
 
 def detect(
@@ -70,3 +69,22 @@ def within_image(boxes: np.ndarray, height: float, width: float) -> tuple[np.nda
     clipped[:, 0:4:2] = np.clip(boxes[:, 0:4:2], 0, width)
     clipped[:, 1:4:2] = np.clip(boxes[:, 1:4:2], 0, height)
     return clipped, (clipped[:, 2:4] > clipped[:, 0:2]).all(axis=1)
+
+
+def top_detections(
+    boxes: np.ndarray, labels: np.ndarray, mask: np.ndarray, max_per_img: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best detections of one image, best first.
+
+    Args:
+        boxes: (D, 5) x1, y1, x2, y2, score.
+        labels: (D,) or (D, 1) classes counted from 0.
+        mask: (D,) or (D, 1) bool of the rows that are detections.
+        max_per_img: how many to give at most, of all classes together.
+
+    Returns:
+        (n, 5) and (n,); of equal scores the earlier row comes first.
+    """
+    kept = np.flatnonzero(np.reshape(mask, -1))
+    order = np.argsort(-boxes[kept, 4], kind="stable")[:max_per_img]
+    return boxes[kept[order]], np.reshape(labels, -1)[kept[order]]

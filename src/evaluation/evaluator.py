@@ -13,11 +13,10 @@ from mindspore import Tensor, nn
 from src.data.image_check import BrokenImageError
 from src.evaluation.detect import detect
 from src.evaluation.image_files import ImageCheck
-from src.evaluation.metrics import box_figures
+from src.evaluation.metrics import box_figures, coco_results
 from src.evaluation.validation_set import ValidationSet
 from src.FasterRcnn.faster_rcnn_resnet import FasterRcnn_Infer
 from src.model_utils.config import setting
-from src.util import coco_results
 
 
 @dataclass

@@ -185,3 +185,25 @@ def rate(record: dict[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def coco_results(
+    image_id: Any, bboxes: np.ndarray, labels: np.ndarray, category_ids: list[int]
+) -> list[dict[str, Any]]:
+    """Detections of one image as entries that `pycocotools.coco.COCO.loadRes` takes.
+
+    Args:
+        image_id: the image's id in the annotation file, a number or text.
+        bboxes: (n, 5) x1, y1, x2, y2 in pixels of the original, score.
+        labels: (n,) classes counted from 0.
+        category_ids: id in the annotation file of each class without the background.
+    """
+    return [
+        {
+            "image_id": image_id,
+            "category_id": int(category_ids[label]),
+            "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
+            "score": float(score),
+        }
+        for (x1, y1, x2, y2, score), label in zip(bboxes, labels)
+    ]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
+from src.evaluation.detect import top_detections
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet, FasterRcnn_Infer
-from src.util import top_detections
 
 # Height and width of the originals, and the factors by which they became 128 x 160.
 METAS = np.array([[100, 80, 1.28, 1.28], [64, 160, 2.0, 1.0]], np.float32)

@@ -9,10 +9,10 @@ from mindspore import Tensor
 
 from mindspore_hub_conf import create_network
 from src.errors import UserError
+from src.evaluation.detect import top_detections
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet, FasterRcnn_Infer
 from src.model_utils.config import load_config
 from src.network_define import train_cell
-from src.util import top_detections
 
 TINY = "configs/tiny/default_config.yaml"
 STDS = (0.1, 0.1, 0.2, 0.2)

@@ -4,7 +4,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from src.util import coco_results, top_detections
+from src.evaluation.detect import top_detections
+from src.evaluation.metrics import coco_results
 
 BOXES = np.array(
     [[0, 0, 5, 5, 0.3], [1, 1, 9, 4, 0.9], [2, 2, 6, 6, 0.8], [3, 3, 7, 7, 0.3]], np.float32
