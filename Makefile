@@ -1,5 +1,5 @@
 # make demo    two silos train one detector through a real scheduler, servers and Redis
-# make test    the gate's tests; make test-slow those that take longer; make check ruff, types
+# make test    the gate's tests; make test-slow those that take longer; make check ruff, types, layers
 # make coverage   how much of src the gate's tests run, into docs/coverage.md
 # make mutants   which small changes of core modules their tests notice; MODULES=rounds for some (hours)
 # make bench   how fast training, detection and data path are, into docs/performance.md (minutes)
@@ -49,6 +49,7 @@ check: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 install: $(STAMP)
 

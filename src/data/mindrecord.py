@@ -234,9 +234,8 @@ def indexed_objects(mindrecord_file: Path) -> Counter | None:
         try:
             with opened_index(index) as db:
                 column = f"{OBJECTS}_0"
-                counts.update(
-                    dict(db.execute(f"SELECT {column}, COUNT(*) FROM INDEXES GROUP BY {column}"))
-                )
+                query = f"SELECT {column}, COUNT(*) FROM INDEXES GROUP BY {column}"  # noqa: S608
+                counts.update(dict(db.execute(query)))
         except sqlite3.Error:
             return None
     return counts

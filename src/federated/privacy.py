@@ -64,7 +64,7 @@ def privacy_settings(job: JobConfig, config: Any) -> PrivacySettings | None:
     if clip == 0 and noise > 0:
         raise UserError(
             f"dp_noise_multiplier is {noise} and dp_clip_norm 0: noise says nothing about an "
-            "update of any size; set dp_clip_norm too, or neither"
+            "update of any size; give dp_clip_norm too, or neither"
         )
     if most > 0 and noise == 0:
         raise UserError(

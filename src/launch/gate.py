@@ -123,7 +123,7 @@ def configuration(
         _require_quotable(path)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=False,
+        autoescape=False,  # noqa: S701 (nginx's configuration; its values are checked above)
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
