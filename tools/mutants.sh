@@ -10,14 +10,14 @@ shift 2
 
 # A module, and the tests that have to notice a change in it.
 modules="
-src/federated/journal.py         tests/unit/test_journal.py
-src/federated/algorithms.py         tests/unit/test_adaptive.py
-src/federated/fingerprint.py      tests/unit/test_rounds_parts.py tests/unit/test_fingerprint.py
-src/federated/rounds.py           tests/unit/test_rounds_parts.py
-src/federated/server_requests.py  tests/unit/test_server_requests.py tests/unit/test_silo.py
-src/job/job_record.py             tests/unit/test_job_record.py
-src/job/process_identity.py       tests/unit/test_process_identity.py
-src/launch/job_end.py             tests/unit/test_job_end.py
+src/federated/journal.py         tests/unit/federated/test_journal.py
+src/federated/algorithms.py         tests/unit/federated/test_adaptive.py
+src/federated/fingerprint.py      tests/unit/federated/test_rounds_parts.py tests/unit/federated/test_fingerprint.py
+src/federated/rounds.py           tests/unit/federated/test_rounds_parts.py
+src/federated/server_requests.py  tests/unit/federated/test_server_requests.py tests/unit/federated/test_silo.py
+src/job/job_record.py             tests/unit/job/test_job_record.py
+src/job/process_identity.py       tests/unit/job/test_process_identity.py
+src/launch/job_end.py             tests/unit/launch/test_job_end.py
 src/lr_schedule.py                tests/unit/test_lr_schedule.py
 "
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.engine import Engine, wait_for
+from engine import Engine, wait_for
 from members import Member, assert_mean, initial, together
 
 from src.job.job_config import load_job

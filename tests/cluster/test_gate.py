@@ -9,7 +9,7 @@ import ssl
 import numpy as np
 import pytest
 from certificate_files import make_certificates
-from cluster.engine import Engine, wait_for
+from engine import Engine, wait_for
 from gate_process import Gate, Members, why_no_gate
 from members import Member, assert_mean, initial, together
 from ports import free_port_range

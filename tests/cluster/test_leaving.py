@@ -9,7 +9,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from cluster.engine import Engine
+from engine import Engine
 from mindspore import nn
 
 from src.errors import UserError

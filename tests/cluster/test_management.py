@@ -10,8 +10,8 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 
 import pytest
 import yaml
-from cluster.engine import Engine, listens, wait_for
 from commands import refused, succeed
+from engine import Engine, listens, wait_for
 from members import Member, assert_mean, initial, together
 from ports import free_ports
 from stand_ins import StandIn

@@ -9,7 +9,7 @@ from typing import Callable
 
 import numpy as np
 import pytest
-from cluster.engine import Engine
+from engine import Engine
 from members import Exchange, Member, copied, initial
 
 SILOS, THRESHOLD, RATIO, ITERATIONS = 5, 3, 0.6, 5  # 2 of the 3 silos of an iteration suffice

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from cluster.engine import Engine
+from engine import Engine
 from members import (
     ASPECTS,
     PRE_TRAINED,

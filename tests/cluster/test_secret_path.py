@@ -4,7 +4,7 @@ import http.client
 from types import SimpleNamespace
 
 import pytest
-from cluster.engine import Engine
+from engine import Engine
 from members import Member, assert_mean, initial, together
 
 from src.errors import UserError

@@ -256,7 +256,7 @@ def test_two_organisations_through_the_gate(federation, tmp_path):
 
 def start_front(federation: Federation, certificates: Path) -> None:
     """TLS before Redis, on the coordinator's machine."""
-    front = Path(__file__).resolve().parents[1] / "tls_front.py"
+    front = Path(__file__).resolve().parents[1] / "helpers" / "tls_front.py"
     addresses = [f"{COORDINATOR}:{REDIS_PORT}", f"127.0.0.1:{REDIS_PORT + 1}"]
     files = [str(certificates / "redis.crt"), str(certificates / "redis.key")]
     log = federation.folder / "front.log"

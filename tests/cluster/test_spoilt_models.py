@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cluster.engine import Engine
+from engine import Engine
 from members import ASPECTS, Exchange, Member, assert_mean, copied, initial, weights
 
 from src.errors import UserError

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 from certificate_files import make_certificates, write_tls_job
-from cluster.engine import Engine, listens, wait_for
 from commands import run
+from engine import Engine, listens, wait_for
 from members import Member, assert_mean, initial, together
 from ports import free_ports
 

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from cluster.engine import Engine, listens, wait_for
+from engine import Engine, listens, wait_for
 from members import MOMENTS, WINDOWS, Exchange, Member, assert_mean, initial, one_fault, together
 
 from src.federated import server_requests

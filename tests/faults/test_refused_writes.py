@@ -17,17 +17,15 @@ from typing import Callable
 
 import numpy as np
 import pytest
+from coco_files import coco_of, write_coco
 from commands import TINY, wait_for
 from models import save_model
+from run_folders import write_worker
 from small_disk import BALLAST, cannot_mount, small_disk
 
 from src.errors import run_command
 from src.launch.processes import SUPERVISOR
 from src.model_utils.config import PROJECT_DIR
-
-sys.path.insert(0, str(PROJECT_DIR / "tests" / "unit"))
-from coco_files import coco_of, write_coco
-from run_folders import write_worker
 
 WORDS = {"full": "No space left on device", "read-only": "Read-only file system"}
 LINE_LOGS = (".log", ".jsonl")

@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from cluster.engine import Engine
+from engine import Engine
 from members import (
     DEADLINES,
     MOMENTS,

@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 import pytest
-from cluster.engine import Engine
 from commands import processes_of
+from engine import Engine
 from members import Exchange, Member, assert_mean, initial, together
 from proxy import FAULTS, Proxy
 from silo_process import SiloProcess

@@ -221,7 +221,7 @@ def test_text_files_at_length(folder, kind):
 
 def check_child(folder: Path, kind: str, count: int, seed: int) -> None:
     """A process reads `count` spoilt files and survives, having refused some of them."""
-    script = Path(__file__).with_name("spoilt_reading.py")
+    script = Path(__file__).resolve().parents[2] / "helpers" / "spoilt_reading.py"
     result = subprocess.run(
         [sys.executable, str(script), kind, str(folder), str(count), str(seed)],
         capture_output=True,

@@ -1,6 +1,6 @@
 """One rank of a silo that trains a small network; as a program, started by test_rank_gradients.py.
 
-python tests/rank_training.py RANK SIZE PORT OUTPUT.npz
+python tests/helpers/rank_training.py RANK SIZE PORT OUTPUT.npz
 """
 
 from __future__ import annotations

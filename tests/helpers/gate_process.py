@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import yaml
 from certificate_files import make_certificates
-from cluster.engine import listens, wait_for
 from commands import succeed
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from engine import listens, wait_for
 
 from src.security.certificates import load_authority, new_leaf, passwords_in
 from src.security.roster import member_of, text_of

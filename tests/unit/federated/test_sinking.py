@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import yaml
-from cluster.engine import federation
+from engine import federation
 from mindspore import nn
 from mindspore.train.callback import RunContext
 from mindspore.train.callback._callback import InternalCallbackParam

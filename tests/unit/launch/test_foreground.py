@@ -26,7 +26,7 @@ def launch():
 
 sys.exit(launch_and_stay(True, launch))
 """
-PROJECT_DIR = Path(__file__).resolve().parents[2]
+PROJECT_DIR = Path(__file__).resolve().parents[3]
 
 
 def started(folder, *codes):

@@ -4,7 +4,7 @@
         client = Client(engine.addresses, engine.fl_name)
 
 Everything lives in a temporary folder, on free ports, and ends when the block does. As a program
-(`python tests/cluster/engine.py yaml address checkpoint_dir weights.npz`) it is one server.
+(`python tests/helpers/engine.py yaml address checkpoint_dir weights.npz`) it is one server.
 """
 
 from __future__ import annotations
@@ -188,7 +188,9 @@ class Engine:
             **os.environ,
             "GLOG_v": str(self.log_level),
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join([str(PROJECT_DIR), str(PROJECT_DIR / "tests")]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(PROJECT_DIR), str(PROJECT_DIR / "tests" / "helpers")]
+            ),
             **(passwords_of(self.tls) if self.tls else {}),
         }
         with (self.folder / f"{name}.log").open("ab") as log:

@@ -1,7 +1,7 @@
 """TLS before a plain-text service on this machine: the wheel's Redis has none of its own.
 
-As a program (`python tests/tls_front.py listen_address service certificate key`) it runs until it
-is killed; a test starts it so in a network namespace.
+As a program (`python tests/helpers/tls_front.py listen_address service certificate key`) it
+runs until it is killed; a test starts it so in a network namespace.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests that a page names, as in `tests/unit/test_silo.py::test_a_round`."""
+"""Tests that a page names, as in `tests/unit/federated/test_silo.py::test_a_round`."""
 
 import ast
 import re

@@ -6,7 +6,7 @@
 
 It joins, trains (adds `change` to every weight) and exchanges, `rounds` times, and prints the phase
 that it is in; at `halt` it stays for ever: "train" is before the upload, "half" within it, "wait"
-after it. As a program (`python tests/faults/silo_process.py <json>`) it is that silo.
+after it. As a program (`python tests/helpers/silo_process.py <json>`) it is that silo.
 """
 
 from __future__ import annotations

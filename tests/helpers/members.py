@@ -7,7 +7,7 @@ import time
 from typing import Callable
 
 import numpy as np
-from cluster.engine import Engine
+from engine import Engine
 
 from src.federated.fingerprint import FEATURE_NAME, FROZEN_ASPECT, fingerprint
 from src.federated.model_check import Start

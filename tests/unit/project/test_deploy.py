@@ -274,7 +274,7 @@ LEFT_BY_USERS = [
     "metrics.jsonl", "my.py",
     "deploy/compose/silo.env", "configs/hospital.yaml", "src/model.ckpt", "src/data/images/1.jpg",
     "src/data/__pycache__/a.pyc", "tools/key.pem", "src/certificates/client.p12", "src/x.key",
-    "wheelhouse/scan.png", "tests/unit/test_silo.py", "README.md",
+    "wheelhouse/scan.png", "tests/unit/federated/test_silo.py", "README.md",
 ]  # fmt: skip
 
 
