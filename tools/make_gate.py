@@ -32,6 +32,7 @@ from src.launch.gate import (
     write_gate,
 )
 from src.model_utils.config import parse_known, script_parser
+from src.printing import print
 from src.security.roster import load
 
 

@@ -33,6 +33,7 @@ class SiloProcess:
         values = {
             "addresses": engine.addresses,
             "fl_name": engine.fl_name,
+            "prefix": engine.prefix,
             "name": name,
             "images": images,
             "change": change,
@@ -105,7 +106,7 @@ def main() -> None:
 
     whole = messages.WeightsBody.__iter__
     messages.WeightsBody.__iter__ = pieces_with_halt
-    servers = SimpleNamespace(addresses=values["addresses"], fl_name=values["fl_name"])
+    servers = SimpleNamespace(**{key: values[key] for key in ("addresses", "fl_name", "prefix")})
     silo = Member(servers, values["name"], values["images"], on_phase=stay)
     for _ in range(values["rounds"]):
         silo.join()
