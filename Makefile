@@ -3,10 +3,10 @@
 # make coverage   how much of src the gate's tests run, into docs/coverage.md
 # make mutants   which small changes of core modules their tests notice; MODULES=rounds for some (hours)
 # make bench   how fast training, detection and data path are, into docs/performance.md (minutes)
-# make bench-sync   what a synchronisation costs, beside the engine's own client (minutes, 12 GB)
+# make bench-sync   what a synchronisation costs, next to the engine's own client (minutes, 12 GB)
 # make install only the installation into .venv
 # make wheelhouse   the packages as files; make install WHEELHOUSE=wheelhouse takes them from there
-# make lock    requirements.lock anew from requirements*.txt; UPGRADE=--upgrade takes newest versions
+# make lock    requirements.lock again from requirements*.txt; UPGRADE=--upgrade takes newest versions
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python

@@ -14,9 +14,9 @@ an error. docs/data.md has a table of what happens with which input.
 
 Where the images are looked up: in image_dir, when that is set; else in coco_root/train_data_type,
 when coco_root is set; else in the first of these that holds one of the json's first ten images:
-the folder that the json records (tools/split_coco.py writes it), the folder beside the json named
+the folder that the json records (tools/split_coco.py writes it), the folder next to the json named
 as it without .json, the json's own folder, images/ and train2017/ in that folder, and train2017/
-beside that folder. instance_set is looked up in coco_root, when set, then in the current folder.
+next to that folder. instance_set is looked up in coco_root, when set, then in the current folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The flags of this script alone."""
     parser = script_parser(__doc__)
     parser.add_argument("--shards", help="numbers of the silos, like 0-99 or 0,2,5-7")
-    parser.add_argument("--overwrite", action="store_true", help="write existing files anew")
+    parser.add_argument("--overwrite", action="store_true", help="write existing files again")
     parser.add_argument("--verify", action="store_true", help="decode each image, which is slower")
     parser.add_argument(
         "--strict",

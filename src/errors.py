@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Callable
 
-from src.files import MENDS, reason
+from src.files import FIXES, reason
 from src.printing import print, printable
 
 STANDARD_OUTPUT = 1
@@ -21,7 +21,7 @@ LONGEST_LINE = 4000  # characters of an error
 class UserError(Exception):
     """Something in the user's hands is wrong: a file, a key, a flag, a port.
 
-    The message is one line: what was found where, what was expected, how to mend it.
+    The message is one line: what was found where, what was expected, how to fix it.
     """
 
     def __init__(self, message: str):
@@ -113,7 +113,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), STANDARD_OUTPUT)
         sys.exit(141)
     except OSError as error:
-        if error.errno not in MENDS:
+        if error.errno not in FIXES:
             raise
         if error.filename is None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), STANDARD_OUTPUT)

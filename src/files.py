@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 # What the system refuses a write with, and what a user can do about it.
-MENDS = {
+FIXES = {
     errno.ENOSPC: "free some space there, or choose another place",
     errno.EDQUOT: "free some of your quota there, or choose another place",
     errno.EROFS: "mount that file system for writing, or choose another place",
@@ -25,11 +25,11 @@ MENDS = {
 
 
 def reason(error: OSError) -> str:
-    """Why a file could not be written and how to mend it, in a few words."""
+    """Why a file could not be written and how to fix it, in a few words."""
     words = error.strerror or str(error) or type(error).__name__
     if error.errno == errno.ELOOP:
         words = "is a symbolic link"
-    return f"{words}; {MENDS.get(error.errno or 0, 'choose another place')}"
+    return f"{words}; {FIXES.get(error.errno or 0, 'choose another place')}"
 
 
 @contextlib.contextmanager
@@ -56,7 +56,7 @@ def no_link(path: str | Path, flags: int, mode: int = 0o666) -> int:
 def whole_file(
     path: Path, durable: bool = False, partial: Path | None = None, private: bool = False
 ) -> Iterator[Path]:
-    """A name beside `path` to write to: it takes the place of `path` when the block ends well.
+    """A name next to `path` to write to: it takes the place of `path` when the block ends well.
 
     When it does not, what was written is removed and `path` is as it was.
 

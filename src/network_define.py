@@ -92,7 +92,7 @@ class LossCallBack(Callback):
         self.epochs_done += 1
 
     def _write(self, line: str) -> None:
-        # Opened each time, so that a file which somebody has moved away is made anew.
+        # Opened each time, so that a file which somebody has moved away is made again.
         log = RotatingLog(self.path, *self._rotation)
         try:
             log.write(line)

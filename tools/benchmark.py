@@ -2,7 +2,7 @@
 
   python tools/benchmark.py step                     the training step, 320x192, batch 2
   python tools/benchmark.py step --full              1280x768, batch 1
-  python tools/benchmark.py step --workers=2         two processes beside one with all cores
+  python tools/benchmark.py step --workers=2         two processes next to one with all cores
   python tools/benchmark.py step --profile           where the time of a step goes
   python tools/benchmark.py compile                  fresh process to the end of the first step
   python tools/benchmark.py data                     images to MindRecord, MindRecord to batches

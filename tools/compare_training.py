@@ -9,7 +9,7 @@ is skewed by category. `aggregation` runs two silos on the skewed split with Fed
 Scaffold and FedNova, each with --seeds seeds, which draw the split, the first weights and the order
 of the images. Every run goes through the real scheduler, servers and Redis. Success: a table of AP
 on images that no silo has, and AP by iteration as learning.svg or aggregation.svg, in --folder;
-with --write=docs/learning.md (docs/aggregation.md) also in that page and beside it. Started again
+with --write=docs/learning.md (docs/aggregation.md) also in that page and next to it. Started again
 it goes on after the last finished run.
 """
 

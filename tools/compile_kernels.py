@@ -3,8 +3,8 @@
   python tools/compile_kernels.py
 
 trains one step of a tiny detector and detects once with it, as a worker and an evaluation do. The
-machine code stays beside the sources for every later process on this machine; a changed source is
-compiled anew at its next use. Success: one line with the seconds that it took.
+machine code stays next to the sources for every later process on this machine; a changed source is
+compiled again at its next use. Success: one line with the seconds that it took.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Is everything there that a launcher needs? A line a check: PASS, WARN, or FAIL with the mend.
+"""Check what a launcher needs. One line per check: PASS, WARN or FAIL, with how to fix it.
 
   python tools/preflight.py                          everything on this machine, default flags
   python tools/preflight.py --role=server --local_server_num=2 --checkpoint_dir=fl_ckpt

@@ -1,4 +1,4 @@
-"""Write the table of docs/coverage.md anew: how much of each package the tests run.
+"""Write the table of docs/coverage.md again: how much of each package the tests run.
 
   make coverage                              runs the gate's tests, then calls this
   python tools/write_coverage.py coverage.json --write=docs/coverage.md
@@ -27,7 +27,7 @@ from src.reporting.marked_page import write_table
 def build_parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
     parser.add_argument("coverage_json", type=Path, help="the report of coverage.py")
-    parser.add_argument("--write", type=Path, help="page whose table is written anew")
+    parser.add_argument("--write", type=Path, help="page whose table is written again")
     return parser
 
 

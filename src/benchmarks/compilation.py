@@ -72,7 +72,7 @@ def report(result: dict[str, Any]) -> str:
         [
             machine_line(result),
             f"{result['image']}, batch {result['batch']}, {result['threads']} thread(s)"
-            + (", kernels compiled anew" if result["cold"] else ""),
+            + (", kernels compiled again" if result["cold"] else ""),
             f"fresh process to the end of the first step {result['to_first_step_s']:.1f} s: import "
             f"{result['import_s']:.1f}, network {result['build_s']:.1f}, first step "
             f"{result['first_step_s']:.1f}; second step {result['second_step_s']:.2f} s; peak "

@@ -109,7 +109,7 @@ def memory_gb(field: str) -> float:
 
 
 def reset_peak() -> None:
-    """Let VmHWM start anew from what is resident now (proc(5), clear_refs)."""
+    """Let VmHWM start again from what is resident now (proc(5), clear_refs)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -98,8 +98,8 @@ def _more(result: dict[str, Any]) -> list[tuple[str, str]]:
             f"{start['build_s']:.1f}, first step {start['first_step_s']:.1f}",
         ),
         (
-            f"{one['workers']} workers of {one['threads_each']} thread(s) at the same time, beside "
-            f"one of {one['threads']}",
+            f"{one['workers']} workers of {one['threads_each']} thread(s) at the same time, "
+            f"next to one of {one['threads']}",
             f"{one['together_steps_per_s']:.2f} and {one['alone_steps_per_s']:.2f} steps/s: ratio "
             f"{one['ratio']:.2f}",
         ),

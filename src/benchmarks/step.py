@@ -43,7 +43,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         default=1,
-        help="so many processes at the same time, beside one that has all cores",
+        help="so many processes at the same time, next to one that has all cores",
     )
     add_profile_flag(parser)
 
@@ -127,7 +127,7 @@ def timed(
 def summary(
     seconds: list[float], rates: list[dict[str, float]], flops: int, images: int
 ) -> dict[str, Any]:
-    """Times beside "the mathematics": `flops` at the best rate of the matrix product."""
+    """Times next to the FLOP bound: `flops` at the best rate of the matrix product."""
     median = statistics.median(seconds)
     best = {name: max(rate[name] for rate in rates) for name in rates[0]}
     mathematics = flops / best["matmul_gflops"] / 1e9

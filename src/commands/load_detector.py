@@ -60,8 +60,8 @@ def load_detector(
     loaded = len(load_pretrained(net, checkpoint).loaded)
     if not own <= held:
         # What the file lacks has come from elsewhere: frozen tensors, local_params.
-        mend = "the job's own --config_path and --frozen_from"
-        _require_alike(shared_aspects(config, net), checkpoint, content, mend)
+        fix = "the job's own --config_path and --frozen_from"
+        _require_alike(shared_aspects(config, net), checkpoint, content, fix)
     return f"{checkpoint}: {loaded} of {len(own)} tensors{said}"
 
 
@@ -126,17 +126,17 @@ def _require_same_keys(config: Config, path: Path, content: dict[str, Parameter]
     Raises:
         UserError: names those that it was not.
     """
-    mend = "the configuration that it was trained with, --config_path=<its file> and the same flags"
-    _require_alike(key_aspects(config), path, content, mend)
+    fix = "the configuration that it was trained with, --config_path=<its file> and the same flags"
+    _require_alike(key_aspects(config), path, content, fix)
 
 
 def _require_alike(
-    aspects: dict[str, object], path: Path, content: dict[str, Parameter], mend: str
+    aspects: dict[str, object], path: Path, content: dict[str, Parameter], fix: str
 ) -> None:
     """Whether a checkpoint, where it says so, was trained with these aspects.
 
     Args:
-        mend: what to give where it was not.
+        fix: what to give where it was not.
 
     Raises:
         UserError: names those that differ.
@@ -146,5 +146,5 @@ def _require_alike(
     unlike = unlike_aspects(aspects, content[FEATURE_NAME].asnumpy())
     if unlike:
         raise UserError(
-            f"{path}: was trained with other values of: {', '.join(unlike)}; give {mend}"
+            f"{path}: was trained with other values of: {', '.join(unlike)}; give {fix}"
         )

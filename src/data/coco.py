@@ -209,9 +209,9 @@ def image_folders(config: Any, json_path: Path, info: Any, is_training: bool = T
     """Where the images of `json_path` may lie, best first.
 
     `image_dir`, when set, else `coco_root`/data type, when set: then that one alone. Else the
-    folder that the json itself records (`info.image_dir`, relative to the json), the folder beside
+    folder that the json itself records (`info.image_dir`, relative to the json), the folder next to
     the json named as it without .json, the json's own folder, `images` and the data type in that
-    folder, and the data type beside that folder.
+    folder, and the data type next to that folder.
     """
     data_type = config.train_data_type if is_training else config.val_data_type
     if config.image_dir:

@@ -172,7 +172,7 @@ def convert(
 ) -> Summary:
     """Write `labels` as the MindRecord `target` in a folder that `locked_folder` holds.
 
-    Beside it goes a list of the images that were skipped, where there are any.
+    Next to it goes a list of the images that were skipped, where there are any.
 
     Args:
         strict: the first broken image or unusable box is an error; a category that coco_classes
@@ -259,7 +259,7 @@ def _nothing_left(labels: Labels, summary: Summary) -> UserError:
 
 
 def _list_skipped(summary: Summary) -> None:
-    """Write all skipped images with their reasons beside the MindRecord, or remove an old list."""
+    """Write all skipped images with their reasons next to the MindRecord, or remove an old list."""
     path = summary.path.with_name(SKIPPED_FILE)
     try:
         if summary.skipped:

@@ -112,7 +112,7 @@ def check_mindrecord(
     """The number of images in a MindRecord file, at once and without loading MindSpore.
 
     Args:
-        mindrecord_file: .../FasterRcnn.mindrecord; its index .db stands beside it.
+        mindrecord_file: .../FasterRcnn.mindrecord; its index .db stands next to it.
         batch_size: images that must be there at least.
         classes: the class list that it is read with; None leaves it unchecked.
 
@@ -301,10 +301,10 @@ def write_rows(
     largest: int = 0,
     classes: Sequence[str] = (),
 ) -> None:
-    """Write batches of rows as MindRecord `target`, in a folder beside it, then move it into place.
+    """Write batches of rows as MindRecord `target`, in a folder next to it, then move it.
 
     The index goes last and, when an old one is replaced, is removed first: whatever moment this is
-    killed in, an index stands only beside the data that it belongs to. The names inside the files
+    killed in, an index stands only next to the data that it belongs to. The names inside the files
     are names without a folder, so that moving them is safe.
 
     Args:

@@ -353,7 +353,7 @@ def _outputs() -> list[onnx.ValueInfoProto]:
 
 
 def _properties(config: Any) -> dict[str, str]:
-    """What a program needs beside the graph, as text in the model's metadata."""
+    """What a program needs besides the graph, as text in the model's metadata."""
     return {
         "classes": json.dumps(config.coco_classes[1:], ensure_ascii=False),
         "mean": json.dumps(MEAN.tolist()),

@@ -69,7 +69,7 @@ class Aggregation:
         return {UNIT_ASPECT: self.unit, ALGORITHM_ASPECT: algorithm, SYNC_ASPECT: self.adaptive}
 
     def server_features(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What their first model holds beside the weights, by name: zeros.
+        """What their first model holds besides the weights, by name: zeros.
 
         Scaffold's control variates are not among it: a server adds them by itself.
         """

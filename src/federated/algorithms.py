@@ -340,7 +340,7 @@ class AdaptiveFrequency:
         self._forget()
 
     def _forget(self) -> None:
-        """Begin the moving averages anew."""
+        """Begin the moving averages again."""
         self._change: dict[str, np.ndarray] = {}
         self._size: dict[str, np.ndarray] = {}
 
@@ -358,7 +358,7 @@ class AdaptiveFrequency:
         self._size = {n: arrays[SIZE + n].copy() for n in self._names if SIZE + n in arrays}
 
     def upload(self, weights: Arrays) -> dict[str, np.ndarray]:
-        """What is sent beside `weights`: how much each has changed since the global model."""
+        """What is sent with `weights`: how much each has changed since the global model."""
         return {
             ABSOLUTE + name: np.abs(weights[name].reshape(-1) - self._global[name])
             for name in self._names

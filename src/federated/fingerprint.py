@@ -2,7 +2,7 @@
 
 Not everything that must agree travels: frozen tensors, the class list, the image size. Each such
 aspect becomes one whole number; together they are a small float32 feature that the servers hold
-beside the weights and that every silo sends unchanged. A mean of equal numbers is that number up
+next to the weights and that every silo sends unchanged. A mean of equal numbers is that number up
 to rounding, so a silo that pulls the model and rounds can name what differs. Every checkpoint of a
 job holds it too, so that whoever loads one can name what it was trained with otherwise.
 """
@@ -52,7 +52,7 @@ KEYS_OF_ASPECTS = {
     ).split(),
 }
 TOLD_BY_SIZES = "another value gives weights of other names or sizes, or no detector at all"
-VIEW_OF_BOXES = "how many of the boxes are looked at and shown: chosen anew by whoever looks"
+VIEW_OF_BOXES = "how many of the boxes are looked at and shown: chosen again by whoever looks"
 # Keys in which silos may differ, by the reason; those of IDLE do nothing.
 FREE_KEYS = {
     TOLD_BY_SIZES: (
@@ -219,7 +219,7 @@ def require_trainable(
 def common_factor(mine: np.ndarray, theirs: np.ndarray) -> float:
     """By what the servers' fingerprint is this silo's multiplied; 1 where it is another one.
 
-    Anything but 1 tells that the servers' mean of equal numbers is none, and so no mean at all.
+    Anything but 1 tells that the servers' mean of equal numbers is none, and so not the mean.
     """
     theirs = np.asarray(theirs, np.float64).reshape(-1)
     if theirs.size != mine.size or not np.isfinite(theirs).all():

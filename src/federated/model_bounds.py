@@ -1,6 +1,6 @@
 """Whether a finished model can come from honest training, by its values and by how far it moved.
 
-The engine checks names, sizes and finite numbers of an upload, so that one can still spoil a mean:
+The engine checks names, sizes and finite numbers of an upload, so that one can still ruin a mean:
 multiplied by a thousand, with one huge weight, with a wrong fingerprint. The bounds are wide, since
 they must not stop a job that learns: training from random weights, a high learning rate, a silo
 with much more data that comes late. They keep a model from being ruined, not from being steered.

@@ -16,7 +16,7 @@ from src.federated.rounds import Features, SyncError, difference
 from src.weights.ckpt_file import value_fault
 
 
-class SpoiltModelError(SyncError):
+class RuinedModelError(SyncError):
     """The values of a model of the servers are none that honest training makes."""
 
 
@@ -72,7 +72,7 @@ class ModelCheck:
         self._extra = {fp.FEATURE_NAME: fp.fingerprint(aspects)} if aspects else {}
 
     def sent_beside(self) -> dict[str, np.ndarray]:
-        """What travels beside the weights; servers that add get zeros, to leave theirs as it is."""
+        """What travels with the weights; servers that add get zeros, to leave theirs as it is."""
         return {name: array * (not self._adds) for name, array in self._extra.items()}
 
     def factor(self, reply: Reply) -> float:
@@ -85,7 +85,7 @@ class ModelCheck:
         """Whether the model is this silo's, by its values, fingerprint, names and sizes.
 
         Raises:
-            SpoiltModelError: it is zero, not finite, or too far from the last good one.
+            RuinedModelError: it is zero, not finite, or too far from the last good one.
             DisagreementError: its fingerprint is another one.
             UserError: it has other weights.
         """
@@ -97,7 +97,7 @@ class ModelCheck:
             else self._bounds.fault(reply.features, reply.iteration)
         )
         if fault:
-            raise SpoiltModelError(f"the model of the servers at {reply.address}: {fault}")
+            raise RuinedModelError(f"the model of the servers at {reply.address}: {fault}")
         self._require_agreement(reply)
         expected = {**self._sizes, **{name: array.size for name, array in self._extra.items()}}
         received = {name: array.size for name, array in reply.features.items()}

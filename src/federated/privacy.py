@@ -155,7 +155,7 @@ class PrivacyLedger:
         self.multipliers.append(settings.noise_multiplier)
 
     def _folders(self) -> list[Path]:
-        """This worker's folder and the earlier ones beside it."""
+        """This worker's folder and the earlier ones next to it."""
         earlier = [
             path
             for path in self._folder.parent.glob(f"{self._folder.name}.*")
@@ -182,7 +182,7 @@ class PrivacyLedger:
             pass
         raise UserError(
             f"{path}, line {number}: no entry of a private upload ({line[:40]!r}); without it "
-            "epsilon would be too small: restore the file, or move the folder away to count anew"
+            "epsilon would be too small: restore the file, or move the folder away to start from 0"
         )
 
 
@@ -238,7 +238,7 @@ class Privacy:
     def protect(self, weights: Features, step: int, iteration: int) -> dict[str, np.ndarray]:
         """What leaves the silo in place of `weights`; it is entered in the ledger before.
 
-        The result takes the memory of the global model, which `remember` must bring anew before
+        The result takes the memory of the global model, which `remember` must bring again before
         the next call.
 
         Args:

@@ -350,7 +350,7 @@ class Ranks:
                 if time.monotonic() > deadline:
                     raise GaveUpError(
                         f"rank 0 of this silo does not listen at {address[0]}:{address[1]} "
-                        f"({error}); start it, or mend --rank_host and --rank_port"
+                        f"({error}); start it, or correct --rank_host and --rank_port"
                     ) from error
                 time.sleep(RETRY_S)
         self._channels = {0: Channel(sock, "rank 0", self._silence_s)}

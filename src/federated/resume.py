@@ -51,7 +51,7 @@ def resumed_state(
 
 
 def require_same_job(state: ResumeState | None, iteration: int) -> None:
-    """Raise a UserError where the servers have begun the job anew since `state`."""
+    """Raise a UserError where the servers have started the job again since `state`."""
     if state is not None and iteration == 1 and state.iteration > FIRST_ITERATIONS:
         raise UserError(
             f"--resume: this silo's state is of iteration {state.iteration}, and the servers begin "

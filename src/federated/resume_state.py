@@ -1,4 +1,4 @@
-"""What a worker needs beside the global model to go on where it was, in one file.
+"""What a worker needs besides the global model to go on where it was, in one file.
 
 The weights come from the servers. What they do not have is the optimiser's momentum, the place in
 the schedule and in the data, the weights that stay in the silo, and what the aggregation algorithm
@@ -62,7 +62,7 @@ class ResumeState:
 
 
 class BrokenStateError(Exception):
-    """The file is none, cut short or spoilt."""
+    """The file is none, cut short or corrupt."""
 
 
 def state_file(output_dir: Path, shard: Path) -> Path:
@@ -146,9 +146,9 @@ def _read(path: Path) -> ResumeState:
         with _opened(path) as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise BrokenStateError(f"{path} is cut short or spoilt: {error}") from error
+        raise BrokenStateError(f"{path} is cut short or corrupt: {error}") from error
     if _checksum(arrays) != told["checksum"]:
-        raise BrokenStateError(f"{path} is spoilt: its checksum is not that of its content")
+        raise BrokenStateError(f"{path} is corrupt: its checksum is not that of its content")
     return ResumeState(told["iteration"], told["steps"], told["numbers"], arrays)
 
 

@@ -125,7 +125,7 @@ class Patience:
         self.renew()
 
     def renew(self) -> None:
-        """Start to count anew."""
+        """Start to count from zero."""
         self._begin = time.monotonic()
         self._next_report = 5.0
 

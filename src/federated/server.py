@@ -33,8 +33,8 @@ class ServerJob(FLServerJob):
     """The engine's server with another way to keep its checkpoints.
 
     The engine writes in place, so that a kill leaves half a newest file, and deletes all but three
-    files whoever made them. This one writes beside and renames, leaves out files that are broken
-    all the same, and deletes only its own. A job of
+    files whoever made them. This one writes under another name and
+    renames, leaves out files that are broken all the same, and deletes only its own. A job of
     Scaffold goes on with the control variates of its file, where the engine begins with zeros.
 
     A model that no honest training can have made is not kept: its place, in this server's memory
@@ -171,7 +171,7 @@ class ServerJob(FLServerJob):
             self._label,
             f"WARNING: the model of iteration {iteration} is not kept: {fault}; uploads in it: "
             f"{uploads}; the model of iteration {self._bounds.iteration} takes its place. If it "
-            "happens again one of these silos sends what spoils it, or somebody else reaches this "
+            "happens again one of these silos sends what ruins it, or somebody else reaches this "
             "server (docs/recovery.md)",
         )
 

@@ -16,7 +16,7 @@ from typing import Callable
 import numpy as np
 
 from src.federated.identity import IdentityWatch
-from src.federated.model_check import DisagreementError, ModelCheck, SpoiltModelError, Start
+from src.federated.model_check import DisagreementError, ModelCheck, RuinedModelError, Start
 from src.federated.replies import UNDECIDED, Outcome, Reply
 from src.federated.rounds import (
     Deadlines,
@@ -41,9 +41,9 @@ MOST_REFUSED = 3
 # servers keep.
 KEPT_BY_SERVERS = 2
 PERHAPS: dict[type, str] = {
-    SpoiltModelError: "A member's upload, or somebody else who reaches the servers, has spoilt it",
+    RuinedModelError: "A member's upload, or somebody else who reaches the servers, has ruined it",
     DisagreementError: "A silo that has joined or the servers have another version or other "
-    "settings, or a member's upload has spoilt it",
+    "settings, or a member's upload has ruined it",
 }
 
 
@@ -179,7 +179,7 @@ class Silo:
         Raises:
             NotFiniteError: a value is NaN or infinite.
             UploadRefusedError: the servers refuse the weights.
-            SyncError: a deadline has passed, or the job was started anew.
+            SyncError: a deadline has passed, or the job was started again.
         """
         if not self.joined:
             raise SyncError("weights can be sent only in an iteration that this silo has joined")
@@ -299,7 +299,7 @@ class Silo:
         if iteration < self.iteration:
             raise JobRestartedError(
                 f"the servers are at iteration {iteration} and this silo has seen "
-                f"{self.iteration}: the job was started anew; start this silo anew too"
+                f"{self.iteration}: the job was started again; start this silo again too"
             )
         self.iteration = iteration
 
@@ -357,7 +357,7 @@ class Silo:
         """Why this silo cannot go on from the model in a reply; None where it can."""
         try:
             self._check.require_own(reply)
-        except (SpoiltModelError, DisagreementError) as error:
+        except (RuinedModelError, DisagreementError) as error:
             return error
         return None
 
@@ -365,7 +365,7 @@ class Silo:
         """Load the last good model in place of the one in `reply`.
 
         Raises:
-            SpoiltModelError, DisagreementError: there is none, or this goes on for too long.
+            RuinedModelError, DisagreementError: there is none, or this goes on for too long.
         """
         ended = reply.iteration - 1
         good = self._check.last_good
@@ -408,7 +408,7 @@ class Silo:
         return None
 
     def _sound(self, reply: Reply) -> Reply:
-        """`reply`, or where its model is no mean the same one of another server, or the one before.
+        """Return `reply`, or, where its model is no mean, another server's or the one before.
 
         The engine adds an upload that comes while it divides to the finished mean: it happens when
         more silos send at once than an iteration needs, and not on all servers.
@@ -417,7 +417,7 @@ class Silo:
         others = [iteration] * (len(self.client.addresses) - 1)
         wanted = iter([*others, iteration - 1, iteration - 2])
         while (factor := self._check.factor(reply)) != 1.0:
-            said = f"the model at {reply.address} is no mean but {factor:.6g} times one"
+            said = f"the model at {reply.address} is not the mean but {factor:.6g} times it"
             instead = next(wanted, None)
             if instead is None:
                 # Divided by it, it is a mean again, in which that upload counts for more.

@@ -202,7 +202,7 @@ def run_worker(job: JobConfig, config: Any, make_task: Callable[[Any, Path], Tas
         last line that starts with "error: ").
 
     Raises:
-        UserError: something that the user can mend.
+        UserError: something that the user can fix.
     """
     status = StatusFile(config.status_file)
     status.update(label=f"worker_{config.user_id}", iterations=job.iterations)
@@ -216,7 +216,7 @@ def run_worker(job: JobConfig, config: Any, make_task: Callable[[Any, Path], Tas
             raise
         return _failed(
             status,
-            f"{shard_of(config)}: holds an image that does not decode; write it anew with "
+            f"{shard_of(config)}: holds an image that does not decode; write it again with "
             "generate_mindrecord.py --overwrite --verify",
         )
     return 0

@@ -1,7 +1,7 @@
 """Checks with a verdict, as the launchers and tools/preflight.py make them.
 
 A check is a function that returns a `Finding`; what is fatal it raises as UserError, whose message
-says how to mend it. The launchers stop at the first one, the tool lists them all.
+says how to fix it. The launchers stop at the first one, the tool lists them all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Finding:
     Attributes:
         level: PASS, WARN or FAIL.
         subject: what was looked at, a word.
-        text: what was found, and for WARN and FAIL how to mend it.
+        text: what was found, and for WARN and FAIL how to fix it.
     """
 
     level: str

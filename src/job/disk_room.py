@@ -16,7 +16,7 @@ def require_disk(folder: Path, needed: int, what: str) -> None:
 
 
 def disk_room(folder: Path, needed: int, what: str) -> str:
-    """The free disk of `folder`, or of the one where it will be made, beside what is needed.
+    """The free disk of `folder`, or of the one where it will be made, next to what is needed.
 
     Raises:
         UserError: there is less.

@@ -199,7 +199,7 @@ def load_job(path: str | Path, overrides: dict[str, Any] | None = None) -> JobCo
     """Read and check a federation file.
 
     Args:
-        path: the YAML file; relative to the current folder or beside the scripts.
+        path: the YAML file; relative to the current folder or next to the scripts.
         overrides: dotted keys of flags that win over the file; None values are no overrides.
 
     Raises:
@@ -301,7 +301,7 @@ def _check_windows(job: JobConfig) -> None:
 
 
 def _check_aggregation(job: JobConfig) -> None:
-    """What an algorithm needs beside its name."""
+    """What an algorithm needs besides its name."""
     kind = job.get("aggregation.aggregation_type")
     threshold, ratio = job["round.start_fl_job_threshold"], job["round.update_model_ratio"]
     total = job.get("aggregation.total_client_num")

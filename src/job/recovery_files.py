@@ -173,7 +173,7 @@ def usable_files(
         raise UserError(
             f"{folder}: none of the {len(files)} recovery files of {fl_name} is whole "
             f"({files[-1].path.name}: {fault}); put back one that is, or move them away and start "
-            "anew, with --pre_trained=<a worker's newest checkpoint> to go on from its weights"
+            "again, with --pre_trained=<a worker's newest checkpoint> to go on from its weights"
         )
     return [], []
 

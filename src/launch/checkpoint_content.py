@@ -115,7 +115,7 @@ def frozen_aspect(path: Path, config: Any) -> str | None:
 def matching_names(path: Path, config: Any) -> tuple[int, int]:
     """How many of the detector's parameters a checkpoint has, and how many the detector has.
 
-    A box head of other classes is not counted and no fault: it is drawn anew.
+    A box head of other classes is not counted and no fault: it is drawn again.
 
     Raises:
         UserError: not a checkpoint, none of them in it, one of another shape, a backbone that

@@ -36,7 +36,7 @@ def launcher_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--yaml_config",
         default=DEFAULT_JOB,
-        help="the federation's YAML file; looked up here, then beside the scripts",
+        help="the federation's YAML file; looked up here, then next to the scripts",
     )
     parser.add_argument(
         "--config_path",

@@ -39,7 +39,7 @@ def report(folder: Path, silos: int, iterations: int) -> None:
         print(f"worker_{number:<3}{first:17.3f}{last:17.3f}")
     _report_figures(folder)
     print()
-    print(f"logs        {folder}/worker_0/worker.log and beside it")
+    print(f"logs        {folder}/worker_0/worker.log and next to it")
     print(f"models      {folder}/worker_0/ckpt/mindrecord_0/")
     print(f"rounds      {folder}/worker_0/rounds.jsonl")
 

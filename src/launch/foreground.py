@@ -101,7 +101,7 @@ def _is_done(base: Path, one: Started) -> bool:
 
 
 class LogTail:
-    """Prints a log's new lines, also when the file is put aside and begun anew.
+    """Prints a log's new lines, also when the file is put aside and begun from scratch.
 
     Args:
         path: the log.

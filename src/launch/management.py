@@ -197,7 +197,7 @@ def new_instance(
     """Begin the job again with iteration 1, its present model and the settings of `job`.
 
     Guarded are: settings that the engine does not check (`job` is checked); its timers, which take
-    the time windows' milliseconds for seconds; silos, which see that the job was started anew and
+    the time windows' milliseconds for seconds; silos, which see that the job was started again and
     end; servers in the middle of a sum, which would not follow; earlier recovery files, which
     would outlast those of the new instance.
 
@@ -221,7 +221,7 @@ def new_instance(
         if number >= last:
             raise UserError(
                 f"{store.fl_name} is in its last iteration, {number}: let it finish, and start "
-                "its servers anew with run_cross_silo_fasterrcnn_server.py"
+                "its servers again with run_cross_silo_fasterrcnn_server.py"
             )
         # A server that is adding up would stay behind in the old instance.
         _pause(management, store, number)
@@ -242,13 +242,13 @@ def new_instance(
     ]
     if checkpoint_dir is not None:
         lines += begin_from_newest(checkpoint_dir, store.fl_name)
-    return [*lines, f"start each silo anew with --fl_iteration_num={job.iterations}"]
+    return [*lines, f"start each silo again with --fl_iteration_num={job.iterations}"]
 
 
 def _require_unfinished(store: JobStore) -> None:
     if store.status().get("runningState") == FINISHED:
         raise UserError(
-            f"{store.fl_name} is finished and its servers are about to end: start them anew with "
+            f"{store.fl_name} is finished and its servers are about to end: start them again with "
             "run_cross_silo_fasterrcnn_server.py"
         )
 
@@ -260,7 +260,7 @@ def _require_no_silos(store: JobStore, number: int, last: int) -> None:
     if silos:
         raise UserError(
             f"{', '.join(silos)} take part (iteration {number} of {last}) and would end with an "
-            "error, since the job is started anew under them: stop these workers first and wait a "
+            "error, since the job is started again under them: stop these workers first and wait a "
             "minute, or give --force"
         )
 

@@ -122,7 +122,7 @@ def run_ranks(
         process.finish_reading()
     if failed is None:
         return 0
-    # The others may have ended a moment before the one whose fault the user can mend.
+    # The others may have ended a moment before the one whose fault the user can fix.
     failed = next((rank for rank in started if rank.process.returncode == 2), failed)
     others = [r.end() for r in started if r is not failed and r.failed()]
     for words in others:

@@ -57,7 +57,7 @@ def redis_binary() -> str:
     beside_python = Path(sys.executable).parent / "redis-server"
     found = str(beside_python) if beside_python.exists() else shutil.which("redis-server")
     if not found:
-        raise UserError("no redis-server beside this Python nor on the PATH: run make install")
+        raise UserError("no redis-server next to this Python nor on the PATH: run make install")
     return found
 
 
@@ -123,7 +123,7 @@ class JobStore:
             ) from None
 
     def _reason(self, error: redis.RedisError) -> str:
-        """Why it does not, and how to mend it."""
+        """Why it does not, and how to fix it."""
         host, port = self.address
         if host not in own_addresses() and (why := why_not_reached(host, port)):
             return why

@@ -38,7 +38,7 @@ from src.printing import print
 from src.weights.local_params import local_names
 from src.weights.parameter_shapes import trained_shapes
 
-# Three recovery files and the one being written, beside the initial model.
+# Three recovery files and the one being written, next to the initial model.
 SERVER_FILES = 5
 
 
@@ -229,7 +229,7 @@ def ensure_initial_model(job: JobConfig, checkpoint_dir: Path, config: Config) -
         if origin is None or config.resume:
             print(
                 f"{checkpoint_dir} holds a model already: --pre_trained, --seed and --local_params "
-                "do not change it; another --checkpoint_dir begins anew"
+                "do not change it; another --checkpoint_dir begins from scratch"
             )
 
 

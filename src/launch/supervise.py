@@ -1,4 +1,4 @@
-"""The light process beside each role: it writes the role's log and sees it to its end.
+"""The light process next to each role: it writes the role's log and sees it to its end.
 
 The engine blocks its whole Python process and never ends by itself; so each role runs as the child
 of one of these, which filters what it says into the log, passes signals on, kills it when it would

@@ -149,8 +149,8 @@ def _copy(from_path: str, to_path: str) -> None:
     except Exception as error:
         words = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"{from_path} could not be copied to {to_path}: {words[-1]}; mend the address or the "
-            "job's access to it"
+            f"{from_path} could not be copied to {to_path}: {words[-1]}; correct the address or "
+            "the job's access to it"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Measured figures in a page of the docs: what stands between two marks is written anew."""
+"""Measured figures in a page of the docs: what stands between two marks is written again."""
 
 from __future__ import annotations
 

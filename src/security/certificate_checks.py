@@ -102,7 +102,7 @@ def _require_identifier(where: str, certificate: x509.Certificate, kind: type[Ki
     value = _extension(certificate, kind)
     if value is None:
         raise UserError(
-            f"{where}: has no {kind.oid._name}, without which the engine refuses it; make it anew "
+            f"{where}: has no {kind.oid._name}, without which the engine refuses it; make it again "
             "with that extension, or with tools/make_certificates.py"
         )
     return value

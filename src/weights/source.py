@@ -51,7 +51,7 @@ def unpack(record: np.ndarray | bytes | None, path: str) -> Source | None:
     """The source from an entry of a checkpoint; None where there is none.
 
     Raises:
-        UserError: the entry is spoilt.
+        UserError: the entry is corrupt.
     """
     if record is None:
         return None
@@ -61,7 +61,7 @@ def unpack(record: np.ndarray | bytes | None, path: str) -> Source | None:
         if not isinstance(source.backbone, str) or not names:
             raise ValueError("a value of the wrong kind")
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: its entry {RECORD_NAME} is spoilt; convert it again") from error
+        raise UserError(f"{path}: its entry {RECORD_NAME} is corrupt; convert it again") from error
     return source
 
 

@@ -44,7 +44,7 @@ STORAGES = {
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
-# What training scripts keep beside the weights: their arguments, a schedule's milestones, figures.
+# What training scripts keep next to the weights: their arguments, a schedule's milestones, figures.
 BESIDE = (
     "argparse.Namespace",
     "collections.Counter",
@@ -217,10 +217,10 @@ def load_pickle(stream: BinaryIO, path: str) -> Any:
         return _StateDictUnpickler(stream, path).load()
     except UserError:
         raise
-    # Whatever a spoilt program of data may cause; the reading itself executes nothing.
+    # Whatever a corrupt program of data may cause; the reading itself executes nothing.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: its pickle is spoilt or cut short: {reason}") from error
+        raise UserError(f"{path}: its pickle is corrupt or cut short: {reason}") from error
 
 
 def _look_through(stream: BinaryIO, path: str) -> None:
@@ -236,7 +236,7 @@ def _look_through(stream: BinaryIO, path: str) -> None:
             )
         # Memory for the remembered objects is taken up to the highest number.
         if code.name == "LONG_BINPUT" and int(argument or 0) > length:
-            raise UserError(f"{path}: its pickle is spoilt: it remembers object {argument}")
+            raise UserError(f"{path}: its pickle is corrupt: it remembers object {argument}")
         if depths.after(code, argument) > DEEPEST:
             raise UserError(
                 f"{path}: its pickle has more than {DEEPEST} tuples one within the other, which no "

@@ -1,4 +1,4 @@
-"""One silo of two ranks beside an ordinary one, through the launchers; the tiny detector."""
+"""One silo of two ranks next to an ordinary one, through the launchers; the tiny detector."""
 
 import json
 import os

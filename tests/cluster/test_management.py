@@ -197,7 +197,7 @@ def test_the_tool_finds_the_jobs_scheduler_redis_and_models(cluster, tmp_path):
     begun, model, last = said("new-instance", file, "--fl_iteration_num=2", "--force")
     assert begun.startswith("Tiny begins again: iteration 1 of 2")
     assert str(tmp_path / "ckpt" / "earlier_1") in model
-    assert last == "start each silo anew with --fl_iteration_num=2"
+    assert last == "start each silo again with --fl_iteration_num=2"
     assert cluster.iteration() == 1 and cluster.store.settings()["fl_iteration_num"] == 2
     settings = yaml.safe_load(cluster.engine.yaml_path.read_text())
     settings["distributed_cache"]["address"] = "127.0.0.1:1"

@@ -1,4 +1,4 @@
-"""`SiloManager` as the callback of a real training, beside a second silo of plain arrays."""
+"""`SiloManager` as the callback of a real training, next to a second silo of plain arrays."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def write_text_labels(folder, coco, images):
 
 
 def write_voc(folder, coco, images):
-    """XML files beside the images."""
+    """XML files next to the images."""
     names = {entry["id"]: entry["name"] for entry in coco["categories"]}
     for image in coco["images"][6:]:
         (folder / image["file_name"]).write_bytes((images / image["file_name"]).read_bytes())

@@ -135,7 +135,7 @@ def evaluation_lines(folder: Path) -> None:
 
 
 def run_of(disk: Path) -> Path:
-    """A run's folder beside the disk."""
+    """A run's folder next to the disk."""
     run = disk.parent / "run"
     if not run.exists():
         write_worker(run / "worker_0", [[3.0, 2.0], [1.5, 1.0]])
@@ -186,7 +186,7 @@ REFUSES_ANEW = {
 
 @pytest.fixture
 def inputs(tmp_path):
-    """Beside the disk: a run, images with labels, detections."""
+    """Next to the disk: a run, images with labels, detections."""
     run_of(tmp_path / "disk")
     (tmp_path / "data").mkdir()
     write_coco(tmp_path / "data", coco_of(4))

@@ -34,7 +34,7 @@ def coco_of(count: int, boxes=((4, 4, 20, 20),)) -> dict:
 
 
 def write_coco(folder: Path, coco: dict, name: str = "train_0.json") -> Path:
-    """Write the json into `folder` and an image for each of its entries beside it."""
+    """Write the json into `folder` and an image for each of its entries next to it."""
     images = folder / Path(name).stem
     images.mkdir(parents=True, exist_ok=True)
     for number, entry in enumerate(coco["images"]):

@@ -78,7 +78,7 @@ class Member(Silo):
 
 
 class Exchange(threading.Thread):
-    """A silo's exchange beside the test's own; `join` raises what it raised."""
+    """A silo's exchange next to the test's own; `join` raises what it raised."""
 
     def __init__(self, silo: Member, change: float):
         super().__init__(daemon=True)

@@ -1,4 +1,4 @@
-"""Stands between a silo and a real server, and spoils one exchange of a chosen kind."""
+"""Stands between a silo and a real server, and ruins one exchange of a chosen kind."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Built:
 
 
 class Storage:
-    """Numbers beside the pickle."""
+    """Numbers next to the pickle."""
 
     def __init__(self, key: str, values: np.ndarray, kind: str | None = None):
         self.key, self.values = key, values

@@ -72,7 +72,7 @@ def _decide(device_target: str, has_numba: bool) -> bool:
 def compiled(function: Callable) -> Callable:
     """`function` compiled at its first call; without numba it is left as it is.
 
-    The machine code is kept beside the source or in the user's cache folder, for the next
+    The machine code is kept next to the source or in the user's cache folder, for the next
     process. Where neither can be written, each process compiles for itself.
     """
     if numba is None:

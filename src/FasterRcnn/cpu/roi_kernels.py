@@ -120,7 +120,7 @@ def _turn_rows(feature, row_start, row_end, turned):
 
 @compiled
 def _sampling_points(start, end, size, bins, samples):
-    """The two cells beside each sampling point along one axis, and the share of each in its bin.
+    """The two cells next to each sampling point along one axis, and the share of each in its bin.
 
     A point more than a cell outside the map has no share; neither has NaN.
     """

@@ -105,8 +105,8 @@ def _require_known_class(
         found = some([f"{number:g}" for number in sorted(numbers)])
         raise UserError(
             f"anno_path {anno_path}: no box is of a class in coco_classes, which has 1 to "
-            f"{len(classes) - 1} (0 is the background): found {found}; mend the classes, or give "
-            "the configuration with their list (--config_path)"
+            f"{len(classes) - 1} (0 is the background): found {found}; correct the classes, or "
+            "give the configuration with their list (--config_path)"
         )
 
 

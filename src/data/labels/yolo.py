@@ -341,7 +341,7 @@ class _Labels:
             found.append((SourceImage(path, header.size, []), header, lines))
 
     def _of_image(self, image: Path) -> Path | None:
-        """The label file of an image: labels in place of images in its path, beside it, or by its
+        """The label file of an image: labels in place of images in its path, next to it, or by its
         name in a folder that is of the same split."""
         parts = list(image.parts)
         places = [image.with_suffix(".txt"), image.with_name(f"{image.name}.txt")]

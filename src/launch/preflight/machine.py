@@ -45,7 +45,7 @@ def python_version() -> str:
 
 
 def package_versions() -> str | Finding:
-    """The installed packages beside those that requirements.txt pins.
+    """The installed packages next to those that requirements.txt pins.
 
     Raises:
         UserError: one is missing.
@@ -120,7 +120,7 @@ def server_bytes(config: Any, held: int = 1) -> float:
 
 
 def memory(what: str, needed: float) -> str | Finding:
-    """The machine's free memory beside an estimate; never fatal, since it is one.
+    """The machine's free memory next to an estimate; never fatal, since it is one.
 
     Args:
         what: the processes, to come before "need about".

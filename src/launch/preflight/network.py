@@ -36,7 +36,7 @@ NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
 def why_not_reached(host: str, port: int, timeout_s: float = CONNECT_S) -> str:
-    """Why no TCP connection comes about, and how to mend it; "" where it does.
+    """Why no TCP connection comes about, and how to fix it; "" where it does.
 
     Args:
         host: IPv4 address or DNS name.
@@ -57,7 +57,9 @@ def _unknown_name(host: str) -> str:
     with contextlib.suppress(socket.gaierror):
         socket.getaddrinfo(host, None, socket.AF_INET6)
         return f"the name {host} has an IPv6 address only, and servers take IPv4"
-    return f"this machine's name service does not know {host}; mend the name, or give the address"
+    return (
+        f"this machine's name service does not know {host}; correct the name, or give the address"
+    )
 
 
 def _words(error: OSError, address: tuple[str, int], timeout_s: float) -> str:

@@ -94,7 +94,7 @@ def worker_disk(job: JobConfig, base: Path, config: Any) -> str:
         files = max(0, files - there)
     what, needed = f"{files} checkpoints", files * model_bytes(config)
     if config.resume_state:
-        # A new one is written beside the one before.
+        # A new one is written next to the one before.
         models = 2 * aggregation_of(job, config).resume_models * config.local_worker_num
         needed += models * FLOAT_BYTES * count_values(trained_shapes(config))
         what += " and the states for --resume"
@@ -160,7 +160,7 @@ MANAGE_FLAG, SERVER_FLAG = "--scheduler_manage_address", "--http_server_address"
 
 
 def scheduler_checks(job: JobConfig, base: Path, manage_address: str) -> list[Check]:
-    """Of the scheduler, in the order in which a user would mend what is wrong."""
+    """Of the scheduler, in the order in which a user would fix what is wrong."""
 
     def free() -> str:
         host, port = parse_address(manage_address, MANAGE_FLAG)

@@ -79,12 +79,12 @@ def cut(path: Path) -> None:
 
 
 def with_schema(*statements):
-    def spoil(path):
+    def ruin(path):
         with sqlite3.connect(path.with_name(path.name + ".db")) as db:
             for statement in statements:
                 db.execute(statement)
 
-    return spoil
+    return ruin
 
 
 VIRTUAL = with_schema(
@@ -99,7 +99,7 @@ BY_NAME = with_schema("CREATE INDEX more ON INDEXES(abs(ROW_ID))")
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("ruin", "message"),
     [
         (lambda p: p.unlink(), "no such MindRecord"),
         (lambda p: p.with_name(NAME + ".db").unlink(), "interrupted"),
@@ -117,9 +117,9 @@ BY_NAME = with_schema("CREATE INDEX more ON INDEXES(abs(ROW_ID))")
         (BY_NAME, "not the index"),
     ],
 )
-def test_spoilt_files_are_refused_at_once(copy, spoil, message):
+def test_corrupt_files_are_refused_at_once(copy, ruin, message):
     assert check_mindrecord(copy, 3) == 3
-    spoil(copy)
+    ruin(copy)
     start = time.monotonic()
     with pytest.raises(UserError, match=message) as error:
         check_mindrecord(copy)

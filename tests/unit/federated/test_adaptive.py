@@ -1,4 +1,4 @@
-"""The adaptive frequency, beside the engine's own decisions on the same rounds."""
+"""The adaptive frequency, next to the engine's own decisions on the same rounds."""
 
 from __future__ import annotations
 

@@ -23,20 +23,20 @@ def bounds(*norms: float, limit: float = LIMIT) -> ModelBounds:
 
 
 @pytest.mark.parametrize(
-    ("norms", "honest", "spoilt"),
+    ("norms", "honest", "corrupt"),
     [
         ([10], 109, 111),  # the first change: ten times the norm of the weights
         ([10, 9.9], 59, 60),  # small changes so far: five times the norm
         ([10, 15, 10], 59, 61),  # large ones so far: ten times the largest
     ],
 )
-def test_a_change_is_bounded_by_the_earlier_ones_and_by_the_model(norms, honest, spoilt):
+def test_a_change_is_bounded_by_the_earlier_ones_and_by_the_model(norms, honest, corrupt):
     made = bounds(*norms)
     assert made.fault(model(honest), len(norms)) == ""
-    assert "its weights changed by a norm of" in made.fault(model(spoilt), len(norms))
+    assert "its weights changed by a norm of" in made.fault(model(corrupt), len(norms))
     # Over two iterations it is twice that; without a limit any change will do.
-    assert made.fault(model(spoilt), len(norms) + 1) == ""
-    assert bounds(*norms, limit=0).fault(model(spoilt), len(norms)) == ""
+    assert made.fault(model(corrupt), len(norms) + 1) == ""
+    assert bounds(*norms, limit=0).fault(model(corrupt), len(norms)) == ""
 
 
 def test_old_changes_are_forgotten_and_failed_iterations_are_none():

@@ -47,9 +47,9 @@ def test_every_broken_one_is_a_warning(tmp_path):
     path = tmp_path / "resume.safetensors"
     save_state(path, state(), TERMS)
     content = path.read_bytes()
-    spoilt = [content[:length] for length in range(len(content))]
-    spoilt += [content[:-3] + b"abc", b"garbage" * 50, bytes(len(content)), content + b"more"]
-    for one in spoilt:
+    corrupt = [content[:length] for length in range(len(content))]
+    corrupt += [content[:-3] + b"abc", b"garbage" * 50, bytes(len(content)), content + b"more"]
+    for one in corrupt:
         path.write_bytes(one)
         lines = []
         assert load_state(path, TERMS, lines.append) is None
@@ -181,12 +181,12 @@ def test_a_folder_that_is_gone_on_in_keeps_its_lines(tmp_path):
     assert (tmp_path / "privacy.jsonl").read_bytes() == b""
 
 
-@pytest.mark.parametrize("mend", [drop_unfinished_line, finish_last_line])
+@pytest.mark.parametrize("fix", [drop_unfinished_line, finish_last_line])
 @pytest.mark.parametrize("content", [b"", b"a\n", b"a\nb\n"])
-def test_whole_lines_stay_as_they_are(tmp_path, mend, content):
+def test_whole_lines_stay_as_they_are(tmp_path, fix, content):
     path = tmp_path / "file"
     path.write_bytes(content)
-    mend(path)
+    fix(path)
     assert path.read_bytes() == content
 
 

@@ -1,4 +1,4 @@
-"""How long a silo goes on asking: what it waits for, and which wait an answer begins anew."""
+"""How long a silo goes on asking: what it waits for, and which wait an answer restarts."""
 
 from types import SimpleNamespace
 

@@ -602,7 +602,7 @@ def test_a_model_with_an_upload_too_many_in_it_is_asked_for_elsewhere(
     silo, loaded, lines = make(client, aspects={"size": 1})
     silo.join()
     assert silo.exchange(TRAINED).result == result and loaded["w"][0] == loaded_value
-    words = "is no mean but 8 times one; asking for that of iteration 1 instead"
+    words = "is not the mean but 8 times it; asking for that of iteration 1 instead"
     assert any(words in line for line in lines)
     assert "next server" in client.calls
 
@@ -615,5 +615,5 @@ def test_a_model_that_no_server_has_sound_is_divided_by_its_factor():
     )
     silo, loaded, lines = make(client, aspects={"size": 1})
     silo.join()
-    assert any("no mean but 3 times one; dividing it by that" in line for line in lines)
+    assert any("not the mean but 3 times it; dividing it by that" in line for line in lines)
     np.testing.assert_allclose(loaded["w"], START)

@@ -28,7 +28,7 @@ SAID = [f"line {i} " + "x" * (i % 90) for i in range(3000)]
 
 
 def rotate(path: Path, max_bytes: int) -> None:
-    """Write a log anew, as if it had rotated."""
+    """Write a log again, as if it had rotated."""
     lines = path.read_text().splitlines(keepends=True)
     path.unlink()
     log = RotatingLog(path, max_bytes, 1000)

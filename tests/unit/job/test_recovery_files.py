@@ -139,11 +139,11 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize(("words", "spoil"), BREAKS.items())
-def test_a_broken_newest_file_is_named_and_the_one_before_taken(tmp_path, words, spoil):
+@pytest.mark.parametrize(("words", "ruin"), BREAKS.items())
+def test_a_broken_newest_file_is_named_and_the_one_before_taken(tmp_path, words, ruin):
     for iteration in range(4):
         save_model(file(tmp_path, iteration), MARKED)
-    spoil(file(tmp_path, 3))
+    ruin(file(tmp_path, 3))
     files, (warning,) = usable_files(tmp_path, "job")
     assert [f.iteration for f in files] == [2, 1, 0]
     assert str(file(tmp_path, 3)) in warning and words in warning

@@ -1,4 +1,4 @@
-"""The process beside each role: signals, the end of its folder, a log that cannot be written."""
+"""The process next to each role: signals, the end of its folder, a log that cannot be written."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import shutil
 import signal
 import socket
 
-"""The process beside each role: how the role ends, and its log when that cannot be written."""
+"""The process next to each role: how the role ends, and its log when that cannot be written."""
 
 import subprocess
 import sys

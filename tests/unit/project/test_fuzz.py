@@ -1,4 +1,4 @@
-"""Spoilt files: every reader takes them or refuses them with one line, whatever is in them."""
+"""Corrupt files: every reader takes them or refuses them with one line, whatever is in them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ VALUES = st.recursive(
 
 
 @st.composite
-def spoilt_trees(draw, tree: Any) -> Any:
+def corrupt_trees(draw, tree: Any) -> Any:
     """`tree` with one to three of its values replaced, taken out or moved to another key."""
     tree = copy.deepcopy(tree)
     for _ in range(draw(st.integers(1, 3))):
@@ -82,22 +82,22 @@ def _places(tree: Any) -> list[tuple[Any, Any]]:
 
 
 @st.composite
-def spoilt_bytes(draw, data: bytes, head: int) -> bytes:
+def corrupt_bytes(draw, data: bytes, head: int) -> bytes:
     """`data` cut short, or with some bytes replaced, put in or taken out, in its first `head`."""
-    spoilt = bytearray(data)
+    corrupt = bytearray(data)
     for _ in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(0, min(head, len(spoilt))))
+        at = draw(st.integers(0, min(head, len(corrupt))))
         what = draw(st.sampled_from(["cut", "replace", "insert", "remove"]))
         some = draw(st.binary(min_size=1, max_size=9))
         if what == "cut":
-            del spoilt[draw(st.integers(0, len(spoilt))) :]
+            del corrupt[draw(st.integers(0, len(corrupt))) :]
         elif what == "replace":
-            spoilt[at : at + len(some)] = some
+            corrupt[at : at + len(some)] = some
         elif what == "insert":
-            spoilt[at:at] = some
+            corrupt[at:at] = some
         else:
-            del spoilt[at : at + len(some)]
-    return bytes(spoilt)
+            del corrupt[at : at + len(some)]
+    return bytes(corrupt)
 
 
 def survives(read: Callable[[Path], Any], path: Path) -> None:
@@ -119,11 +119,11 @@ def often(test: Callable, examples: int) -> Callable:
     )(test)
 
 
-def spoilt_text(tree: Any, text: str, write: Callable[[Any], str]) -> st.SearchStrategy[bytes]:
+def corrupt_text(tree: Any, text: str, write: Callable[[Any], str]) -> st.SearchStrategy[bytes]:
     """Files of a format: with other values, or with other bytes."""
-    trees = spoilt_trees(tree).map(lambda spoilt: write(spoilt).encode("utf-8", "replace"))
+    trees = corrupt_trees(tree).map(lambda corrupt: write(corrupt).encode("utf-8", "replace"))
     raw = text.encode()
-    return st.one_of(trees, spoilt_bytes(raw, len(raw)))
+    return st.one_of(trees, corrupt_bytes(raw, len(raw)))
 
 
 def yaml_text(tree: Any) -> str:
@@ -132,8 +132,8 @@ def yaml_text(tree: Any) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the spoilt files are written, beside an image."""
-    folder = tmp_path_factory.mktemp("spoilt")
+    """Where the corrupt files are written, next to an image."""
+    folder = tmp_path_factory.mktemp("corrupt")
     (folder / "a.jpg").write_bytes(b"an image")
     return folder
 
@@ -179,20 +179,20 @@ def read_job_record(path: Path) -> None:
 
 
 READERS = {
-    "record": (f"{FOLDER}/job.json", read_job_record, spoilt_text(RECORD, "{}", json.dumps)),
+    "record": (f"{FOLDER}/job.json", read_job_record, corrupt_text(RECORD, "{}", json.dumps)),
     "federation": (
         "federation.yaml",
         load_job,
-        spoilt_text(yaml.safe_load(FEDERATION), FEDERATION, yaml_text),
+        corrupt_text(yaml.safe_load(FEDERATION), FEDERATION, yaml_text),
     ),
     "detector": (
         "detector.yaml",
         load_config,
-        spoilt_text(next(yaml.safe_load_all(DETECTOR)), DETECTOR, yaml_text),
+        corrupt_text(next(yaml.safe_load_all(DETECTOR)), DETECTOR, yaml_text),
     ),
-    "coco": ("coco.json", read_labels, spoilt_text(COCO, json.dumps(COCO), json.dumps)),
-    "voc": ("voc/a.xml", read_voc_file, spoilt_bytes(VOC.encode(), len(VOC))),
-    "yolo": ("yolo/a.txt", read_yolo_file, spoilt_bytes(YOLO.encode(), len(YOLO))),
+    "coco": ("coco.json", read_labels, corrupt_text(COCO, json.dumps(COCO), json.dumps)),
+    "voc": ("voc/a.xml", read_voc_file, corrupt_bytes(VOC.encode(), len(VOC))),
+    "yolo": ("yolo/a.txt", read_yolo_file, corrupt_bytes(YOLO.encode(), len(YOLO))),
 }
 
 
@@ -220,8 +220,8 @@ def test_text_files_at_length(folder, kind):
 
 
 def check_child(folder: Path, kind: str, count: int, seed: int) -> None:
-    """A process reads `count` spoilt files and survives, having refused some of them."""
-    script = Path(__file__).resolve().parents[2] / "helpers" / "spoilt_reading.py"
+    """A process reads `count` corrupt files and survives, having refused some of them."""
+    script = Path(__file__).resolve().parents[2] / "helpers" / "corrupt_reading.py"
     result = subprocess.run(
         [sys.executable, str(script), kind, str(folder), str(count), str(seed)],
         capture_output=True,

@@ -16,7 +16,7 @@ from src.model_utils.config import DEFAULT_CONFIG, PROJECT_DIR
 from src.reporting.flags_page import help_of, options
 
 PAGE, CHINESE = "README.md", "README_CN.md"
-# What a command may call beside the suite's scripts and make targets.
+# What a command may call next to the suite's scripts and make targets.
 OTHER_PROGRAMS = {
     "redis-server": "comes with the installation; step 2",
     "curl": "the scheduler's management API",

@@ -6,7 +6,7 @@ from src.reporting.flags_page import commands, flags_page, options
 
 def test_the_page_is_what_the_code_generates():
     page = (PROJECT_DIR / "docs" / "flags.md").read_text(encoding="utf-8")
-    assert page == flags_page(), "python tools/write_flags.py writes it anew"
+    assert page == flags_page(), "python tools/write_flags.py writes it again"
 
 
 def test_every_launcher_is_in_it():

@@ -54,9 +54,9 @@ def test_the_record_comes_back(tmp_path):
     path = save(tmp_path / "a.ckpt", {"w": np.ones(2, np.float32)}, source(ANIMALS))
     stored = mindspore.load_checkpoint(str(path))[RECORD_NAME].asnumpy()
     assert unpack(stored, "a.ckpt") == source_of(path) == source(ANIMALS)
-    for spoilt in (b"{", b"[]", b'{"kind": 1}', b'{"kind":"","backbone":1,"bn_eps":0}', b"\xff"):
-        with pytest.raises(UserError, match="suite.source is spoilt; convert it again"):
-            unpack(spoilt, "a.ckpt")
+    for corrupt in (b"{", b"[]", b'{"kind": 1}', b'{"kind":"","backbone":1,"bn_eps":0}', b"\xff"):
+        with pytest.raises(UserError, match="suite.source is corrupt; convert it again"):
+            unpack(corrupt, "a.ckpt")
 
 
 def test_the_head_of_other_classes_is_drawn_anew(tmp_path, trained, caplog):
@@ -65,9 +65,9 @@ def test_the_head_of_other_classes_is_drawn_anew(tmp_path, trained, caplog):
     fresh = values_of(Faster_Rcnn_Resnet(config))
     with caplog.at_level("INFO"):
         net, said = build_detector(config)
-    assert "drawn anew" not in caplog.text  # the worker prints `said`, and once is enough
+    assert "drawn again" not in caplog.text  # the worker prints `said`, and once is enough
     assert "111 of the network's 115 parameters" in said
-    assert f"drawn anew for other classes: {', '.join(CLASS_TENSORS)}" in said
+    assert f"drawn again for other classes: {', '.join(CLASS_TENSORS)}" in said
     assert "but for" not in said and "not found" not in said
     for name, value in values_of(net).items():
         expected = fresh[name] if name in CLASS_TENSORS else trained[name]

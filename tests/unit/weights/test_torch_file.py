@@ -149,7 +149,7 @@ FIRST = tensor(Storage("0", np.arange(12, dtype=np.float32)), (3,))
 )
 def test_a_tensor_is_not_changed_once_it_was_checked(tmp_path, save, state):
     path = save(tmp_path / "a.pth", OrderedDict(a=Built(FIRST, state)))
-    with pytest.raises(UserError, match="spoilt"):
+    with pytest.raises(UserError, match="corrupt"):
         read_weights(path)
 
 
@@ -158,7 +158,7 @@ def test_a_stand_in_is_not_changed(tmp_path, state):
     stream = io.BytesIO()
     pickle._Pickler(stream, protocol=2).dump(state)
     pickled = b"\x80\x02ctorch\nFloatStorage\n" + stream.getvalue()[2:-1] + b"b."
-    with pytest.raises(UserError, match="spoilt"):
+    with pytest.raises(UserError, match="corrupt"):
         read_weights(save_archive(tmp_path / "a.pth", None, pickled))
     same(read_weights(save_archive(tmp_path / "b.pth", state_dict(VALUES))), VALUES)
 
@@ -204,10 +204,10 @@ def test_malicious_pickles_of_every_protocol(tmp_path, protocol):
         (b"\x80\x02\x82\x01.", "instruction EXT1"),
         (b"\x80\x04ccollections\nOrderedDict\n)}\x92.", "instruction NEWOBJ_EX"),
         (b"\x80\x02cos\nsystem\n)\x81.", "os.system"),
-        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)\x81.", "spoilt"),
+        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)\x81.", "corrupt"),
         (b"\x80\x02}r\xff\xff\xff\x7f.", "remembers object"),
-        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}U\x05_makeNs\x86b.", "spoilt"),
-        (b"\x80\x02}q\x00X\x01", "spoilt"),
+        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}U\x05_makeNs\x86b.", "corrupt"),
+        (b"\x80\x02}q\x00X\x01", "corrupt"),
     ],
 )
 def test_instructions_that_no_state_dict_needs(pickled, words):
@@ -271,7 +271,7 @@ def test_archives_of_something_else(tmp_path):
 
 
 @SAVERS
-def test_spoilt_files_are_refused_in_a_line(tmp_path, save):
+def test_corrupt_files_are_refused_in_a_line(tmp_path, save):
     whole = save(tmp_path / "whole.pth", state_dict(VALUES)).read_bytes()
     rng = np.random.default_rng(0)
     target, refused = tmp_path / "a.pth", 0

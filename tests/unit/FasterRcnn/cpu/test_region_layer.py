@@ -67,8 +67,8 @@ def test_gradient_does_not_depend_on_what_was_kept():
     hidden, first = layer.forward(maps, rois, counts, weight)
     kept = layer.backward(np.ones_like(hidden), first, maps, rois, counts, weight)
     layer.forward(maps, rois[::-1].copy(), counts, weight)
-    anew = layer.backward(np.ones_like(hidden), first, maps, rois, counts, weight)
-    for one, other in zip(kept, anew):
+    again = layer.backward(np.ones_like(hidden), first, maps, rois, counts, weight)
+    for one, other in zip(kept, again):
         np.testing.assert_array_equal(one, other)
 
 

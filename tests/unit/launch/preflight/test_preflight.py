@@ -64,7 +64,7 @@ def job_in(folder, port):
 
 
 def fail():
-    raise UserError("this is wrong: mend it")
+    raise UserError("this is wrong: fix it")
 
 
 def test_findings_and_the_launchers_verdict(capsys):
@@ -77,7 +77,7 @@ def test_findings_and_the_launchers_verdict(capsys):
     ]
     levels = [(f.level, f.subject) for f in run_checks(checks)]
     assert levels == [("PASS", "fine"), ("WARN", "odd"), ("FAIL", "bad"), ("PASS", "last")]
-    with pytest.raises(UserError, match="^this is wrong: mend it$"):
+    with pytest.raises(UserError, match="^this is wrong: fix it$"):
         require(checks)
     assert capsys.readouterr().out == "WARN  odd            look here\n"
 

@@ -1,4 +1,4 @@
-"""Members and strangers that spoil the global model: who is told, and that the job goes on."""
+"""Members and strangers that ruin the global model: who is told, and that the job goes on."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("servers", [1, 2])
-def test_a_spoilt_model_costs_one_iteration_and_names_the_uploads(tmp_path, servers):
+def test_a_ruined_model_costs_one_iteration_and_names_the_uploads(tmp_path, servers):
     with Engine(initial(), tmp_path, silos=3, servers=servers) as engine:
         silos = [
             honest(engine, "a", 30),

@@ -1,8 +1,8 @@
-"""A process of its own that reads spoilt checkpoints or MindRecords, since libraries may crash.
+"""A process of its own that reads corrupt checkpoints or MindRecords, since libraries may crash.
 
-  python spoilt_reading.py checkpoint|mindrecord FOLDER COUNT SEED
+  python corrupt_reading.py checkpoint|mindrecord FOLDER COUNT SEED
 
-Ends with 0 when each of COUNT spoilt files was read or refused with a UserError; the file that was
+Ends with 0 when each of COUNT corrupt files was read or refused with a UserError; the file that was
 read last lies in FOLDER.
 """
 
@@ -30,7 +30,7 @@ NAME = "FasterRcnn.mindrecord"
 BOXES = np.array([[1, 2, 30, 20, 1, 0]], np.int32)
 
 
-def spoilt(data: bytes, rng: np.random.RandomState, head: int) -> bytes:
+def corrupt(data: bytes, rng: np.random.RandomState, head: int) -> bytes:
     """`data` with one to four changes in its head: bytes replaced, put in, taken out; or cut short.
 
     Half of the results have only digits changed, which leaves a text's form whole.
@@ -57,26 +57,26 @@ def spoilt(data: bytes, rng: np.random.RandomState, head: int) -> bytes:
 
 
 def read_checkpoints(folder: Path, count: int, rng: np.random.RandomState) -> int:
-    """Read spoilt copies of a small checkpoint with both readers; how many were refused."""
+    """Read corrupt copies of a small checkpoint with both readers; how many were refused."""
     path = folder / "whole.ckpt"
     values = {"conv.weight": np.ones((2, 3), np.float32), "mean": np.zeros(4, np.float32)}
     content = [{"name": k, "data": mindspore.Tensor(v)} for k, v in values.items()]
     mindspore.save_checkpoint(content, str(path))
-    whole, target = path.read_bytes(), folder / "spoilt.ckpt"
+    whole, target = path.read_bytes(), folder / "corrupt.ckpt"
     refused = 0
     for _ in range(count):
-        target.write_bytes(spoilt(whole, rng, len(whole)))
+        target.write_bytes(corrupt(whole, rng, len(whole)))
         for read in (checkpoint_shapes, read_checkpoint):
             refused += _is_refused(read, target)
     return refused
 
 
 def read_mindrecords(folder: Path, count: int, rng: np.random.RandomState) -> int:
-    """Read spoilt copies of a small MindRecord; how many were refused.
+    """Read corrupt copies of a small MindRecord; how many were refused.
 
-    Every second one has its index spoilt in place of its header.
+    Every second one has its index corrupt in place of its header.
     """
-    source, target = folder / "whole", folder / "spoilt"
+    source, target = folder / "whole", folder / "corrupt"
     with locked_folder(source):
         write_rows(source / NAME, [[row(jpeg(number), BOXES) for number in range(3)]])
     shutil.copytree(source, target)
@@ -87,7 +87,7 @@ def read_mindrecords(folder: Path, count: int, rng: np.random.RandomState) -> in
         for name in names:
             shutil.copy(source / name, target / name)
         name, head = names[number % 2], heads[number % 2]
-        (target / name).write_bytes(spoilt((source / name).read_bytes(), rng, head))
+        (target / name).write_bytes(corrupt((source / name).read_bytes(), rng, head))
         refused += _is_refused(lambda path: _read_rows(config, path), target / NAME)
     return refused
 
