@@ -136,11 +136,11 @@ def _fill(
 
 
 Arrays = Mapping[str, np.ndarray]
-# A control variate of the silo among what it keeps, see `Averaging.state`.
+# A control variate of the silo among what it keeps, see `FedAvg.state`.
 SILO_CONTROL = "c_silo."
 
 
-class Averaging:
+class FedAvg:
     """FedAvg: the weights are sent, and the servers' mean of them comes back.
 
     Attributes:
@@ -176,7 +176,7 @@ class Averaging:
         """Take what `state` gave in an earlier process of this silo."""
 
 
-class Proximal(Averaging):
+class FedProx(FedAvg):
     """FedProx: as FedAvg, while training is pulled back to the global model."""
 
     def __init__(self, weights: Sequence[Parameter], names: Sequence[str], rate: float):
@@ -188,7 +188,7 @@ class Proximal(Averaging):
         self._term.load(features)
 
 
-class NormalisedAveraging(Averaging):
+class FedNova(FedAvg):
     """FedNova: the mean change of a step is sent, whatever the number of steps.
 
     Wang et al., "Tackling the objective inconsistency problem", 2020. The silo declares its steps.
@@ -223,7 +223,7 @@ class NormalisedAveraging(Averaging):
         self._global = {name: features[name].copy() for name in self._names}
 
 
-class Controlled(Averaging):
+class Scaffold(FedAvg):
     """Scaffold: control variates, one of the silo and one of all, take the silo's drift out.
 
     Karimireddy et al., "SCAFFOLD", 2020, algorithm 1 with option II: a silo's variate is its mean
@@ -288,7 +288,7 @@ class Controlled(Averaging):
 
 def algorithm_of(
     aggregation: Aggregation, weights: Sequence[Parameter], names: Sequence[str], steps: int
-) -> Averaging:
+) -> FedAvg:
     """The algorithm of a job.
 
     Args:
@@ -297,13 +297,13 @@ def algorithm_of(
         steps: of an iteration.
     """
     if aggregation.kind == FEDPROX:
-        return Proximal(weights, names, aggregation.iid_rate)
+        return FedProx(weights, names, aggregation.iid_rate)
     if aggregation.kind == FEDNOVA:
-        return NormalisedAveraging(names, steps)
+        return FedNova(names, steps)
     if aggregation.kind == SCAFFOLD:
         chosen = set(names)
-        return Controlled([weight for weight in weights if weight.name in chosen])
-    return Averaging()
+        return Scaffold([weight for weight in weights if weight.name in chosen])
+    return FedAvg()
 
 
 # Above every consistency, so that the first round after a change is the new minimum.

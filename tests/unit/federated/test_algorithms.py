@@ -17,10 +17,10 @@ from src.federated.aggregation import (
 )
 from src.federated.algorithms import (
     AdaptiveFrequency,
-    Controlled,
     DriftTerm,
-    NormalisedAveraging,
+    FedNova,
     ProximalTerm,
+    Scaffold,
     algorithm_of,
 )
 from src.federated.fingerprint import FEATURE_NAME, differing, fingerprint
@@ -119,13 +119,13 @@ def test_the_drift_term_corrects_by_the_rate_and_adds_the_rates_up():
 
 def test_an_iteration_of_more_steps_than_fednova_can_declare():
     with pytest.raises(UserError, match="an iteration of 65536 steps"):
-        NormalisedAveraging(NAMES, 65536)
+        FedNova(NAMES, 65536)
 
 
-def trained_silo() -> Controlled:
+def trained_silo() -> Scaffold:
     """A silo of Scaffold whose weights have moved by -1, -2, -3 at rates that sum up to 0.5."""
     trained = weights()
-    one = Controlled(trained)
+    one = Scaffold(trained)
     one.loaded(arrays(2.0, 4.0, 6.0))
     one.joined({f"control.{name}": value for name, value in arrays(1.0, 1.0, 1.0).items()})
     one.terms.weight(Tensor(np.array([0.5], np.float32)))
@@ -216,4 +216,4 @@ def test_the_factory_knows_every_algorithm():
         kind: type(algorithm_of(Aggregation(kind, 0.1), weights(), NAMES, 3)).__name__
         for kind in ("FedAvg", "FedProx", "Scaffold", "FedNova")
     }
-    assert list(found.values()) == ["Averaging", "Proximal", "Controlled", "NormalisedAveraging"]
+    assert list(found.values()) == ["FedAvg", "FedProx", "Scaffold", "FedNova"]

@@ -8,7 +8,7 @@ from mindspore import Parameter, Tensor, nn
 
 from src.errors import UserError
 from src.federated.aggregation import AdaptiveSettings
-from src.federated.algorithms import AdaptiveFrequency, Controlled
+from src.federated.algorithms import AdaptiveFrequency, Scaffold
 from src.federated.resume import momentum_of, require_same_job, set_momentum
 from src.federated.resume_state import ResumeState, load_state, save_state
 from src.federated.rounds import Round
@@ -130,11 +130,11 @@ def test_momentum_of_other_weights_is_refused():
 
 def test_scaffolds_variate_of_the_silo_is_kept():
     values = {"w": np.zeros(6, np.float32)}
-    one = Controlled([Parameter(Tensor(np.zeros((2, 3), np.float32)), name="w")])
+    one = Scaffold([Parameter(Tensor(np.zeros((2, 3), np.float32)), name="w")])
     one.loaded(values)
     one._told, one._change = True, {"w": np.arange(6, dtype=np.float32)}
     one.ended(Round(1))
-    other = Controlled([Parameter(Tensor(np.zeros((2, 3), np.float32)), name="w")])
+    other = Scaffold([Parameter(Tensor(np.zeros((2, 3), np.float32)), name="w")])
     other.restore(one.state())
     np.testing.assert_array_equal(other.state()["c_silo.w"], np.arange(6))
 
