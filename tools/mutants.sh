@@ -11,7 +11,7 @@ shift 2
 # A module, and the tests that have to notice a change in it.
 modules="
 src/federated/journal.py         tests/unit/federated/test_journal.py
-src/federated/algorithms.py         tests/unit/federated/test_adaptive.py
+src/federated/algorithms.py       tests/unit/federated/test_adaptive.py tests/unit/federated/test_algorithms.py
 src/federated/fingerprint.py      tests/unit/federated/test_rounds_parts.py tests/unit/federated/test_fingerprint.py
 src/federated/rounds.py           tests/unit/federated/test_rounds_parts.py
 src/federated/server_requests.py  tests/unit/federated/test_server_requests.py tests/unit/federated/test_silo.py
