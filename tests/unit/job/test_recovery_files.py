@@ -28,7 +28,7 @@ from src.weights.ckpt_file import MARK, fault_of, look_into, mark_fault
 # A server that saves the models of iterations 1 and 2 and is killed half-way through the second.
 KILLED_SERVER = """
 import os, signal, sys
-from tests.unit.test_recovery_files import features, server_in
+from tests.unit.job.test_recovery_files import features, server_in
 from src.federated import server
 
 whole = server.save_ms_checkpoint

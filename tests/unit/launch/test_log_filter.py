@@ -30,7 +30,7 @@ def test_a_secret_before_the_servers_paths_stays_out_of_the_log():
     shown = LogFilter().shown(line)
     assert shown.endswith("handle of: [/pushWeight, /startFLJob] success.")
     assert LogFilter().shown("[INFO] FEDERATED(1,7f,python):2026 [a.cc:9] X] url\n") == ""
-    assert LogFilter().shown("a/b/c of ours\n") == "a/b/c of ours\n"
+    assert LogFilter().shown("a/b/c of ours\n") == "a/b/c of ours"
 
 
 def test_a_shown_line_comes_once_from_each_source_file():
