@@ -1,4 +1,4 @@
-"""What is in a MindSpore checkpoint, by name and shape, without loading MindSpore."""
+"""Read the content of a MindSpore checkpoint by name and shape, without loading MindSpore."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from src.weights.parameter_shapes import Shape, parameter_shapes, trained_shapes
 from src.weights.resnet_names import map_name
 from src.weights.source import CONVERT, RECORD_NAME, Source, require_backbone, unpack
 
-# What a message about --pre_trained begins with.
+# Messages about --pre_trained begin with this.
 KEY = "pre_trained: "
 NUMPY_TYPES = {"Float16": np.float16, "Float32": np.float32, "Float64": np.float64}
 
 
 def checkpoint_shapes(path: Path) -> dict[str, Shape]:
-    """Name to shape of every parameter in a checkpoint.
+    """Return the shape of every parameter in a checkpoint by name.
 
     Raises:
         UserError: no such file, or not a checkpoint.
@@ -36,7 +36,7 @@ def _shapes(content: Any) -> dict[str, Shape]:
 
 
 def _content(path: Path) -> Any:
-    """The message in a checkpoint's file; raises as `checkpoint_shapes`."""
+    """Return the parsed message of a checkpoint file; raise as `checkpoint_shapes` does."""
     if not path.is_file():
         raise UserError(
             f"pre_trained: {path.absolute()} is not there; give the path of a .ckpt file, or "
@@ -58,7 +58,7 @@ def _content(path: Path) -> Any:
 
 
 def source_of(path: Path) -> Source | None:
-    """What a converted checkpoint says of its origin; None for others. Raises as before."""
+    """Return the origin of a converted checkpoint, or None; raise as `checkpoint_shapes`."""
     return _source(_content(path), path)
 
 
@@ -68,7 +68,7 @@ def _source(content: Any, path: Path) -> Source | None:
 
 
 def mark_of(path: Path) -> np.ndarray | None:
-    """The fingerprint of the job that a checkpoint is of; None without one. Raises as before."""
+    """Return the job fingerprint in a checkpoint, or None; raise as `checkpoint_shapes` does."""
     return _mark(_content(path))
 
 
@@ -90,10 +90,10 @@ def origin_of(path: Path) -> InitialOrigin | None:
 
 
 def frozen_aspect(path: Path, config: Any) -> str | None:
-    """Return the aspect of the frozen weights that a detector has from a checkpoint.
+    """Return the aspect of the frozen weights that a detector gets from a checkpoint.
 
-    None where the checkpoint does not have them all, so that some are drawn from the seed, or
-    where it cannot be read.
+    Return None where the checkpoint does not have them all, so that some are initialized from the
+    seed, or where it cannot be read.
     """
     shapes, trained = parameter_shapes(config), trained_shapes(config)
     found = {}
@@ -113,9 +113,9 @@ def frozen_aspect(path: Path, config: Any) -> str | None:
 
 
 def matching_names(path: Path, config: Any) -> tuple[int, int]:
-    """How many of the detector's parameters a checkpoint has, and how many the detector has.
+    """Count the detector's parameters that a checkpoint has, and all that the detector has.
 
-    A box head of other classes is not counted and no fault: it is drawn again.
+    A box head for other classes is not counted and is no error: it is initialized again.
 
     Raises:
         UserError: not a checkpoint, none of them in it, one of another shape, a backbone that

@@ -1,4 +1,4 @@
-"""What the launchers' command lines have in common."""
+"""Define the flags that the launchers have in common."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT_JOB = "default_yaml_config.yaml"
 
 LOG_KEYS = ("log_max_mb", "log_files_kept")
 
-# Flags that win over a key of the federation's YAML file.
+# Flags that override a key of the federation's YAML file.
 JOB_FLAGS = {
     "fl_name": "fl_name",
     "fl_iteration_num": "fl_iteration_num",
@@ -31,7 +31,7 @@ JOB_FLAGS = {
 
 
 def launcher_parser(description: str) -> argparse.ArgumentParser:
-    """A parser whose help is the script's docstring, with the flags that every launcher has."""
+    """Return a parser with the flags of every launcher; its help is the script's docstring."""
     parser = script_parser(description)
     parser.add_argument(
         "--yaml_config",
@@ -66,19 +66,19 @@ def launcher_parser(description: str) -> argparse.ArgumentParser:
 
 
 def add_foreground(parser: argparse.ArgumentParser) -> None:
-    """The flag of a launcher that stays; a command for several roles has it once."""
+    """Add the flag of a launcher that stays; a command for several roles adds it once."""
     if "--foreground" not in parser._option_string_actions:
         text = "stay, print the logs, and end with what was started (for containers, systemd)"
         add_bool(parser, "--foreground", False, text)
 
 
 def add_bool(parser: argparse.ArgumentParser, flag: str, default: bool, text: str) -> None:
-    """A flag that takes True or False, and True when nothing follows it."""
+    """Add a flag that takes True or False, and is True when no value follows it."""
     parser.add_argument(flag, type=parse_bool, nargs="?", const=True, default=default, help=text)
 
 
 def job_from(args: Any) -> JobConfig:
-    """The federation's configuration with the flags of `launcher_parser` laid over it."""
+    """Return the federation's configuration, overridden by the flags of `launcher_parser`."""
     overrides = {key: getattr(args, flag, None) for flag, key in JOB_FLAGS.items()}
     job = load_job(args.yaml_config, overrides)
     if not args.ssl_passwords:
@@ -87,7 +87,7 @@ def job_from(args: Any) -> JobConfig:
 
 
 def add_scheduler_flags(parser: argparse.ArgumentParser) -> None:
-    """The scheduler launcher's own flags."""
+    """Add the scheduler launcher's own flags."""
     add_foreground(parser)
     parser.add_argument(
         "--scheduler_manage_address",
@@ -102,7 +102,7 @@ def add_log_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:
-    """The server launcher's own flags."""
+    """Add the server launcher's own flags."""
     add_foreground(parser)
     _add_address(parser, "ip:port of the first server; the others take the next ports")
     parser.add_argument(
@@ -123,7 +123,7 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_local_worker_flags(parser: argparse.ArgumentParser) -> None:
-    """The worker launcher's own flags: how many workers, from which number on."""
+    """Add the worker launcher's own flags: how many workers, and the number of the first one."""
     add_foreground(parser)
     parser.add_argument("--local_worker_num", type=int, default=2, help="silos on this machine")
     parser.add_argument(
@@ -132,20 +132,20 @@ def add_local_worker_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_address(parser: argparse.ArgumentParser, text: str) -> None:
-    """Where servers listen and workers connect; a command for both has it once."""
+    """Add the address where servers listen and workers connect; a command for both adds it once."""
     if "--http_server_address" not in parser._option_string_actions:
         parser.add_argument("--http_server_address", default="127.0.0.1:6668", help=text)
 
 
 def _add_resume(parser: argparse.ArgumentParser) -> None:
-    """Of servers and workers alike; a command for both has it once."""
+    """Add --resume, which servers and workers share; a command for both adds it once."""
     if "--resume" not in parser._option_string_actions:
         text = "go on where what was started from this folder was, see docs/recovery.md"
         add_bool(parser, "--resume", False, text)
 
 
 def add_worker_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that the worker launcher takes and hands on to each worker."""
+    """Add the flags that the worker launcher takes and passes to each worker."""
     parser.add_argument(
         "--dataset_path",
         default="",

@@ -1,4 +1,4 @@
-"""Runs of the demo that differ in one thing: who trains together, or how weights are averaged."""
+"""Compare runs of the demo that differ in one thing: the silos, or how weights are averaged."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from src.federated.aggregation import FEDAVG, FEDNOVA, FEDPROX, SCAFFOLD
 from src.launch.demo import Demo, DemoPlan
 from src.printing import print
 
-# Of the skewed split: most of a silo's images show two of the four categories.
+# For the skewed split: most of a silo's images show two of the four categories.
 SKEW = 0.3
 
-# The aggregation section of the federation's file; FedNova and FedAvg have nothing to choose.
+# The aggregation section of the federation's file; FedNova and FedAvg have no parameters.
 ALGORITHMS: dict[str, dict[str, float]] = {
     FEDAVG: {},
     FEDPROX: {"iid_rate": 0.01},
@@ -30,7 +30,7 @@ Figures = list[dict[str, Any]]
 
 
 def silo_plans(base: DemoPlan) -> dict[str, DemoPlan]:
-    """The runs by name: equal numbers of steps in each silo, evaluated on the same images.
+    """Return the runs by name, with equal steps per silo and the same evaluation images.
 
     Args:
         base: two silos, images split evenly.
@@ -45,7 +45,7 @@ def silo_plans(base: DemoPlan) -> dict[str, DemoPlan]:
 
 
 def algorithm_plans(base: DemoPlan, seeds: Sequence[int]) -> dict[str, DemoPlan]:
-    """Each aggregation algorithm with each seed on the skewed split, "FedAvg, seed 1" and so on."""
+    """Return a run for each algorithm and seed on the skewed split, named "FedAvg, seed 1" etc."""
     return {
         f"{kind}, seed {seed}": replace(
             base, alpha=SKEW, seed=seed, aggregation={"aggregation_type": kind, **keys}
@@ -56,10 +56,10 @@ def algorithm_plans(base: DemoPlan, seeds: Sequence[int]) -> dict[str, DemoPlan]
 
 
 def run_all(plans: Mapping[str, DemoPlan], folder: Path) -> dict[str, Figures]:
-    """Run the plans, each in a folder of its own below `folder`; a finished one is not repeated.
+    """Run each plan in its own folder below `folder`; skip runs that have finished.
 
     Returns:
-        For each run the lines of its `metrics.jsonl`, an evaluated iteration each.
+        For each run the lines of its `metrics.jsonl`, one for each evaluated iteration.
 
     Raises:
         StartError: a run failed.
@@ -78,7 +78,7 @@ def run_all(plans: Mapping[str, DemoPlan], folder: Path) -> dict[str, Figures]:
 
 
 def metrics(folder: Path) -> Figures:
-    """What the first silo of the run in `folder` evaluated so far."""
+    """Read what the first silo of the run in `folder` has evaluated so far."""
     path = folder / "worker_0" / "metrics.jsonl"
     if not path.exists():
         return []
@@ -86,7 +86,7 @@ def metrics(folder: Path) -> Figures:
 
 
 def silo_table(results: Mapping[str, Figures]) -> str:
-    """The last evaluation of each run, as Markdown."""
+    """Format the last evaluation of each run as a Markdown table."""
     lines = ["| training | AP | AP50 | AP75 |", "|---|---|---|---|"]
     for name, figures in results.items():
         last = figures[-1]
@@ -96,7 +96,7 @@ def silo_table(results: Mapping[str, Figures]) -> str:
 
 
 def mean_by_algorithm(results: Mapping[str, Figures]) -> dict[str, Figures]:
-    """Runs that differ in their seed as one: for each iteration the mean and spread of their AP.
+    """Merge runs that differ only in their seed: mean and spread of AP for each iteration.
 
     Args:
         results: of `algorithm_plans`.
@@ -119,7 +119,7 @@ def mean_by_algorithm(results: Mapping[str, Figures]) -> dict[str, Figures]:
 
 
 def algorithm_table(means: Mapping[str, Figures]) -> str:
-    """What `mean_by_algorithm` gives, as Markdown: a column for each iteration."""
+    """Format the result of `mean_by_algorithm` as Markdown, with a column for each iteration."""
     iterations = [str(line["iteration"]) for line in next(iter(means.values()))]
     lines = [
         f"| AP after iteration | {' | '.join(iterations)} | spread of the last |",

@@ -1,4 +1,4 @@
-"""The demo: the tutorial's commands on drawn data, one after the other, with a progress display."""
+"""Run the demo: the tutorial's commands on generated data in sequence, with a progress display."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOSS = re.compile(r"\]epoch: \d+ step: \d+ total_loss: (\S+)")
 
 
 def report(folder: Path, silos: int, iterations: int) -> None:
-    """Mean losses of each silo, the global model's figures, and where everything lies."""
+    """Print the mean losses of each silo, the global model's metrics, and where the files are."""
     print()
     print(f"{'silo':10}{'first iteration':>17}{'last iteration':>17}   mean loss")
     for number in range(silos):
@@ -45,7 +45,7 @@ def report(folder: Path, silos: int, iterations: int) -> None:
 
 
 def _report_figures(folder: Path) -> None:
-    """AP of the global model in each evaluated iteration."""
+    """Print the AP of the global model for each evaluated iteration."""
     path = folder / "worker_0" / "metrics.jsonl"
     if not path.exists():
         return
@@ -58,7 +58,7 @@ def _report_figures(folder: Path) -> None:
 
 
 def _mean(values: list[float]) -> float:
-    """The mean; NaN of nothing."""
+    """Return the mean, or NaN for an empty list."""
     return sum(values) / len(values) if values else float("nan")
 
 
@@ -69,7 +69,7 @@ def follow(folder: Path, silos: int) -> None:
     """Show step and loss of each silo until the last step of the last iteration.
 
     Args:
-        folder: that the job was started from.
+        folder: the folder that the job was started from.
 
     Raises:
         StartError: nothing has moved for STALL_TIMEOUT_S.
@@ -80,7 +80,7 @@ def follow(folder: Path, silos: int) -> None:
 
 
 def _statuses(folder: Path, labels: list[str]) -> Iterator[list[dict]]:
-    """The workers' status files, twice a second, until all are done or one has ended."""
+    """Yield the workers' status files twice a second, until all are done or one has ended."""
     last: list[tuple] = []
     changed = time.monotonic()
     while True:
@@ -99,7 +99,7 @@ def _statuses(folder: Path, labels: list[str]) -> Iterator[list[dict]]:
 
 
 def bars(labels: list[str], statuses: Iterator[list[dict]]) -> None:
-    """A progress bar for each silo, on a terminal."""
+    """Show a progress bar for each silo, on a terminal."""
     shown = [tqdm(desc=label, unit="step", position=i) for i, label in enumerate(labels)]
     try:
         for current in statuses:
@@ -113,7 +113,7 @@ def bars(labels: list[str], statuses: Iterator[list[dict]]) -> None:
 
 
 def lines(labels: list[str], statuses: Iterator[list[dict]]) -> None:
-    """A line for each silo every ten seconds, in a file."""
+    """Print a line for each silo every ten seconds, for output to a file."""
     next_line = 0.0
     for current in statuses:
         if time.monotonic() < next_line:
@@ -125,7 +125,7 @@ def lines(labels: list[str], statuses: Iterator[list[dict]]) -> None:
 
 
 def describe(status: dict) -> str:
-    """Iteration, loss and phase of a worker's status."""
+    """Return the iteration, loss and phase of a worker's status as text."""
     loss = f"loss {status['loss']:.3f}, " if "loss" in status else ""
     iteration = min(status.get("iteration", 0), status.get("iterations", 0))
     return f"iteration {iteration} of {status.get('iterations', 0)}, {loss}{status.get('phase')}"
@@ -134,25 +134,25 @@ def describe(status: dict) -> str:
 DEMO_CONFIG = PROJECT_DIR / "configs" / "demo" / "default_config.yaml"
 SERVERS = 2
 IMAGE_SIZE = (192, 128)
-# After the last step: aggregation, checkpoints, and everybody's exit.
+# Covers what follows the last step: aggregation, checkpoints, and the exit of all processes.
 END_TIMEOUT_S = 180.0
 
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """What one run of the demo does.
+    """Describe one run of the demo.
 
     Attributes:
-        config: file of detector and training.
-        iterations: of the federation.
-        images: drawn for training, for all shards together.
-        val_images: drawn to evaluate on; 0 evaluates nothing.
+        config: file with the settings of detector and training.
+        iterations: number of federated iterations.
+        images: number of images generated for training, for all shards together.
+        val_images: number of images generated for evaluation; 0 turns evaluation off.
         interval: iterations between two evaluations.
-        shards: parts that the training images are split into.
-        silos: of the shards, that train; the first ones.
+        shards: number of parts that the training images are split into.
+        silos: number of shards that train; the first ones do.
         alpha: skew of the split, see tools/split_coco.py; None splits evenly.
-        steps: of training in an iteration; 0 is one epoch of the shard.
-        seed: of the split, of the first weights and of the order of the images.
+        steps: training steps in an iteration; 0 is one epoch of the shard.
+        seed: seed of the split, of the first weights and of the order of the images.
         aggregation: the section of that name in the federation's file.
     """
 
@@ -172,10 +172,10 @@ class DemoPlan:
 
 
 class Demo:
-    """One run of the demo.
+    """Run the demo once.
 
     Args:
-        folder: where it runs; an earlier one is renamed.
+        folder: where it runs; an existing folder is renamed.
         plan: what it does.
     """
 
@@ -187,7 +187,7 @@ class Demo:
         self._begin = time.monotonic()
 
     def run(self) -> int:
-        """Run it all; exit code 0 when every process ended well."""
+        """Run everything; return exit code 0 when every process ended well."""
         fresh_folder(self._folder)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.default_int_handler)
@@ -199,7 +199,7 @@ class Demo:
             follow(self._folder, self._plan.silos)
             code = self._wait_for_the_end()
         finally:
-            # Inherited by the command: a second Ctrl-C must not leave things half stopped.
+            # The command inherits this: a second Ctrl-C must not leave processes half stopped.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._call("finish_cross_silo_fasterrcnn.py", f"--redis_port={self._redis_port}")
         report(self._folder, self._plan.silos, self._plan.iterations)
@@ -272,7 +272,7 @@ class Demo:
         )
 
     def _evaluation(self) -> list[str]:
-        """The worker's flags for it."""
+        """Return the worker's flags for evaluation."""
         if not self._plan.val_images:
             return []
         json_path = self._folder / "datasets/demo_coco/annotations/instances_val2017.json"
@@ -294,7 +294,7 @@ class Demo:
             time.sleep(0.05)
 
     def _write_yaml(self) -> str:
-        """The default federation file with this run's Redis, iterations and silos."""
+        """Write the default federation file with this run's Redis, iterations and silos."""
         text = (PROJECT_DIR / "default_yaml_config.yaml").read_text(encoding="utf-8")
         text = text.replace("127.0.0.1:2345", f"127.0.0.1:{self._redis_port}")
         for key, value in (
@@ -316,7 +316,7 @@ class Demo:
             raise StartError(f"{script} ended with exit code {code}", code)
 
     def _wait_for_the_end(self) -> int:
-        """0 when every process ended by itself with exit code 0."""
+        """Return 0 when every process ended by itself with exit code 0."""
         deadline = time.monotonic() + END_TIMEOUT_S
         roles = ("worker", "server", "scheduler")
         while any(self._record().running(role) for role in roles):
@@ -325,7 +325,7 @@ class Demo:
                 return 1
             time.sleep(0.2)
         started = [p.label for p in self._record().processes if p.role in roles]
-        # A supervisor that was killed has left none.
+        # A supervisor that was killed has not written one.
         ends = exit_states(self._folder)
         codes = {label: ends.get(label, {}).get("code", 1) for label in started}
         print()

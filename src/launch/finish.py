@@ -1,4 +1,4 @@
-"""Ending a job on request: its processes, its keys in Redis, and a Redis that nobody else uses."""
+"""End a job on request: its processes, its keys in Redis, and its Redis if nobody else uses it."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from src.launch.processes import SUPERVISOR, how_to_end, stop
 from src.launch.redis_store import JobStore, live_servers
 from src.printing import print
 
-# The workers' signals go out first: then no silo sees its server disappear.
+# Workers get their signals first, so that no silo sees its server disappear.
 ORDER = (*WORKER_ROLES, "server", "scheduler")
 
 
 def finish(folder: Path, redis_port: int) -> int:
-    """Stop what was started from `folder`, say what was done, and return an exit code.
+    """Stop what was started from `folder`, print what was done, and return an exit code.
 
     Args:
         folder: the folder that the launchers were called from.
-        redis_port: the Redis to stop if it is the job's and nobody else's.
+        redis_port: port of the Redis to stop if it belongs to the job and nobody else uses it.
 
     Raises:
-        UserError: the record is broken, or others could have written it.
+        UserError: the record is broken, or other users could have written it.
     """
     record = read_record(folder)
     if record is None:
@@ -71,7 +71,7 @@ def finish(folder: Path, redis_port: int) -> int:
 
 
 def _forget_ended(folder: Path) -> None:
-    """Remove the record; what lives, or may live elsewhere, is named and stays in it."""
+    """Remove the record, but keep and name the processes that live or may live elsewhere."""
     record = read_record(folder) or JobRecord()
     left = _left(folder, record)
     if not left:
@@ -87,20 +87,20 @@ def _forget_ended(folder: Path) -> None:
 
 
 def _left(folder: Path, record: JobRecord) -> list[ProcessRecord]:
-    """What of the record lives, or may live elsewhere, and is the job's."""
+    """Return the job's recorded processes that live, or may live elsewhere."""
     return [p for p in record.living() if p.place != HERE or _is_ours(folder, p)]
 
 
 def _of_this_boot(entry: ProcessRecord) -> bool:
-    """Whether the record was written here: who forges one elsewhere does not know the boot's id."""
+    """Check that the entry was written on this boot: a forger elsewhere does not know its id."""
     return entry.place == HERE and bool(entry.boot_id)
 
 
 def _is_ours(folder: Path, entry: ProcessRecord) -> bool:
-    """Whether the process of an entry shows by itself that a launcher started it from `folder`.
+    """Check that the process itself shows that a launcher started it from `folder`.
 
-    It is this user's, its working folder is `folder`, and it is a supervisor of this role, or, for
-    the Redis of the demo, a redis-server.
+    It must belong to this user, have `folder` as its working folder, and be a supervisor of this
+    role, or, for the Redis of the demo, a redis-server.
     """
     process = entry.process()
     try:
@@ -112,7 +112,7 @@ def _is_ours(folder: Path, entry: ProcessRecord) -> bool:
     except (psutil.Error, OSError):
         return False
     if entry.role == "redis":
-        # It writes "redis-server 127.0.0.1:2345" over its command line.
+        # Redis overwrites its command line with "redis-server 127.0.0.1:2345".
         return bool(words) and Path(words[0].split()[0]).name == "redis-server"
     paths = [Path(word) for word in words[1:3]]
     return (
@@ -123,7 +123,7 @@ def _is_ours(folder: Path, entry: ProcessRecord) -> bool:
 
 
 def _stop(folder: Path, record: JobRecord, roles: Iterable[str]) -> bool:
-    """Stop the recorded processes of `roles`; whether there were any."""
+    """Stop the recorded processes of `roles`; return whether there were any."""
     found = [process for role in roles for process in record.running(role)]
     running = [process for process in found if _is_ours(folder, process)]
     for entry in (process for process in found if process not in running):
@@ -139,11 +139,11 @@ def _stop(folder: Path, record: JobRecord, roles: Iterable[str]) -> bool:
 
 
 def _nodes(record: JobRecord) -> set[str]:
-    """The addresses (ip:port) on which the record's servers listen, to silos and to each other."""
+    """Return the addresses (ip:port) where the record's servers listen to silos and each other."""
     found: set[str] = set()
     supervisors = (entry.process() for entry in record.running("server"))
     for supervisor in [one for one in supervisors if one is not None]:
-        # One that ends meanwhile leaves a sign of life at most.
+        # A server that ends meanwhile leaves a heartbeat at most.
         with contextlib.suppress(psutil.Error, OSError):
             for child in supervisor.children():
                 listening = [c for c in child.connections("tcp") if c.status == psutil.CONN_LISTEN]
@@ -152,11 +152,11 @@ def _nodes(record: JobRecord) -> set[str]:
 
 
 def _clear_redis(record: JobRecord, redis_port: int, stopped: set[str]) -> None:
-    """Remove the job's keys; stop its Redis when it is the one of `redis_port` and unused.
+    """Remove the job's keys; stop its Redis if it is the one at `redis_port` and unused.
 
     Args:
-        stopped: nodes of the servers that have just been stopped; while others live, nothing is
-            done.
+        stopped: nodes of the servers that have just been stopped; while other servers live,
+            nothing is done.
     """
     address = parse_address(record.redis, "job record")
     store = JobStore(address, record.fl_name, tls=record.tls_files)

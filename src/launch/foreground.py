@@ -1,4 +1,4 @@
-"""A launcher that stays until what it started has ended, for containers and service managers."""
+"""Keep a launcher running until all it started has ended, for containers and service managers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ POLL_S = 0.5
 
 
 def launch_and_stay(stay: bool, launch: Callable[[], list[Started]]) -> int:
-    """Call `launch`; with `stay`, then print the logs until all that it started has ended.
+    """Call `launch`; with `stay`, print the logs until all that it started has ended.
 
     SIGTERM and Ctrl-C stop what was started.
 
     Returns:
-        The exit code: the highest of the roles', or 128 and the signal's number.
+        The exit code: the highest of the roles' codes, or 128 plus the signal's number.
     """
     if not stay:
         launch()
@@ -41,15 +41,15 @@ def launch_and_stay(stay: bool, launch: Callable[[], list[Started]]) -> int:
 def run_to_the_end(
     base: Path, launch: Callable[[], list[Started]], show_logs: bool = False
 ) -> list[Started]:
-    """Call `launch`, and return what it has started in the folder `base` when all of it has ended.
+    """Call `launch`, and return what it started in the folder `base` when all of it has ended.
 
-    Each role ends by itself and has a deadline for each wait of its own. SIGTERM and Ctrl-C stop
-    them, and then go on to the caller, unless the roles had done all that they had to.
+    Each role ends by itself and has a deadline for each of its waits. SIGTERM and Ctrl-C stop the
+    roles and are then passed on to the caller, unless the roles had finished their work.
     """
-    # As the first process of a container it would get no signal that it does not ask for.
+    # The first process of a container gets no signal without a handler for it.
     before = signal.signal(signal.SIGTERM, exit_on_signal)
     try:
-        # While it starts them, the launcher itself stops them at any exception.
+        # While the launcher starts them, it stops them itself on any exception.
         started = launch()
         _follow(base, started, show_logs)
         return started
@@ -58,7 +58,7 @@ def run_to_the_end(
 
 
 def exit_codes(base: Path, started: list[Started]) -> list[int]:
-    """Of roles that have ended: what their supervisors have left, else how those ended."""
+    """Return the exit codes of ended roles, as their supervisors wrote them or as they ended."""
     states = exit_states(base)
     return [
         states.get(one.role.label, {}).get("code", as_exit_code(one.supervisor.returncode))
@@ -67,7 +67,7 @@ def exit_codes(base: Path, started: list[Started]) -> list[int]:
 
 
 def exit_on_signal(number: int, _frame: Any) -> None:
-    """A signal handler that ends the process in order, with 128 and the number as exit code."""
+    """Handle a signal: end the process in order, with 128 plus the number as exit code."""
     raise SystemExit(128 + number)
 
 
@@ -93,7 +93,7 @@ def _follow(base: Path, started: list[Started], show_logs: bool) -> None:
 
 
 def _is_done(base: Path, one: Started) -> bool:
-    """Whether a role has ended, and not because it was stopped or has failed."""
+    """Return whether a role ended without being stopped and without failing."""
     if one.supervisor.poll() is None:
         return False
     end = exit_states(base).get(one.role.label, {})
@@ -101,11 +101,11 @@ def _is_done(base: Path, one: Started) -> bool:
 
 
 class LogTail:
-    """Prints a log's new lines, also when the file is put aside and begun from scratch.
+    """Print a log's new lines, also after the file has been rotated.
 
     Args:
         path: the log.
-        label: stands before each line; "" for nothing.
+        label: text before each line; "" for none.
     """
 
     def __init__(self, path: Path, label: str = ""):
@@ -115,7 +115,7 @@ class LogTail:
         self._begun = ""
 
     def show(self) -> None:
-        """Print the lines that are complete by now."""
+        """Print the lines that are complete so far."""
         self._print()
         now = self._path.stat() if self._path.exists() else None
         if now and not os.path.samestat(now, os.fstat(self._file.fileno())):
@@ -137,7 +137,7 @@ Launch = Callable[[JobConfig, Any, Path], "list[Started]"]
 def launch_and_send(launch: Launch, job: JobConfig, config: Any) -> int:
     """Launch workers, and stay with them where `config.foreground` says so.
 
-    With enable_modelarts fetch before, wait for their end and send after.
+    With enable_modelarts, fetch the data before, wait for the workers' end, and send the results.
 
     Args:
         launch: `launch_workers` or `launch_ranks`.
@@ -145,10 +145,10 @@ def launch_and_send(launch: Launch, job: JobConfig, config: Any) -> int:
         config: keys of default_config.yaml, and the launcher's own flags.
 
     Returns:
-        Exit code: 0, or with enable_modelarts 1 when a worker ended with another one.
+        Exit code: 0, or with enable_modelarts 1 when a worker ended with a nonzero code.
 
     Raises:
-        UserError: as `launch`, or of the copying.
+        UserError: as `launch`, or from copying.
         StartError: as `launch`.
     """
     if not config.enable_modelarts:
@@ -158,11 +158,11 @@ def launch_and_send(launch: Launch, job: JobConfig, config: Any) -> int:
 
 
 def use_fetched(config: Any) -> None:
-    """Point the configuration at what was fetched, for this process and those that it starts.
+    """Point the configuration at the fetched files, for this process and those that it starts.
 
-    Relative paths of data count from data_path and that of pre_trained from load_path, where these
-    were fetched; else from the current folder. Without pre_trained the one .ckpt of load_path is
-    it. Folders that a worker writes lie in output_path.
+    Relative paths of data are resolved against data_path and that of pre_trained against load_path,
+    where these were fetched; otherwise against the current folder. Without pre_trained, the only
+    .ckpt in load_path is used. Folders that a worker writes are in output_path.
 
     Raises:
         UserError: load_path has no .ckpt, or several.
@@ -181,7 +181,7 @@ def use_fetched(config: Any) -> None:
         _set(config, "pre_trained", str(_only_checkpoint(models, config.checkpoint_url)))
     if hasattr(config, "output_dir"):
         config.output_dir = _folder(config.output_path) / config.output_dir
-    # Done here, once for all that is started from here.
+    # Done here, once for all processes that are started from here.
     _set(config, "enable_modelarts", False)
 
 
@@ -190,9 +190,9 @@ def _folder(name: str) -> Path:
 
 
 def _set(config: Any, key: str, value: Any) -> None:
-    """Change a key, and have the launcher hand it on like a flag of the command line."""
+    """Change a key, and have the launcher pass it on like a flag of the command line."""
     setattr(config, key, value)
-    if key != "dataset_path":  # handed on in any case
+    if key != "dataset_path":  # passed on in any case
         config.given_flags = sorted({*config.given_flags, key})
 
 
@@ -211,7 +211,7 @@ def _run_to_the_end(config: Any, launch: Launch, job: JobConfig) -> int:
     base = _folder(config.output_path)
     base.mkdir(parents=True, exist_ok=True)
     print(f"the workers' folders are in {base}", flush=True)
-    # Also while the results are sent, after the workers.
+    # Also while results are sent, after the workers have ended.
     signal.signal(signal.SIGTERM, exit_on_signal)
     started = run_to_the_end(base, lambda: launch(job, config, base))
     codes = exit_codes(base, started)

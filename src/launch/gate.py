@@ -1,7 +1,7 @@
-"""The gate: nginx before the servers, which lets in the members of a roster and nobody else.
+"""Write the gate: nginx in front of the servers, which admits only members of a roster.
 
-What is put into nginx' configuration is of a form that cannot end a directive: names and digits of
-a checked roster, addresses and ports that were parsed, and paths without quotes and variables.
+No value in nginx's configuration can end a directive: values are names and digits of a checked
+roster, parsed addresses and ports, and paths without quotes and variables.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from src.security.tls import PATHS
 
 TEMPLATES = PROJECT_DIR / "deploy" / "gate"
 CONFIGURATION, SCRIPT, FEDERATION = "nginx.conf", "gate.js", "federation.yaml"
-# nginx ends a quoted text at a quote and puts values in place of $names.
+# nginx ends a quoted string at a quote and substitutes $names.
 UNQUOTABLE = set("\"'\\$")
 LARGEST_UPLOAD_MB = 2048
 
 
 @dataclass(frozen=True)
 class Server:
-    """One server behind the gate.
+    """Describe one server behind the gate.
 
     Attributes:
         listen: "ip:port" at which silos reach it.
@@ -46,14 +46,14 @@ class Server:
 
 
 def servers_behind(listen: str, first: str, count: int) -> list[Server]:
-    """The servers on consecutive ports, each with a port of the gate.
+    """Return the servers on consecutive ports, each with a port of the gate.
 
     Args:
         listen: "ip:port" of the first of the gate's ports.
         first: "ip:port" of the first server.
 
     Raises:
-        UserError: an address that is none, servers on another machine, or no room for `count`.
+        UserError: an invalid address, servers on another machine, or no room for `count`.
     """
     outer, outer_port = parse_address(listen, "--listen")
     inner, inner_port = parse_address(first, "--http_server_address")
@@ -74,10 +74,10 @@ def servers_behind(listen: str, first: str, count: int) -> list[Server]:
 
 
 def hosts_of(certificate: x509.Certificate, where: str) -> list[str]:
-    """The names and addresses that the certificate is for, as a request names its host.
+    """Return the names and addresses that the certificate is for, as a request names its host.
 
     Raises:
-        UserError: none, or one that nginx could take for a pattern.
+        UserError: there is none, or nginx could take one for a pattern.
     """
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -101,15 +101,15 @@ def configuration(
     folder: Path,
     largest_mb: int,
 ) -> str:
-    """nginx' configuration.
+    """Return nginx's configuration.
 
     Args:
-        certificates: folder of the authority's and the gate's certificate and of its key.
-        folder: where the configuration will lie, with its logs and what it receives.
+        certificates: folder of the authority's and the gate's certificates and of the gate's key.
+        folder: where the configuration will be, with its logs and the data it receives.
         largest_mb: size of the largest upload.
 
     Raises:
-        UserError: a certificate, a value or a path is not fit for it.
+        UserError: a certificate, a value or a path is not allowed in it.
     """
     if not 1 <= largest_mb <= LARGEST_UPLOAD_MB:
         raise UserError(f"--max_upload_mb is {largest_mb}, expected 1 to {LARGEST_UPLOAD_MB}")
@@ -142,7 +142,7 @@ def configuration(
 
 
 def servers_job(path: str) -> JobConfig:
-    """The job of a federation's file as the servers behind a gate have it: plain, on this machine.
+    """Load the job of the servers behind a gate: without encryption, on this machine.
 
     Raises:
         UserError: as in `load_job`; or Redis is on another machine.
@@ -161,7 +161,7 @@ def servers_job(path: str) -> JobConfig:
 
 
 def write_gate(folder: Path, text: str, job: JobConfig) -> None:
-    """Write configuration, script and the servers' federation file, for the owner alone.
+    """Write configuration, script and the servers' federation file, readable only by the owner.
 
     Raises:
         UserError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""When servers and scheduler may end: the engine itself keeps them up for ever."""
+"""Decide when servers and scheduler may end: the engine itself keeps them running forever."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from src.launch.membership import StrangerWatch
 from src.launch.redis_store import FINISHED, JobStore
 from src.security.tls import from_record
 
-# A silo whose connection broke in the last fetch is back within this time.
+# A silo whose connection broke in its last fetch is back within this time.
 QUIET_S = 3.0
 
 
 class JobEnd:
-    """Watches one job for its end, on behalf of one process of it.
+    """Watch one job for its end, on behalf of one process of the job.
 
     A server may end when the job's last iteration is done, no silo is connected to it any more,
     and as many silos as the last iteration counted were connected to the job's servers at its end:
-    each of our workers keeps one connection and closes it when it has the last model. For one that
-    was not there, killed after its last upload, servers stay until the deadline. The scheduler may
-    end when the servers have.
+    each of our workers keeps one connection and closes it when it has the last model. For a silo
+    that was missing, because it was killed after its last upload, servers stay until the deadline.
+    The scheduler may end when the servers have ended.
 
     Args:
         store: the job in Redis.
         http_port: port that silos connect to; 0 for the scheduler.
-        fetch_timeout_s: how long after the last iteration a silo may take to fetch its model.
-        metrics: the engine's file of results, of all servers of the current folder; they tell
-            those of other machines through Redis.
-        roster: file of the job's members; strangers among its silos are noted. "" for none.
+        fetch_timeout_s: time a silo may take to fetch its model after the last iteration.
+        metrics: the engine's results file of all servers of the current folder; they report it
+            to other machines through Redis.
+        roster: file of the job's members; strangers among its silos are logged. "" for none.
 
     Attributes:
         failed: after the end of a server's job: too few of its iterations were aggregated.
@@ -61,18 +61,18 @@ class JobEnd:
         self._quiet_since: float | None = None
         self._was_running = False
         self._before: set[str] = set()  # connected when the job was last seen running
-        self._seen: set[str] = set()  # of these and of those at its end, all
+        self._seen: set[str] = set()  # all that were in _before or connected at the job's end
         self._told_of_missing = False
         self._notes: list[str] = []
         self._strangers = StrangerWatch(roster) if roster else None
 
     def take_notes(self) -> list[str]:
-        """Lines for the log since the last call."""
+        """Return the lines for the log since the last call."""
         notes, self._notes = self._notes, []
         return notes
 
     def poll(self, pid: int) -> str:
-        """The reason to end process `pid` now, or "" while it has to go on."""
+        """Return the reason to end process `pid` now, or "" while it must go on."""
         now = time.monotonic()
         try:
             self._note_results()
@@ -92,14 +92,14 @@ class JobEnd:
             reason = self._server(pid, now, waited)
             return self._with_results(reason) if reason else ""
         except redis.RedisError:
-            # The engine rides out an absent Redis; without it nobody can say that the job is done.
+            # The engine survives a missing Redis; without it nobody can tell that the job is done.
             return ""
 
     def _note_results(self) -> None:
-        """Enter in Redis what the engine's file says of iterations since the last time.
+        """Write the results of iterations in the engine's file since the last time to Redis.
 
-        And what Redis does not hold, having come back empty; what it holds may be another machine's
-        later word.
+        Also write those that Redis lost by coming back empty. Keep those that it has: they may be
+        later values from another machine.
         """
         if self._metrics is None:
             return
@@ -117,11 +117,11 @@ class JobEnd:
             if new:
                 self._store.note_results(new)
         except (OSError, redis.RedisError):
-            return  # away, or full: the next look tries again
+            return  # unreachable or full: the next poll tries again
         self._noted, self._metrics_size = found, size
 
     def _with_results(self, reason: str) -> str:
-        """`reason` with what became of the job's iterations; sets `failed`."""
+        """Append the outcome of the job's iterations to `reason`; set `failed`."""
         results = self._store.results()
         if not results:
             return reason
@@ -131,7 +131,7 @@ class JobEnd:
         return f"{reason}; {summary_of(aggregated, failed, unknown)}"
 
     def _look_for(self, strangers: StrangerWatch, iteration: int) -> None:
-        """Of the iteration before too: between two looks one may have ended."""
+        """Check the iteration before as well: one may have ended between two polls."""
         joined = plain_names(self._store.joined(iteration))
         sent = plain_names(self._store.uploaded(iteration - 1))
         if words := strangers.look([*joined, *sent], iteration):
@@ -158,7 +158,7 @@ class JobEnd:
         return ""
 
     def _all_have_come(self) -> bool:
-        """Whether all silos of the last iteration were connected; they fetch while they are."""
+        """Return whether all silos of the last iteration connected; they fetch while connected."""
         # A Redis in which no iteration has ended does not know the silos of a finished job.
         known = bool(self._store.status().get("lastIterationResult"))
         uploaded = len(self._store.uploaded(self._last_iteration()))
@@ -175,14 +175,14 @@ class JobEnd:
     def _scheduler(self, waited: float) -> str:
         gone = not self._store.heartbeats()
         self._was_running |= not gone
-        # One that is started before the servers of a finished job, to go on, waits for them.
+        # A scheduler that starts before the servers of a finished job resume waits for them.
         if not self._was_running:
             return ""
         overdue = waited > self._fetch_timeout_s + 60
         return "job finished" if (gone and waited >= QUIET_S) or overdue else ""
 
     def _peers(self, pid: int) -> list[str]:
-        """Address of each silo that is connected to the server's HTTP port."""
+        """Return the address of each silo that is connected to the server's HTTP port."""
         try:
             connections = psutil.Process(pid).connections(kind="tcp")
         except (psutil.Error, OSError):
@@ -207,9 +207,9 @@ class JobEnd:
 
 
 def silo_at(peer: str) -> str:
-    """The identity of the silo at "ip:port" when it is a worker on this machine, and the address.
+    """Return the address "ip:port" with the identity of the silo there, if it runs on this machine.
 
-    The engine keeps no track of who fetches; a worker's own command line says who it is.
+    The engine does not record who fetches; the worker's command line tells who it is.
     """
     for connection in psutil.net_connections(kind="tcp"):
         if connection.pid and connection.laddr and peer == "{}:{}".format(*connection.laddr):
@@ -224,7 +224,7 @@ def silo_at(peer: str) -> str:
 
 
 def job_end_from(values: dict[str, Any]) -> JobEnd:
-    """A JobEnd from the plain values that a launcher writes into a supervisor's file."""
+    """Create a JobEnd from the plain values that a launcher writes into a supervisor's file."""
     store = JobStore(tuple(values["redis"]), values["fl_name"], tls=from_record(values["tls"]))
     metrics = Path(values["metrics"]) if values.get("metrics") else None
     roster = values.get("roster", "")
