@@ -1,4 +1,4 @@
-"""What the run_* scripts do after their command line is read: check, start, wait, say so."""
+"""Start what the run_* scripts ask for: check, start, wait until ready, and report."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ from src.printing import print
 from src.security.passwords import FLAG
 from src.security.tls import as_record
 
-# What upstream's file has as summary.data_rate_dir.
+# Upstream's file has this value as summary.data_rate_dir.
 UPSTREAM_RATES = ".."
-# The engine sleeps up to 60 s before it ends with another one.
+# The engine sleeps up to 60 s before it ends when another value is set.
 RATES_GRACE_S = 75.0
 ROLE_SCRIPT = PROJECT_DIR / "test_fl_fasterrcnn.py"
 
@@ -152,11 +152,11 @@ def launch_servers(job: JobConfig, config: Config) -> list[Started]:
 
 
 def _first_iteration(job: JobConfig, store: JobStore, checkpoint_dir: Path, resume: bool) -> int:
-    """Return the iteration that servers begin with; beyond the last one where all are done."""
+    """Return the first iteration for the servers to run; beyond the last one where all are done."""
     first = require_iterations_left(checkpoint_dir, job.name, job.iterations, resume=resume)
     if first > job.iterations:
         return first
-    # A job that Redis knows goes on where it is, whatever the files say.
+    # A job that Redis knows continues where it is, whatever the files say.
     return int(store.status().get("iterationNum", first))
 
 
@@ -175,7 +175,7 @@ def launch_workers(job: JobConfig, config: Config, base: Path) -> list[Started]:
     Args:
         job: the federation's configuration.
         config: keys of default_config.yaml, and the worker launcher's own flags.
-        base: of the workers' folders and of the record of what runs.
+        base: parent folder of the workers' folders and of the record of what runs.
     """
     require(worker_checks(job, base, config))
     take_threshold(base, job, config)
@@ -212,8 +212,8 @@ def launch_workers(job: JobConfig, config: Config, base: Path) -> list[Started]:
 def worker_flags(
     job: JobConfig, config: Config, base: Path, label: str, number: int, threads: int
 ) -> list[str]:
-    """The command of worker `number`, whose folder is `label`, up to its device."""
-    # The others are set for each worker.
+    """Return the command of worker `number`, whose folder is `label`, without its device."""
+    # The other flags are set for each worker.
     given = set(config.given_flags) - {"device_id", "threads"}
     return [
         *role_command("MS_WORKER", job, base, config.config_path),
@@ -232,9 +232,9 @@ def _store(job: JobConfig) -> JobStore:
 
 
 def role_command(ms_role: str, job: JobConfig, base: Path, config_path: str) -> list[str]:
-    """The command of a role, with the federation's file as the flags have changed it.
+    """Return the command of a role, with the federation's file as the flags have changed it.
 
-    Every role reads the launcher's file of detector and training: another one may be broken.
+    Every role reads the launcher's file of detector and training: another file may be broken.
     """
     command = [
         sys.executable,
@@ -247,9 +247,9 @@ def role_command(ms_role: str, job: JobConfig, base: Path, config_path: str) -> 
 
 
 def _effective_yaml(job: JobConfig, base: Path) -> Path:
-    """The file that the engine reads: relative files of summary.* lie in server_0's folder.
+    """Write the file that the engine reads, with relative files of summary.* in server_0's folder.
 
-    Upstream's data_rate_dir is left out, see `_grace_of_servers`.
+    It leaves upstream's data_rate_dir out, see `_grace_of_servers`.
     """
     summary = job.values["summary"]
     for key in ("metrics_file", "failure_event_file"):
@@ -262,11 +262,11 @@ def _effective_yaml(job: JobConfig, base: Path) -> Path:
 
 
 def _grace_of_servers(job: JobConfig, base: Path) -> float:
-    """Seconds that servers have to end after the job, by summary.data_rate_dir.
+    """Return the seconds that servers have to end after the job, by summary.data_rate_dir.
 
-    With it the engine writes the traffic of each second to a file once a minute, and ends only
-    after it has slept that minute out. Upstream's file has "..", which nobody chose: it is left
-    out. Another folder is the user's wish.
+    With it, the engine writes the traffic of each second to a file once a minute, and ends only
+    after it has slept until the end of that minute. Upstream's file has "..", which nobody chose:
+    it is left out. Another folder is the user's choice.
 
     Raises:
         UserError: the folder cannot be made.
@@ -308,13 +308,13 @@ def _job_end(
 
 
 def note_job(base: Path, job: JobConfig, roster: str | None = None) -> None:
-    """Enter the job in the folder's record; another job that still runs there is an error.
+    """Write the job to the folder's record; raise an error if another job still runs there.
 
     Args:
-        roster: of the servers: file of the members, "" for none; None leaves the record's.
+        roster: for servers, the file of the members, "" for none; None leaves the record's value.
     """
     with update_record(base) as record:
-        # A copied folder's job is that of the folder that was copied.
+        # A copied folder still has the job of the original folder.
         record.processes = [entry for entry in record.processes if entry.place != COPIED]
         running = record.living()
         if running and record.fl_name not in ("", job.name):
@@ -329,7 +329,7 @@ def note_job(base: Path, job: JobConfig, roster: str | None = None) -> None:
 
 
 def start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) -> list[Started]:
-    """Start `roles` and wait for all; when one fails, stop the others of this call."""
+    """Start `roles` and wait for all; when one fails, stop those that this call started."""
     started: list[Started] = []
     try:
         for role in roles:
@@ -344,7 +344,7 @@ def start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) ->
 
 
 def stop_started(base: Path, started: list[Started]) -> list[str]:
-    """Stop what `start_all` has started and is still running; a line for each that was killed."""
+    """Stop what `start_all` started and still runs; return a line for each that was killed."""
     labels = {s.role.label for s in started}
     with update_record(base) as record:
         mine = [p for p in record.running() if p.label in labels]
@@ -372,7 +372,7 @@ def _server_answers(base: Path, started: Started) -> bool:
 
 
 def worker_joined(base: Path, started: Started) -> bool:
-    """Whether the silo's status says that a server has let it in."""
+    """Return whether the silo's status says that a server has admitted it."""
     return bool(read_status(status_path(base, started.role.label)).get("joined"))
 
 
@@ -385,10 +385,10 @@ def launch_ranks(job: JobConfig, config: Any, base: Path) -> list[Started]:
     Args:
         job: the federation's configuration.
         config: keys of default_config.yaml, and the distributed launcher's own flags.
-        base: of the silo's folder and of the record of what runs.
+        base: parent folder of the silo's folder and of the record of what runs.
 
     Returns:
-        The one process above the ranks.
+        The one process that runs the ranks.
     """
     ranks = local_ranks(config)
     require(rank_checks(job, base, config))
@@ -421,9 +421,9 @@ def launch_ranks(job: JobConfig, config: Any, base: Path) -> list[Started]:
 
 
 def _started_by(config: Any, folder: Path, ranks: range, command: list[str]) -> list[str]:
-    """The command that starts all ranks of this machine.
+    """Return the command that starts all ranks of this machine.
 
-    Nobody has run mpirun's yet; the engine's wheel for GPU and Ascend needs a machine of its own.
+    The mpirun command is untested: the engine's wheel for GPU and Ascend needs its own machine.
     """
     if config.device_target == "CPU":
         numbers = [ranks[0], len(ranks), *rotation(config)]

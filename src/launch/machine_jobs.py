@@ -1,4 +1,4 @@
-"""What else of a job runs on this machine, whichever folder of this user it was started from."""
+"""Find what else of a job runs on this machine, from whichever folder this user started it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ANSWER_S = 1.0
 def require_other_silos(base: Path, job: JobConfig, config: Any, labels: dict[int, str]) -> None:
     """Raise a UserError where a silo that is to start in `base` takes part in the job already.
 
-    The servers would count the first upload of the two and drop the other one without a word.
+    The servers would count the first upload of the two and drop the other one silently.
 
     Args:
         labels: number of each silo to start -> its label.
@@ -51,12 +51,12 @@ def require_other_silos(base: Path, job: JobConfig, config: Any, labels: dict[in
 def silos_here(
     base: Path, fl_name: str, servers: Sequence[str]
 ) -> list[tuple[Path, ProcessRecord]]:
-    """The silos of a job that run on this machine, each with its folder.
+    """Return the silos of a job that run on this machine, each with its folder.
 
     Args:
-        base: all of this folder's count, since a folder has one job.
+        base: all silos of this folder count, since a folder has one job.
         fl_name: the job's name.
-        servers: "host:port" of its servers; two jobs may have one name, but no server.
+        servers: "host:port" of its servers; two jobs may share a name, but not a server.
     """
     found = []
     for folder, record in _records(base):
@@ -68,12 +68,12 @@ def silos_here(
 
 
 def addresses_of(config: Any) -> list[str]:
-    """The servers that a launcher's flags name, each as "host:port"."""
+    """Return the servers that a launcher's flags name, each as "host:port"."""
     return server_addresses(config.http_server_address, config.server_num)
 
 
 def take_threshold(base: Path, job: JobConfig, config: Any) -> None:
-    """Let workers go by the threshold of servers on this machine, as these do."""
+    """Let workers use the threshold of servers on this machine, as the servers do."""
     store = _store_of_servers(base, job.name, addresses_of(config))
     settings, _, _ = _look(store)
     there, own = settings.get(THRESHOLD), job[f"round.{THRESHOLD}"]
@@ -83,10 +83,10 @@ def take_threshold(base: Path, job: JobConfig, config: Any) -> None:
 
 
 def tell_missing_silos(base: Path, job: JobConfig, config: Any) -> None:
-    """Say how many silos an iteration still needs, where it does.
+    """Report how many silos an iteration still needs, where it needs some.
 
-    Of servers on this machine Redis tells who has joined. Those elsewhere do not tell, neither
-    that nor what they need, so then it is only said what is known here.
+    For servers on this machine, Redis tells which silos have joined. Servers elsewhere tell neither
+    that nor what they need, so then only what is known here is reported.
     """
     addresses = addresses_of(config)
     settings, iteration, joined = _look(_store_of_servers(base, job.name, addresses))
@@ -113,7 +113,7 @@ def tell_missing_silos(base: Path, job: JobConfig, config: Any) -> None:
 
 
 def _look(store: JobStore | None) -> tuple[dict[str, Any], int, int]:
-    """The servers' settings, their iteration and its silos; nothing where Redis does not say."""
+    """Return the servers' settings, iteration and silos; nothing where Redis does not tell."""
     if store is None:
         return {}, 0, 0
     try:
@@ -128,7 +128,7 @@ def _look(store: JobStore | None) -> tuple[dict[str, Any], int, int]:
 
 
 def _store_of_servers(base: Path, fl_name: str, servers: Sequence[str]) -> JobStore | None:
-    """The Redis of the job, where one of its servers was started from this machine."""
+    """Return the job's Redis, where one of its servers was started from this machine."""
     for _, record in _records(base):
         addresses = {entry.address for entry in record.running("server")}
         if record.fl_name == fl_name and addresses & set(servers):
@@ -138,7 +138,7 @@ def _store_of_servers(base: Path, fl_name: str, servers: Sequence[str]) -> JobSt
 
 
 def _records(base: Path) -> Iterator[tuple[Path, JobRecord]]:
-    """The record of `base`, and those of other folders that can be read."""
+    """Yield the record of `base`, and those of other folders that can be read."""
     if record := read_record(base):
         yield base, record
     for folder in indexed_folders():
@@ -147,6 +147,6 @@ def _records(base: Path) -> Iterator[tuple[Path, JobRecord]]:
         try:
             record = read_record(folder)
         except (UserError, OSError):
-            continue  # of another job, which that one's commands complain about
+            continue  # another job's record; the commands of that job report the error
         if record:
             yield folder, record

@@ -1,7 +1,7 @@
-"""The scheduler's management API, with what the engine does wrong in it guarded.
+"""Call the scheduler's management API, and guard against what the engine does wrong in it.
 
-The scheduler only writes into Redis; the servers act on it within a second or two. `Management`
-talks to it, the functions below it look into Redis before and after.
+The scheduler only writes to Redis; the servers act on it within a second or two. `Management`
+talks to the scheduler, the functions below it check Redis before and after.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from src.security.tls import TlsFiles, breaks_off, client_context, explain, spea
 
 ANSWER_S = 3.0
 EFFECT_S = 20.0
-# Every server looks into Redis once a second. A change before all have seen the one before it has
-# left a job that never came to its end.
+# Every server polls Redis once a second. A job never came to its end after a change that was
+# made before all servers had seen the one before it.
 SETTLE_S = 2.5
 LARGEST_ANSWER = 10**6
 HEADERS = {"Connection": "close"}
 
 
 class Management:
-    """One scheduler's API.
+    """Call one scheduler's API.
 
     Args:
-        address: "ip:port" that the scheduler listens on. A proxy of the environment is not asked,
-            and an answer that leads elsewhere is not followed.
+        address: "ip:port" that the scheduler listens on. Proxies of the environment are not used,
+            and redirects are not followed.
         timeout_s: for a whole request, from the connection to the last byte of the answer.
         tls: encrypts the requests; None is plain text.
     """
@@ -53,23 +53,23 @@ class Management:
         self._tls = tls
 
     def state(self) -> dict[str, Any]:
-        """`cluster_state` (CLUSTER_READY, _DISABLE, _FINISH; missing when stopped) and `nodes`."""
+        """Return `cluster_state` (CLUSTER_READY, _DISABLE, _FINISH; not if stopped) and `nodes`."""
         return self._call("/state")
 
     def query(self) -> dict[str, Any]:
-        """The settings that the servers go by."""
+        """Return the settings that the servers use."""
         return self._call("/queryInstance")["result"]
 
     def enable(self) -> None:
-        """Let the servers take silos again."""
+        """Let the servers accept silos again."""
         self._call("/enableFLS")
 
     def disable(self) -> None:
-        """Let the servers refuse silos; the current iteration fails."""
+        """Make the servers refuse silos; the current iteration fails."""
         self._call("/disableFLS")
 
     def new_instance(self, values: dict[str, Any]) -> None:
-        """Begin again with iteration 1 and `values` in place of the settings of the same names."""
+        """Restart at iteration 1, with `values` in place of the settings of the same names."""
         self._call("/newInstance", json.dumps(values).encode())
 
     def _call(self, path: str, body: bytes | None = None) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Management:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[http.client.HTTPConnection]:
-        """A connection that breaks when its time is over: TimeoutError, however bytes drip in."""
+        """Open a connection that raises TimeoutError at its deadline, even if bytes trickle in."""
         host, port = self.address.rsplit(":", 1)
         ended = time.monotonic() + self._timeout_s
         sock = socket.create_connection((host, int(port)), self._timeout_s)
@@ -109,7 +109,7 @@ class Management:
             connection.sock = sock
             yield connection
             if time.monotonic() >= ended:
-                raise TimeoutError("timed out")  # a body that was cut ends without an error
+                raise TimeoutError("timed out")  # a truncated body ends without an error
         except (OSError, http.client.HTTPException) as error:
             if time.monotonic() >= ended:
                 raise TimeoutError("timed out") from error
@@ -138,14 +138,14 @@ class Management:
 
 
 def _break(sock: socket.socket) -> None:
-    # It may have been closed a moment ago. The plain socket's method also under TLS: the wrapper's
-    # would wait for the peer.
+    # It may have been closed a moment ago. Use the plain socket's method also under TLS: the
+    # wrapper's would wait for the peer.
     with contextlib.suppress(OSError):
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def enable(management: Management, store: JobStore) -> list[str]:
-    """Let a disabled job go on, and return what happened in lines.
+    """Resume a disabled job, and return a report of what happened, in lines.
 
     Raises:
         UserError: it is enabled or finished, or the servers do not follow.
@@ -157,16 +157,16 @@ def enable(management: Management, store: JobStore) -> list[str]:
 
 
 def disable(management: Management, store: JobStore, force: bool = False) -> list[str]:
-    """Let a job pause, and return what happened in lines.
+    """Pause a job, and return a report of what happened, in lines.
 
-    The engine makes the current iteration fail for it, whether or not silos are in it.
+    The engine makes the current iteration fail when paused, whether or not silos are in it.
 
     Args:
-        force: also when silos lose their training for it, or the job its last iteration.
+        force: pause even if silos lose their training, or the job its last iteration.
 
     Raises:
-        UserError: it is disabled or finished, that is the price and not `force`, or the servers do
-            not follow.
+        UserError: it is disabled or finished, work would be lost and `force` is not set, or the
+            servers do not follow.
     """
     number, last = _iteration(store)
     if not force and (silos := store.joined(number)):
@@ -194,23 +194,23 @@ def new_instance(
     checkpoint_dir: Path | None,
     force: bool = False,
 ) -> list[str]:
-    """Begin the job again with iteration 1, its present model and the settings of `job`.
+    """Restart the job at iteration 1 with its current model and the settings of `job`.
 
-    Guarded are: settings that the engine does not check (`job` is checked); its timers, which take
-    the time windows' milliseconds for seconds; silos, which see that the job was started again and
-    end; servers in the middle of a sum, which would not follow; earlier recovery files, which
-    would outlast those of the new instance.
+    It guards against five problems: the engine does not check settings (`job` is checked); its
+    timers read the time windows' milliseconds as seconds; silos see that the job was restarted and
+    end; servers in the middle of a sum would not follow; earlier recovery files would outlast those
+    of the new instance.
 
     Args:
         job: fl_iteration_num, start_fl_job_threshold, the ratio and the windows are read.
-        checkpoint_dir: of the servers, where this machine has it.
-        force: also while silos take part.
+        checkpoint_dir: folder of the servers' models, where this machine has it.
+        force: restart even while silos take part.
 
     Returns:
         What happened, in lines.
 
     Raises:
-        UserError: the job is finished or in its last iteration, silos take part and not `force`,
+        UserError: the job is finished or in its last iteration, silos take part without `force`,
             or the servers do not follow.
     """
     number, last = _iteration(store)
@@ -223,7 +223,7 @@ def new_instance(
                 f"{store.fl_name} is in its last iteration, {number}: let it finish, and start "
                 "its servers again with run_cross_silo_fasterrcnn_server.py"
             )
-        # A server that is adding up would stay behind in the old instance.
+        # A server that is adding up would stay in the old instance.
         _pause(management, store, number)
     servers = {_node(key) for key in store.heartbeats()}
     before = store.instance()
@@ -234,7 +234,7 @@ def new_instance(
         lambda: {_node(key) for key in store.heartbeats() if prefix in key} >= servers,
         "all servers' change to the new instance",
     )
-    # They have set their timers; a server that starts later reads milliseconds again.
+    # The servers have set their timers; a server that starts later reads milliseconds again.
     store.replace_settings(**settings_of(job))
     lines = [
         f"{store.fl_name} begins again: iteration 1 of {job.iterations}, "
@@ -254,7 +254,7 @@ def _require_unfinished(store: JobStore) -> None:
 
 
 def _require_no_silos(store: JobStore, number: int, last: int) -> None:
-    """Whether nobody would lose a training by it."""
+    """Check that no silo would lose its training."""
     # Between two iterations silos are in neither, for a moment.
     silos = sorted({*store.joined(number), *store.joined(number - 1)})
     if silos:
@@ -273,13 +273,13 @@ def _pause(management: Management, store: JobStore, number: int) -> None:
 
 
 def _values(job: JobConfig) -> dict[str, Any]:
-    """What newInstance takes; windows in seconds, see `new_instance`."""
+    """Return what newInstance takes; windows in seconds, see `new_instance`."""
     settings = settings_of(job)
     return {**settings, **{key: settings[key] // 1000 for key in WINDOWS}}
 
 
 def _iteration(store: JobStore) -> tuple[int, int]:
-    """The current iteration and the last one's number."""
+    """Return the current iteration and the number of the last one."""
     status, settings = store.status(), store.settings()
     if not status or not settings:
         host, port = store.address
@@ -302,7 +302,7 @@ def _await(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.1)
 
 
-# Those of a job that a user may look up or change; the others are of no effect between silos.
+# Settings that a user may look up or change; the others have no effect between silos.
 SHOWN = (
     "fl_iteration_num",
     "start_fl_job_threshold",
@@ -361,7 +361,7 @@ def _scheduler(record: JobRecord, given: str) -> str:
 
 
 def _job(folder: Path, record: JobRecord, args: Any) -> JobConfig:
-    """The settings of the new instance."""
+    """Return the settings of the new instance."""
     path = args.yaml_config or folder / FOLDER / "yaml_config.yaml"
     changes = {key: getattr(args, flag, None) for flag, key in JOB_FLAGS.items()}
     job = load_job(path, {**changes, "fl_name": record.fl_name if args.yaml_config else None})
@@ -374,7 +374,7 @@ def _job(folder: Path, record: JobRecord, args: Any) -> JobConfig:
 
 
 def _checkpoint_dir(folder: Path) -> Path | None:
-    """Where the servers of `folder` keep their models; None where none was started from it."""
+    """Return where the servers of `folder` keep their models; None where none was started there."""
     prefix = "--checkpoint_dir="
     for label, command in started_commands(folder).items():
         if label.startswith("server_"):

@@ -1,4 +1,4 @@
-"""Who takes part: a worker finds its name in the roster, the servers' side finds strangers."""
+"""Check membership: a worker finds its name in the roster, the servers' side finds strangers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from src.security.roster import Roster, common_name, load
 def name_silo(job: JobConfig, config: Any) -> str:
     """Give `config` the silo's name, and return a line on how it was found.
 
-    With a roster the certificate that the silo shows is what names it, or where connections are
-    not encrypted --silo_name. Without one any name does.
+    With a roster, the silo's name comes from the certificate that it shows, or from --silo_name
+    where connections are not encrypted. Without a roster any name is accepted.
 
     Args:
         config: roster and silo_name, "" where it was not given.
@@ -76,11 +76,11 @@ def _given_name(roster: Roster, name: str) -> str:
 
 
 def stranger_words(path: str, labels: Iterable[str]) -> str:
-    """A warning of silos that the roster at `path` does not have; "" where it has all.
+    """Return a warning about silos that are not in the roster at `path`; "" where all are.
 
     Args:
-        path: "" for none.
-        labels: silos as in "hospital_a_0".
+        path: file of the roster, "" for none.
+        labels: names of silos, such as "hospital_a_0".
     """
     if not path:
         return ""
@@ -94,7 +94,7 @@ def stranger_words(path: str, labels: Iterable[str]) -> str:
 
 
 class StrangerWatch:
-    """Tells of each stranger once. A roster that is changed meanwhile counts as it is now.
+    """Report each stranger once, by the roster as it is now, even if it has changed meanwhile.
 
     Args:
         path: of the roster.
@@ -103,11 +103,11 @@ class StrangerWatch:
     def __init__(self, path: str):
         self._path = Path(path)
         self._roster = Roster(self._path)
-        self._read_at = 0  # when what was read had been written
+        self._read_at = 0  # modification time of the file that was read
         self._told: set[str] = set()
 
     def look(self, labels: Iterable[str], iteration: int) -> str:
-        """A line for the log on silos of an iteration that are strangers, or ""."""
+        """Return a line for the log about strangers in an iteration, or ""."""
         try:
             self._read()
         except (UserError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Starting roles under supervision, waiting until they serve, and stopping them."""
+"""Start roles under supervision, wait until they serve, and stop them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from src.progress import Waiting
 
 
 def fresh_folder(path: Path) -> Path:
-    """Make `path` a new, empty folder; an earlier one becomes path.1, path.2, ..."""
+    """Make `path` a new, empty folder; rename an existing one to path.1, path.2, ..."""
     if path.exists():
         set_aside(path)
     path.mkdir(parents=True)
@@ -45,7 +45,7 @@ def fresh_folder(path: Path) -> Path:
 
 
 def continued_folder(path: Path) -> Path:
-    """Make `path` ready for a process that goes on in it: what it appends begins a new line."""
+    """Prepare `path` for a process that continues in it: what it appends begins a new line."""
     path.mkdir(parents=True, exist_ok=True)
     for log in path.glob("*.log"):
         finish_last_line(log)
@@ -62,7 +62,7 @@ def set_aside(path: Path) -> Path:
     return path.rename(aside)
 
 
-# By its path, not with -m: a folder `src` in the user's current folder would win.
+# By its path, not with -m: a folder `src` in the user's current folder would be found first.
 SUPERVISOR = PROJECT_DIR / "src" / "launch" / "supervise.py"
 STOP_GRACE_S = 25.0
 LAST_LINES = 12
@@ -70,18 +70,18 @@ LAST_LINES = 12
 
 @dataclass
 class Role:
-    """One role to start.
+    """Describe one role to start.
 
     Attributes:
         role: scheduler, server, worker or worker_distributed.
-        number: of the server or worker.
+        number: number of the server or worker.
         argv: its command.
-        address, silo, servers: for the record, see `ProcessRecord`.
+        address, silo, servers: written to the record, see `ProcessRecord`.
         job_end: see `SuperviseSpec`.
         env: see `SuperviseSpec`.
         rotation: of its log, `max_bytes` and `kept` of `RotatingLog`.
         grace_s: see `SuperviseSpec`.
-        goes_on: in the folder of an earlier process, which is renamed otherwise.
+        goes_on: continue in the folder of an earlier process; otherwise that folder is renamed.
     """
 
     role: str
@@ -98,21 +98,21 @@ class Role:
 
     @property
     def label(self) -> str:
-        """Name of the role and of its folder."""
+        """Return the name of the role, which is also the name of its folder."""
         return role_folder(self.role, self.number)
 
     def folder(self, base: Path) -> Path:
-        """Where its log lies."""
+        """Return the folder of its log."""
         return base / self.label
 
     def log(self, base: Path) -> Path:
-        """Its log file: server_0/server.log, worker_1/worker.log, scheduler/scheduler.log."""
+        """Return its log: server_0/server.log, worker_1/worker.log, scheduler/scheduler.log."""
         return self.folder(base) / f"{self.role.split('_')[0]}.log"
 
 
 @dataclass
 class Started:
-    """A role that was started: its supervisor and where to look."""
+    """Describe a role that was started: its supervisor and its files."""
 
     role: Role
     supervisor: subprocess.Popen
@@ -164,7 +164,7 @@ def start(base: Path, role: Role) -> Started:
             entry.silo, entry.servers = role.silo, role.servers
             _enter(record, entry)
     except BaseException:
-        # What is not in the record nobody would find again.
+        # Nobody would find a process that is not in the record.
         if started is not None:
             started.supervisor.terminate()
         raise
@@ -180,11 +180,11 @@ def _require_other_silo(record: JobRecord, role: Role) -> None:
 def same_silo(
     entry: ProcessRecord, label: str, folder: Path | None = None, free: int | None = None
 ) -> str:
-    """Why `label` may not start: `entry` is the same silo already. Tells how to fix it too.
+    """Return why `label` may not start when `entry` is the same silo already, and how to fix it.
 
     Args:
-        folder: of the job of `entry`, where it is another one.
-        free: a --first_worker_id that nothing on this machine has.
+        folder: folder of the job of `entry`, where it is another one.
+        free: a --first_worker_id that is not used on this machine.
     """
     where = f"{entry.label} of {folder or 'this folder'} (pid {entry.pid})"
     flag = "--first_worker_id" + ("" if free is None else f"={free}")
@@ -240,7 +240,7 @@ def _python_path() -> str:
 def record_process(
     base: Path, role: str, number: int, pid: int, folder: Path, address: str
 ) -> None:
-    """Add a process to the record of `base`, in place of an ended one of the same role."""
+    """Add a process to the record of `base`, replacing an ended one of the same role."""
     with update_record(base) as record:
         _enter(record, process_entry(base, role, number, pid, folder, address))
 
@@ -255,17 +255,17 @@ def wait_until_ready(
     timeout_s: float,
     progress: Callable[[list[Started]], str] | None = None,
 ) -> None:
-    """Return when every role is ready; one that is may have ended already, with exit code 0.
+    """Return when every role is ready; a role that is may have ended already, with exit code 0.
 
     Args:
         started: the roles.
-        is_ready: asks one of them.
+        is_ready: checks one of them.
         timeout_s: for all of them together.
-        progress: called after 2 s and then now and then with those that are not ready; gives the
-            words for it.
+        progress: called after 2 s and then from time to time with those that are not ready; returns
+            the text for it.
 
     Raises:
-        StartError: one ended (with the last lines of its log), or the time is over.
+        StartError: one ended (with the last lines of its log), or the time is up.
     """
     waiting = Waiting()
     try:
@@ -298,7 +298,7 @@ def _until_ready(
 
 
 def _failure(started: Started) -> tuple[str, int]:
-    """Message and exit code for a role that ended: its own one line, or the end of its log."""
+    """Return message and exit code of a role that ended: its own line, or the end of its log."""
     code = as_exit_code(started.supervisor.returncode)
     if started.exit_file.exists():
         code = json.loads(started.exit_file.read_text(encoding="utf-8"))["code"]
@@ -313,7 +313,7 @@ def _failure(started: Started) -> tuple[str, int]:
 
 
 def stop(records: list[ProcessRecord], grace_s: float = STOP_GRACE_S) -> list[str]:
-    """SIGTERM the recorded processes, SIGKILL what is left after `grace_s`.
+    """Send SIGTERM to the recorded processes, and SIGKILL to those left after `grace_s`.
 
     Returns:
         A line for each process that had to be killed.
@@ -334,14 +334,14 @@ def stop(records: list[ProcessRecord], grace_s: float = STOP_GRACE_S) -> list[st
 def _wait_for_ends(
     processes: dict[psutil.Process, ProcessRecord], timeout_s: float
 ) -> list[psutil.Process]:
-    """Those of `processes` that have not ended within `timeout_s`."""
+    """Return those of `processes` that have not ended within `timeout_s`."""
     deadline, waiting = time.monotonic() + timeout_s, Waiting()
     try:
         alive = list(processes)
         while alive and (left := deadline - time.monotonic()) > 0:
             _, waited = psutil.wait_procs(alive, timeout=min(left, 0.5))
-            # One that has ended stays as a zombie where nobody waits for it, as below a container's
-            # first process.
+            # A process that has ended stays as a zombie where nobody waits for it, such as below a
+            # container's first process.
             alive = [process for process in waited if processes[process].process()]
             if alive and waiting.due():
                 labels = ", ".join(processes[process].label for process in alive)
@@ -359,7 +359,7 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _quietly(action: Callable[[], None]) -> None:
-    """Signal a process that may have ended since it was looked up."""
+    """Signal a process, which may have ended since it was looked up."""
     try:
         action()
     except psutil.NoSuchProcess:

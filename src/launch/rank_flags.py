@@ -1,4 +1,4 @@
-"""The flags of a silo that consists of several processes, and what they have to be."""
+"""Define the flags of a silo that consists of several processes, and check their values."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from src.launch.processes import require_not_running
 # Rank 0 alone saves checkpoints, keeps the silo's state and talks to the servers.
 OF_RANK_0 = ("disk", "resume", "servers")
 
-# Handed on to every rank.
+# Passed to every rank.
 RANK_FLAGS = ("device_num", "rank_host", "rank_port", "rank_timeout")
 
 
 def add_rank_flags(parser: argparse.ArgumentParser, device_num: int = 1) -> None:
-    """The flags that the distributed launcher takes and hands on to each rank.
+    """Add the flags that the distributed launcher takes and passes to each rank.
 
     Args:
         device_num: the default of --device_num.
@@ -63,7 +63,7 @@ def add_rank_flags(parser: argparse.ArgumentParser, device_num: int = 1) -> None
 
 
 def add_local_rank_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which ranks start on this machine."""
+    """Add the flags that say which ranks start on this machine."""
     parser.add_argument("--first_worker_id", type=int, default=0, help="number of the silo")
     parser.add_argument(
         "--first_rank", type=int, default=0, help="number of the first rank here (default 0)"
@@ -77,7 +77,7 @@ def add_local_rank_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def local_ranks(config: Any) -> range:
-    """The numbers of the ranks to start on this machine.
+    """Return the numbers of the ranks to start on this machine.
 
     Raises:
         UserError: the flags do not fit together.
@@ -106,7 +106,7 @@ def local_ranks(config: Any) -> range:
 
 
 def rank_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
-    """What the ranks of a silo on this machine need, before they start."""
+    """Return the checks of what a silo's ranks on this machine need before they start."""
     ranks = local_ranks(config)
     one = copy.copy(config)
     one.local_worker_num = 1
@@ -157,7 +157,7 @@ def rank_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
 
 
 def require_averaging(job: JobConfig, config: Any) -> str:
-    """Raise a UserError for what only silos of one process can do so far."""
+    """Raise a UserError for what only silos of one process support so far."""
     aggregation = aggregation_of(job, config)
     if aggregation.kind != FEDAVG or aggregation.adaptive or privacy_settings(job, config):
         raise UserError(

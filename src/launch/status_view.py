@@ -1,4 +1,4 @@
-"""A job's status as text: once, or redrawn in place while the job runs."""
+"""Show a job's status as text: once, or redrawn in place while the job runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLEAR, HOME, END_OF_LINE, BELOW = "\x1b[2J", "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 def lines_of(status: JobStatus) -> list[str]:
-    """The status in lines."""
+    """Return the status as lines."""
     if status.word == NOTHING:
         return [
             f"nothing: no job was started from {status.folder}, or "
@@ -52,7 +52,7 @@ def lines_of(status: JobStatus) -> list[str]:
 
 
 def headline(status: JobStatus) -> str:
-    """In a few words: the word, the iteration, the time that is left."""
+    """Summarize the status: the word, the iteration, the remaining time."""
     parts = [status.word]
     if status.cluster == "disabled" and status.word == RUNNING_JOB:
         parts = ["running, but disabled (status.py enable lets it go on)"]
@@ -70,7 +70,7 @@ def headline(status: JobStatus) -> str:
 
 
 def _results(status: JobStatus) -> str:
-    """What became of the iterations that are over, as far as it is known."""
+    """Return the results of the ended iterations, as far as they are known."""
     iteration = status.iteration
     aggregated, failed = iteration.aggregated or 0, iteration.failed or 0
     over = (iteration.number or 1) - 1
@@ -80,7 +80,7 @@ def _results(status: JobStatus) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As in: 42 s, 12 min, 3 h 20 min, 2 d 5 h."""
+    """Format a duration such as 42 s, 12 min, 3 h 20 min, 2 d 5 h."""
     whole = round(seconds)
     if whole < 120:
         return f"{whole} s"
@@ -94,7 +94,7 @@ def duration(seconds: float) -> str:
 
 
 def _state(process: ProcessState) -> str:
-    """As in: running, ended 0, failed 137."""
+    """Format a state such as running, ended 0, failed 137."""
     if process.state == RUNNING_JOB or process.code is None:
         return process.state
     return f"{process.state} {process.code}"
@@ -135,7 +135,7 @@ def _missing(iteration: IterationState, silos: list[SiloState]) -> str:
 
 
 def _with_labels(names: list[str], silos: list[SiloState]) -> list[str]:
-    """The names, with the worker of this folder that goes by it."""
+    """Return the names, each with the worker of this folder that has it."""
     labels = {silo.name: silo.label for silo in silos}
     return [f"{name} ({labels[name]})" if name in labels else name for name in names]
 
@@ -154,7 +154,7 @@ def _silo_line(silo: SiloState, now: float, wide: int) -> str:
 
 
 def _within(silo: SiloState) -> int:
-    """A silo that is done stands at one iteration more than there are."""
+    """Limit the iteration: a silo that is done has one more than there are."""
     return min(silo.iteration or 0, silo.iterations or silo.iteration or 0)
 
 
@@ -175,7 +175,7 @@ def _failures(status: JobStatus) -> list[str]:
 
 
 class Screen:
-    """Shows one block after the other: in place on a terminal, else one below the other."""
+    """Show one block after the other: in place on a terminal, else one below the other."""
 
     def __init__(self, out: TextIO | None = None):
         self._out = out or sys.stdout
@@ -183,13 +183,13 @@ class Screen:
         self._first = True
 
     def show(self, lines: list[str], stamp: str) -> None:
-        """Show a block under its time."""
+        """Show a block below its time."""
         lines = [printable(line) for line in lines]
         if not self._terminal:
             self._out.write("\n".join([f"== {stamp}", *lines, ""]) + "\n")
         else:
             size = shutil.get_terminal_size()
-            # Some terminals say that they have no size.
+            # Some terminals report that they have no size.
             width, height = size.columns or 80, size.lines or 24
             block = [f"{stamp}   (Ctrl-C ends the display, not the job)", *lines][: height - 1]
             text = "".join(line[: width - 1] + END_OF_LINE + "\n" for line in block)
@@ -199,7 +199,7 @@ class Screen:
 
 
 def watch(collect: Callable[[], JobStatus], interval_s: float, screen: Screen) -> JobStatus:
-    """Show the status every `interval_s` seconds until the job has ended; returns the last one."""
+    """Show the status every `interval_s` seconds until the job has ended; return the last one."""
     while True:
         status = collect()
         screen.show(lines_of(status), time.strftime("%Y-%m-%d %H:%M:%S"))

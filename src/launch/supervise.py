@@ -1,7 +1,7 @@
-"""The light process next to each role: it writes the role's log and sees it to its end.
+"""Supervise one role as a small process: write the role's log and see it to its end.
 
-The engine blocks its whole Python process and never ends by itself; so each role runs as the child
-of one of these, which filters what it says into the log, passes signals on, kills it when it would
+The engine blocks its whole Python process and never ends by itself. So each role runs as the child
+of a supervisor, which filters its output into the log, passes signals on, kills it when it would
 outlive its supervisor, and ends servers and scheduler when the job is done.
 
 Started by the launchers: python src/launch/supervise.py SPEC.json
@@ -36,7 +36,7 @@ _NATIVE = re.compile(
     r"^\[(?P<level>INFO|WARNING|ERROR|CRITICAL)\] (?P<module>[A-Z_]+)\((?P<pid>\d+)?"
     r"(?:.*?\[(?P<source>[^\]]*):\d+\] )?"
 )
-# Stands before what is a part of the engine's line above it.
+# Prefix of a line that continues the engine's line above it.
 PART = "  | "
 # Set for a process whose Python writes to standard output alone.
 SUPERVISED = "CROSS_SILO_SUPERVISED"
@@ -49,7 +49,7 @@ _SHOWN = (
     "Receive signal message",
 )
 
-# Said on every healthy run, or said better by this suite's own lines.
+# Printed on every healthy run, or said better by this suite's own lines.
 _HARMLESS = (
     "LoadDynamicLib]",
     "Running status in distributed cache is empty",
@@ -64,7 +64,7 @@ _HARMLESS = (
     "moving_variance",
     "is not in the parameter_dict",
     "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION",
-    # Of an epoch that --resume leaves out; a data set that is empty is refused at the start.
+    # For an epoch that --resume leaves out; an empty data set is refused at the start.
     "] No records available.",
 )
 
@@ -75,11 +75,11 @@ _PREFIX = re.compile(r"/[\w-]+(?=/)")
 
 
 class LogFilter:
-    """Decides line by line; remembers what it has shown, so that 16 threads say a thing once.
+    """Filter line by line, remembering lines shown so that 16 threads report a thing once.
 
     Args:
         engine: the process whose engine alone writes these lines, after the first that it begins;
-            0 where others write among them.
+            0 where other processes write among them.
     """
 
     def __init__(self, engine: int = 0) -> None:
@@ -88,9 +88,9 @@ class LogFilter:
         self._seen: set[tuple[str | None, str | None]] = set()
 
     def shown(self, line: str) -> str:
-        """What goes to the log of a line, without its end and a secret path; "" for nothing."""
+        """Return what goes to the log, without line end and secret path; "" for nothing."""
         native = _NATIVE.match(line)
-        # A peer that forges a whole line of the engine's does not know its process.
+        # A peer that forges a whole engine line does not know the process id.
         genuine = not self._engine or (native and native["pid"] == str(self._engine))
         before = PART if self._begun and not genuine else ""
         self._begun = self._begun or bool(self._engine and genuine)
@@ -116,18 +116,18 @@ class LogFilter:
 
 
 def filtered(output: IO[bytes], engine: int = 0) -> Iterator[str]:
-    """The lines of a process's output that go to the log, each with its end; see `LogFilter`."""
+    """Yield the lines of a process's output that go to the log, with line ends; see `LogFilter`."""
     log_filter = LogFilter(engine)
-    # Only a line feed ends a line: a carriage return may be a peer's.
+    # Only a line feed ends a line: a carriage return may come from a peer.
     for line in io.TextIOWrapper(output, "utf-8", errors="replace", newline="\n"):
         if shown := log_filter.shown(line):
             yield f"{shown}\n"
 
 
 def own_output() -> None:
-    """In a process that a supervisor has started: let what Python writes go to standard output.
+    """Send what Python writes to standard output, in a process that a supervisor has started.
 
-    Standard error is then the engine's alone, which writes words of others into its lines.
+    Standard error then belongs to the engine alone, which writes words of others into its lines.
     """
     if os.environ.get(SUPERVISED) and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
@@ -143,20 +143,20 @@ GRACE_S = 20.0
 
 @dataclass
 class SuperviseSpec:
-    """What one supervisor runs.
+    """Describe what one supervisor runs.
 
     Attributes:
         label: server_0 and so on.
         argv: the role's command.
-        log: file that gets the filtered output.
+        log: file for the filtered output.
         exit_file: JSON file that gets {"code", "reason"} at the end.
         env: variables set for the role, over the inherited ones.
         job_end: arguments of `job_end_from`, or {} for a role that ends by itself.
         status_file: where a worker says that it is finished; "" for a role that keeps none.
         grace_s: seconds between SIGTERM and SIGKILL when the job has ended.
         log_max_bytes, log_files_kept: see `RotatingLog`.
-        stop_grace_s: the same when the user wants it stopped. A server may be waiting for another
-            one's part of a sum, which it does for 20 s; whatever it has written is whole.
+        stop_grace_s: as grace_s, when the user stops it. A server may wait for another one's part
+            of a sum, which it does for 20 s; whatever it has written is complete.
     """
 
     label: str
@@ -173,7 +173,7 @@ class SuperviseSpec:
 
 
 class Supervisor:
-    """Runs one role; `run` returns its exit code.
+    """Run one role; `run` returns its exit code.
 
     Args:
         spec: the role.
@@ -187,14 +187,14 @@ class Supervisor:
         self._lost, self._why = 0, ""
         self._last_lost: deque[str] = deque(maxlen=LAST_LOST)
         self._reserve = Path(spec.exit_file).with_suffix(".reserve")
-        self._done = ""  # why the job needs the role no longer
-        self._stopped = ""  # by which signal the user wants it to end
+        self._done = ""  # why the job no longer needs the role
+        self._stopped = ""  # the signal by which the user ends it
         self._killed = False
         self._child: subprocess.Popen | None = None
         self._end: JobEnd | None = job_end_from(spec.job_end) if spec.job_end else None
 
     def say(self, text: str) -> None:
-        """One line of the supervisor's own in the role's log."""
+        """Write one line of the supervisor's own to the role's log."""
         self._write(self._own_line(text))
 
     def _own_line(self, text: str) -> str:
@@ -243,9 +243,9 @@ class Supervisor:
             self._write(line)
 
     def _write(self, text: str) -> None:
-        """On a full disk lines are lost; a role whose output nobody reads would stand still.
+        """Write to the log; on a full disk, drop lines, since a role with unread output would hang.
 
-        When there is room again, how many, why, and the last of them are written.
+        When there is room again, write how many were lost, why, and the last of them.
         """
         with self._lock:
             try:
@@ -264,8 +264,8 @@ class Supervisor:
         return self._own_line(words.rstrip()) + "".join(self._last_lost)
 
     def _keep_room(self) -> None:
-        """Take some disk, so that a role that a full one ends can still say so."""
-        with contextlib.suppress(OSError):  # without it, only what it says at its end may be lost
+        """Reserve some disk, so that a role that a full one ends can still report it."""
+        with contextlib.suppress(OSError):  # without it, only the last report may be lost
             self._reserve.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._reserve, bytes(RESERVE_BYTES))
 
@@ -274,7 +274,7 @@ class Supervisor:
             self._reserve.unlink()
 
     def _wait(self, child: subprocess.Popen) -> None:
-        """Until the child has ended, by itself or because the job has or a signal came."""
+        """Wait until the child has ended, by itself, by the job's end or by a signal."""
         while child.poll() is None and not (self._done or self._stopped):
             self._done = self._folder_removed() or self._job_ended(child.pid)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -298,9 +298,9 @@ class Supervisor:
 
     @staticmethod
     def _folder_removed() -> str:
-        """Return the reason to end where the folder that the job was started from is no more.
+        """Return the reason to end where the folder that the job was started from is gone.
 
-        Its record is gone with it: no command would find the role. A renamed folder is there.
+        Its record is gone with it: no command would find the role. A renamed folder still exists.
         """
         try:
             Path.cwd()
@@ -317,14 +317,14 @@ class Supervisor:
         return reason
 
     def _outcome(self, returncode: int) -> tuple[int, str]:
-        """Exit code and reason: why the role ended decides, not how it died.
+        """Return exit code and reason: why the role ended decides, not how it died.
 
         With the job done it is a success, also where the engine had to be killed, unless too few
-        of its iterations were aggregated; so is a worker that a signal hits after it has said that
-        it is finished.
+        of its iterations were aggregated; so is a worker that gets a signal after it has reported
+        that it is finished.
         """
         signal_name = signal.Signals(-returncode).name if returncode < 0 else ""
-        # A role that has no handler of its own dies of SIGTERM, or says so by 128 + 15.
+        # A role that has no handler of its own dies of SIGTERM, or reports it by 128 + 15.
         as_asked = returncode in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
         if self._done:
             how = "had to be killed" if self._killed else f"ended with {as_exit_code(returncode)}"
@@ -347,12 +347,12 @@ class Supervisor:
 
 
 def as_exit_code(returncode: int) -> int:
-    """As a shell tells it: 128 and the number of the signal that a process died of."""
+    """Return the code as a shell does: 128 plus the number of the signal that ended a process."""
     return returncode if returncode >= 0 else 128 - returncode
 
 
 def die_with_parent() -> None:
-    """In the child: be killed when its parent dies (prctl(2), PR_SET_PDEATHSIG)."""
+    """Kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG); called in the child."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -365,7 +365,7 @@ def main() -> int:
 
 
 def own_handles_of(log: Path) -> tuple[int, ...]:
-    """Standard output and error where they are this file."""
+    """Return standard output and error where they are this file."""
     if not log.exists():
         return ()
     file = log.stat()

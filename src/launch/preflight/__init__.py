@@ -1,1 +1,1 @@
-"""Checks of a machine and a job before the start."""
+"""Check a machine and a job before the start."""

@@ -1,4 +1,4 @@
-"""All checks of one role, or of all roles that are to run on one machine, with their verdicts."""
+"""Run all checks of one role, or of all roles to run on one machine, and give the verdicts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROLES = ("scheduler", "server", "worker")
 
 
 def preflight_parser(description: str) -> argparse.ArgumentParser:
-    """The flags of all launchers together."""
+    """Return a parser with the flags of all launchers together."""
     parser = launcher_parser(description)
     parser.add_argument("--role", choices=(*ROLES, "all"), default="all", help="(default all)")
     parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
@@ -42,10 +42,10 @@ def preflight_parser(description: str) -> argparse.ArgumentParser:
 
 
 def preflight(description: str, argv: list[str]) -> Iterator[Finding]:
-    """Every finding, as it is made.
+    """Yield every finding as soon as it is made.
 
     Args:
-        description: of the command, for --help.
+        description: text of the command's --help.
         argv: its words.
     """
     config, fault = _config(description, argv)
@@ -69,7 +69,7 @@ def preflight(description: str, argv: list[str]) -> Iterator[Finding]:
 
 
 def checks_of(role: str, job: JobConfig, config: Config) -> list[Check]:
-    """The launcher's checks for `role`; for "all" those of everything on this machine at once."""
+    """Return the launcher's checks for `role`; for "all", those of everything on this machine."""
     base = Path.cwd()
     by_role = {
         "scheduler": lambda: scheduler_checks(job, base, config.scheduler_manage_address),
@@ -81,7 +81,7 @@ def checks_of(role: str, job: JobConfig, config: Config) -> list[Check]:
         checks.append(Check("mindspore", lambda: _device_answers(config)))
     if role != "all":
         return checks
-    # Servers are still to be started, and what counts is the memory of everything together.
+    # Servers are yet to be started, and what counts is the memory of all processes together.
     checks = [check for check in checks if check.subject not in ("servers", "memory")]
     return [*checks, Check("memory", lambda: _memory_of_all(job, config), after="aggregation")]
 
@@ -118,7 +118,7 @@ def _memory_of_all(job: JobConfig, config: Config) -> str | Finding:
 
 
 def _device_answers(config: Config) -> str:
-    # Late: MindSpore's import takes seconds.
+    # Imported late: MindSpore's import takes seconds.
     from src.model_utils.device_adapter import use_device
 
     use_device(config.device_target, config.device_id)

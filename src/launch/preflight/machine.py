@@ -1,4 +1,4 @@
-"""Checks of the machine: Python, packages, device, memory."""
+"""Check the machine: Python, packages, device, memory."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ PYTHON = (3, 9)
 PROCESS_BYTES = 0.55e9  # Python, MindSpore, the engine
 WORKER_PER_MODEL = 8.5  # weights, gradients, momentum, messages, compilation
 SERVER_PER_MODEL = 15.0
-BYTES_PER_PIXEL = 5100.0  # of a batch, with the full detector's 256 channels
+BYTES_PER_PIXEL = 5100.0  # for each pixel of a batch, with the full detector's 256 channels
 FULL_CHANNELS = 256
 
 
 def machine_checks() -> list[Check]:
-    """What every role needs."""
+    """Return the checks of what every role needs."""
     return [Check("python", python_version), Check("packages", package_versions)]
 
 
 def python_version() -> str:
-    """Raises: UserError: not the version that the engine's wheels exist for."""
+    """Raise a UserError if this is not the Python version that the engine's wheels exist for."""
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     if sys.version_info[:2] != PYTHON:
         raise UserError(
@@ -45,7 +45,7 @@ def python_version() -> str:
 
 
 def package_versions() -> str | Finding:
-    """The installed packages next to those that requirements.txt pins.
+    """Compare the installed packages with those that requirements.txt pins.
 
     Raises:
         UserError: one is missing.
@@ -69,7 +69,7 @@ def package_versions() -> str | Finding:
 
 
 def pinned_versions(path: Path) -> dict[str, str]:
-    """Package to version of the lines `name==version` of a requirements file."""
+    """Return the version of each package in the lines `name==version` of a requirements file."""
     lines = path.read_text(encoding="utf-8").splitlines()
     pins = (re.match(r"([\w.-]+)==([\w.]+)", line) for line in lines)
     return {pin[1]: pin[2] for pin in pins if pin}
@@ -83,7 +83,7 @@ def _installed(package: str) -> str:
 
 
 def device(target: str, workers: int, threads: int) -> str | Finding:
-    """Whether the CPU has a core for each worker; another device is the worker's own to ask for."""
+    """Check that the CPU has a core for each worker; workers ask for other devices themselves."""
     cores = os.cpu_count() or 1
     if target != "CPU":
         return f"{target}: each worker asks for it at its start"
@@ -98,10 +98,10 @@ def device(target: str, workers: int, threads: int) -> str | Finding:
 
 
 def worker_bytes(config: Any, kept: int = 0) -> float:
-    """A rough estimate of one worker's peak memory from the detector's and the images' size.
+    """Estimate one worker's peak memory roughly from the detector's and the images' size.
 
     Args:
-        kept: arrays of the model's size that the aggregation algorithm keeps.
+        kept: number of arrays of the model's size that the aggregation algorithm keeps.
     """
     models = (WORKER_PER_MODEL + kept) * model_bytes(config)
     return PROCESS_BYTES + models + config.batch_size * image_bytes(config)
@@ -114,16 +114,16 @@ def image_bytes(config: Any) -> float:
 
 
 def server_bytes(config: Any, held: int = 1) -> float:
-    """A rough estimate of one server's peak memory that holds `held` arrays of the model's size."""
+    """Estimate one server's peak memory roughly, with `held` arrays of the model's size."""
     models = held * federated_share(config)
     return PROCESS_BYTES + SERVER_PER_MODEL * models * model_bytes(config)
 
 
 def memory(what: str, needed: float) -> str | Finding:
-    """The machine's free memory next to an estimate; never fatal, since it is one.
+    """Compare the machine's free memory with an estimate; never fatal, since it is an estimate.
 
     Args:
-        what: the processes, to come before "need about".
+        what: the processes, as text before "need about".
         needed: bytes.
     """
     free = psutil.virtual_memory().available

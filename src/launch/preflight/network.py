@@ -1,4 +1,4 @@
-"""Checks of a silo's way to the servers: connections, encryption, large messages, clocks."""
+"""Check a silo's way to the servers: connections, encryption, large messages, clocks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONNECT_S = 3.0
 ANSWER_S = 10.0
 # More than fits into one packet of any network, in both directions.
 LARGE = 65536
-# Enough to time a line of 50 kB/s to 50 MB/s by.
+# Enough to time a line of 50 kB/s to 50 MB/s.
 TIMED = 8 * LARGE
 # Statuses of a proxy whose server is not there, or not yet.
 GATEWAY = (502, 503, 504)
@@ -36,7 +36,7 @@ NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
 def why_not_reached(host: str, port: int, timeout_s: float = CONNECT_S) -> str:
-    """Why no TCP connection comes about, and how to fix it; "" where it does.
+    """Return why a TCP connection fails, and how to fix it; "" where it succeeds.
 
     Args:
         host: IPv4 address or DNS name.
@@ -82,7 +82,7 @@ def _words(error: OSError, address: tuple[str, int], timeout_s: float) -> str:
 
 
 def own_address(host: str) -> str:
-    """This machine's own address on the way to `host`; "" where there is no way."""
+    """Return this machine's own address on the way to `host`; "" where there is no way."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         # Connecting a datagram socket sends nothing.
         probe.connect((host, 9))
@@ -92,13 +92,13 @@ def own_address(host: str) -> str:
 
 @dataclass
 class Answer:
-    """What came back from an address.
+    """Describe what came back from an address.
 
     Attributes:
         stranger: what answered in place of a server of the engine, "" where it was one.
         passing: a proxy says that the server behind it is not there, which may pass.
-        turned_away: why a gate does not let this silo in; "" where it does, or there is none.
-        ahead_s: seconds by which this machine's clock is ahead of the one there.
+        turned_away: why a gate refuses this silo; "" where it does not, or there is none.
+        ahead_s: seconds by which this machine's clock is ahead of the server's.
     """
 
     stranger: str = ""
@@ -116,16 +116,16 @@ def ask(
     padding: int = 0,
     timeout_s: float = CONNECT_S,
 ) -> Answer:
-    """Ask for the job's model, read the beginning of the answer, and say whose it is.
+    """Ask for the job's model, read the beginning of the answer, and tell who sent it.
 
     Args:
         fl_name: the job's.
         context: encrypts; None is plain.
         prefix: what the servers' paths begin with; "" for nothing.
-        padding: bytes behind the request, which the engine ignores.
+        padding: bytes after the request, which the engine ignores.
 
     Raises:
-        OSError, http.client.HTTPException: no answer in time, or none that is whole.
+        OSError, http.client.HTTPException: no answer in time, or an incomplete one.
     """
     if context is None:
         connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
@@ -157,11 +157,11 @@ def exchange_large(
 ) -> tuple[str, float]:
     """Send and receive more than one packet, as weights will, and compare clocks.
 
-    A connection that opens and then carries nothing large is what a wrong packet size on the way
-    looks like.
+    A connection that opens and then carries nothing large is the symptom of a wrong packet size on
+    the way.
 
     Args:
-        fl_name: the job's, whose model is asked for and read in part.
+        fl_name: name of the job whose model is asked for and read in part.
         context: encrypts; None is plain.
         prefix: as in `ask`.
 
@@ -169,7 +169,7 @@ def exchange_large(
         Why it failed or "", and the seconds by which this clock is ahead of the server's.
 
     Raises:
-        OSError, http.client.HTTPException: anything but a message that never arrives.
+        OSError, http.client.HTTPException: any error but a message that never arrives.
     """
     try:
         answer = ask(host, port, fl_name, context, prefix, LARGE, ANSWER_S)
@@ -188,14 +188,14 @@ def exchange_large(
 def upload_rate(
     host: str, port: int, fl_name: str, context: ssl.SSLContext | None, prefix: str = ""
 ) -> float:
-    """Bytes per second from here to the server, by how much longer a larger request takes.
+    """Measure bytes per second from here to the server, by how much longer a larger request takes.
 
     Returns:
-        The rate; infinite where the line is too fast to tell, 0 where the request is not through
-        within `ANSWER_S`.
+        The rate; infinite where the line is too fast to tell, 0 where the request does not
+            complete within `ANSWER_S`.
 
     Raises:
-        OSError, http.client.HTTPException: the server breaks off.
+        OSError, http.client.HTTPException: the server breaks the connection.
     """
     seconds = []
     for size in (LARGE, TIMED):
@@ -210,7 +210,7 @@ def upload_rate(
 
 
 def _ahead(date: str | None) -> float:
-    """Seconds by which this machine's clock is ahead of an HTTP date; 0 without one."""
+    """Return the seconds by which this machine's clock is ahead of an HTTP date; 0 without one."""
     return time.time() - parsedate_to_datetime(date).timestamp() if date else 0.0
 
 
@@ -220,7 +220,7 @@ CLOCK_S = 60
 
 
 def reach_checks(job: JobConfig, config: Any) -> list[Check]:
-    """Of a worker, once its certificates are in order."""
+    """Return the checks of a worker's network, once its certificates are in order."""
     reached: list[tuple[str, int]] = []
     return [
         Check("servers", lambda: servers_answer(job, config, reached), after="certificates"),
@@ -231,16 +231,16 @@ def reach_checks(job: JobConfig, config: Any) -> list[Check]:
 def servers_answer(
     job: JobConfig, config: Any, reached: list[tuple[str, int]] | None = None
 ) -> str | Finding:
-    """Whether servers listen where the workers look for them; they wait for them if not.
+    """Check that servers listen where the workers look for them; workers wait for them if not.
 
-    One that takes the connection and says nothing may be busy, and is no fault here.
+    A server that accepts the connection and says nothing may be busy, and is not an error here.
 
     Args:
-        reached: gets the (host, port) that take connections.
+        reached: gets the (host, port) of those that accept connections.
 
     Raises:
         UserError: a server and the workers would not understand or trust each other, or what
-            answers is no server of a job.
+            answers is not a server of a job.
     """
     addresses = server_addresses(config.http_server_address, config.server_num)
     why_not = {}
@@ -277,7 +277,7 @@ def _require_understanding(job: JobConfig, host: str, port: int) -> None:
 
 
 def _proxy_without_server(job: JobConfig, host: str, port: int) -> str:
-    """What a proxy says whose server is not there yet; "" of a server, or where nothing is said.
+    """Return what a proxy without its server says; "" for a server, or where nothing is said.
 
     Raises:
         UserError: something else answers.
@@ -286,7 +286,7 @@ def _proxy_without_server(job: JobConfig, host: str, port: int) -> str:
     try:
         answer = ask(host, port, job.name, context, job.url_prefix)
     except (OSError, http.client.HTTPException):
-        return ""  # what is wrong with it, the larger message finds out
+        return ""  # the larger message finds out what is wrong with it
     if answer.passing:
         return f"answered by {answer.stranger}, the server behind it does not answer"
     if not answer.stranger:
@@ -319,7 +319,7 @@ def large_messages_pass(
 
 
 def _time_of_upload(job: JobConfig, config: Any, servers: list[tuple[str, int]]) -> str | Finding:
-    """How long the weights of a silo take to the slowest of the servers."""
+    """Report how long the weights of a silo take to the slowest of the servers."""
     context = silo_context(job, job.tls) if job.tls else None
     passed = "64 kB pass in both directions"
     try:
@@ -347,7 +347,7 @@ def _time_of_upload(job: JobConfig, config: Any, servers: list[tuple[str, int]])
 
 
 def _clock(ahead: float) -> str:
-    """Words for a clock that differs from the server's by `ahead` seconds."""
+    """Describe a clock that differs from the server's by `ahead` seconds."""
     way = "ahead of" if ahead > 0 else "behind"
     return (
         f"this machine's clock is {abs(ahead):.0f} s {way} the server's: certificates may seem "

@@ -1,4 +1,4 @@
-"""What each role needs before it is started: the checks of the launchers and of the preflight."""
+"""Check what each role needs before it starts: the checks of the launchers and the preflight."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ from src.weights.parameter_shapes import (
 
 
 def worker_numbers(config: Any) -> range:
-    """The numbers of the workers that this machine starts."""
+    """Return the numbers of the workers that this machine starts."""
     return range(config.first_worker_id, config.first_worker_id + config.local_worker_num)
 
 
 def worker_disk(job: JobConfig, base: Path, config: Any) -> str:
-    """The room for the checkpoints to come, and for the states of --resume.
+    """Check the room for the checkpoints to come, and for the states of --resume.
 
     Raises:
         UserError: there is less.
@@ -94,7 +94,7 @@ def worker_disk(job: JobConfig, base: Path, config: Any) -> str:
         files = max(0, files - there)
     what, needed = f"{files} checkpoints", files * model_bytes(config)
     if config.resume_state:
-        # A new one is written next to the one before.
+        # A new one is written next to the previous one.
         models = 2 * aggregation_of(job, config).resume_models * config.local_worker_num
         needed += models * FLOAT_BYTES * count_values(trained_shapes(config))
         what += " and the states for --resume"
@@ -102,7 +102,7 @@ def worker_disk(job: JobConfig, base: Path, config: Any) -> str:
 
 
 def resume_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
-    """Whether the states that --resume is to go on from are of this job; none without it."""
+    """Check that the states that --resume continues from are of this job; none without it."""
 
     def states() -> str | Finding:
         found, broken = [], []
@@ -125,12 +125,12 @@ def _output(base: Path, config: Any, number: int) -> Path:
 
 
 def federated_check(config: Any) -> Check:
-    """Whether local_params names parts of the detector, and what is left to federate."""
+    """Check that local_params names parts of the detector, and what is left to federate."""
     return Check("local_params", lambda: _federated(config))
 
 
 def privacy_check(job: JobConfig, config: Any) -> Check:
-    """Whether the keys of differential privacy make sense for the job."""
+    """Check that the keys of differential privacy make sense for the job."""
     return Check("privacy", lambda: _privacy(job, config))
 
 
@@ -160,7 +160,7 @@ MANAGE_FLAG, SERVER_FLAG = "--scheduler_manage_address", "--http_server_address"
 
 
 def scheduler_checks(job: JobConfig, base: Path, manage_address: str) -> list[Check]:
-    """Of the scheduler, in the order in which a user would fix what is wrong."""
+    """Return the scheduler's checks, in the order in which a user would fix what is wrong."""
 
     def free() -> str:
         host, port = parse_address(manage_address, MANAGE_FLAG)
@@ -179,7 +179,7 @@ def scheduler_checks(job: JobConfig, base: Path, manage_address: str) -> list[Ch
 
 
 def server_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
-    """Of the servers; `config` has the keys of default_config.yaml and the launcher's flags."""
+    """Return the servers' checks; `config` has the keys of default_config.yaml and their flags."""
     folder = user_path(config.checkpoint_dir).absolute()
 
     def ports() -> str:
@@ -228,7 +228,7 @@ def server_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
 
 
 def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
-    """Of the workers; `config` has the keys of default_config.yaml and the launcher's flags."""
+    """Return the workers' checks; `config` has the keys of default_config.yaml and their flags."""
     count = config.local_worker_num
     numbers = worker_numbers(config)
 
@@ -277,7 +277,7 @@ def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
 
 
 def value_checks(config: Any) -> list[Check]:
-    """Return a warning for each value that means something else here than where it comes from."""
+    """Return a warning for each value that means something else here than in its source."""
     notes = list(config.notes)
     batch = getattr(config, "client_batch_size", None)
     if batch is not None:
@@ -296,12 +296,12 @@ def value_checks(config: Any) -> list[Check]:
 
 
 def aggregation_check(job: JobConfig, config: Any) -> Check:
-    """Whether the algorithm's settings in the two files fit together."""
+    """Check that the algorithm's settings in the two files fit together."""
     return Check("aggregation", lambda: aggregation_of(job, config).words())
 
 
 def redis_answers(job: JobConfig) -> str | Finding:
-    """Whether the job's Redis is there, and whose keys it holds.
+    """Check that the job's Redis is there, and whose keys it holds.
 
     Raises:
         UserError: it does not answer.
@@ -319,7 +319,7 @@ def redis_answers(job: JobConfig) -> str | Finding:
 
 
 def keys_of_job(job: JobConfig, resume: bool) -> str | Finding:
-    """Whether a new job of this name may take its place in Redis.
+    """Check that a new job of this name may take its place in Redis.
 
     Raises:
         UserError: its servers are alive.
@@ -334,10 +334,10 @@ def keys_of_job(job: JobConfig, resume: bool) -> str | Finding:
 
 
 def models_there(job: JobConfig, folder: Path, config: Any) -> str | Finding:
-    """What the servers begin with.
+    """Report what the servers begin with.
 
     Raises:
-        UserError: the folder cannot be written, its newest model is the last iteration's, or it
+        UserError: the folder cannot be written, its newest model is of the last iteration, or it
             was made with another configuration.
     """
     there = next(path for path in (folder, *folder.parents) if path.exists())
@@ -362,10 +362,10 @@ def models_there(job: JobConfig, folder: Path, config: Any) -> str | Finding:
 
 
 def _initial_to_make(job: JobConfig, folder: Path, config: Any, made_from: str) -> str | Finding:
-    """What is to say before an initial model is made.
+    """Report what to say before an initial model is made.
 
     Args:
-        made_from: what the one that is there was made from; "" where none is there.
+        made_from: what the existing one was made from; "" where none is there.
 
     Raises:
         UserError: the model would be random, and a file is there that may have been meant.
@@ -393,10 +393,10 @@ def require_shards(
     batch_size: int,
     classes: Sequence[str] | None = None,
 ) -> str:
-    """The shards of workers `numbers` and their images in words.
+    """Describe the shards of workers `numbers` and their images in words.
 
     Raises:
-        UserError: one is missing, not whole, smaller than a batch, or of another class list.
+        UserError: one is missing, incomplete, smaller than a batch, or of another class list.
     """
     folders = [data / f"mindrecord_{number}" for number in numbers]
     missing = [f for f in folders for end in ("", ".db") if not (f / f"{file_name}{end}").is_file()]
@@ -414,7 +414,7 @@ def require_shards(
 
 
 def room_for_objects(files: Iterable[Path], num_gts: int) -> str | Finding:
-    """Whether a batch has room for all objects of each image of checked MindRecords."""
+    """Check that a batch has room for all objects of each image of checked MindRecords."""
     most, crowded, unknown = 0, [], []
     for file in files:
         objects = indexed_objects(file)
@@ -463,7 +463,7 @@ def _peers(job: JobConfig, resume: bool) -> list[Check]:
 
 @contextlib.contextmanager
 def _opened(job: JobConfig) -> Iterator[JobStore]:
-    """The job's Redis for one look; one that fails meanwhile is a UserError."""
+    """Open the job's Redis for one look; one that fails meanwhile is a UserError."""
     store = JobStore(job.redis_address, job.name, tls=job.tls)
     try:
         yield store
