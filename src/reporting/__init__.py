@@ -1,1 +1,1 @@
-"""Pictures and pages of a run, from what it left in its folder; needs no MindSpore."""
+"""Make plots and pages of a run from the files in its folder, without MindSpore."""

@@ -1,4 +1,4 @@
-"""How much of each package the tests run, as a table, from coverage.py's json."""
+"""Make a table of how much of each package the tests run, from coverage.py's JSON."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ HEAD = "| package | statements | run by the tests |\n|---|---|---|"
 
 
 def read_coverage(path: Path) -> dict[str, tuple[int, int]]:
-    """(statements, those that ran) of each file, by its path.
+    """Read the number of statements, and of those that ran, of each file, by its path.
 
     Raises:
-        UserError: no such file, or not what `coverage json` writes.
+        UserError: no such file, or not a file that `coverage json` writes.
     """
     try:
         files = json.loads(path.read_text(encoding="utf-8"))["files"]
@@ -30,7 +30,7 @@ def read_coverage(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def coverage_table(files: dict[str, tuple[int, int]]) -> str:
-    """A row for each package, the modules of `src` itself together, and one for all."""
+    """Return a table: a row for each package, one for the modules of `src` itself, and a total."""
     packages: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for name, counts in files.items():
         packages[Path(name).parent.as_posix()].append(counts)

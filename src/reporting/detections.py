@@ -1,4 +1,4 @@
-"""Ground truth and detections side by side, read from a COCO json and a COCO result json."""
+"""Draw ground truth and detections side by side, from a COCO JSON and a COCO result JSON."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
 
 @dataclass(frozen=True)
 class Box:
-    """One box.
+    """Describe one box.
 
     Attributes:
         category: index in the json's list of categories; chooses the colour.
-        name: of the category.
+        name: name of the category.
         corner: x, y of its upper left corner in pixels.
         size: width, height in pixels.
         score: 0 to 1; None for ground truth.
-        crowd: stands for a group of objects (COCO's iscrowd).
+        crowd: the box is a group of objects (COCO's iscrowd).
     """
 
     category: int
@@ -58,9 +58,9 @@ class Box:
 
 @dataclass
 class LabelledPicture:
-    """One image file, its ground truth (None: nobody labelled it), its detections, best first.
+    """Describe an image file, its ground truth (None: unlabelled) and detections, best first.
 
-    With `turned` they are on the image as EXIF turns it.
+    With `turned` the boxes are on the image as rotated by EXIF.
     """
 
     image_id: Any
@@ -78,20 +78,20 @@ def read_pictures(
     count: int,
     image_ids: Sequence[object] = (),
 ) -> list[LabelledPicture]:
-    """The images to draw.
+    """Read the images to draw, with their boxes.
 
     Args:
         json_path: COCO json of the images and the ground truth.
         results_path: COCO result json: a list of image_id, category_id, bbox (x, y, width,
             height), score.
-        image_dir: the images; "" looks for them around the json.
-        score: detections below it are left out.
-        count: how many images, evenly spread over those that the results reach to.
-        image_ids: these images in place of `count`: their ids, as numbers or as text.
+            image_dir: folder of the images; "" looks for them around the JSON.
+            score: detections below it are left out.
+            count: number of images, evenly spread over those that the results cover.
+            image_ids: draw these images instead of `count`: their ids, as numbers or as text.
 
     Raises:
-        UserError: a file is missing or no such json, the two do not belong together, an image that
-            is to be drawn is unknown or not there.
+        UserError: a file is missing or not such a JSON, the two do not belong together, an image
+            to be drawn is unknown or missing.
     """
     json_path = user_path(json_path).absolute()
     coco = read_coco(json_path)
@@ -118,9 +118,9 @@ def _file_of(finder: ImageFolder, name: str) -> Path:
 
 
 def _folders(json_path: Path, info: Any, image_dir: str) -> list[Path]:
-    """Where the images may lie; first what the json is named by: instances_val2017 by val2017.
+    """Return the folders where images may be; first the JSON's name: instances_val2017, val2017.
 
-    File names alone do not tell: training and evaluation data may use the same ones.
+    File names alone are not enough: training and evaluation data may use the same ones.
     """
     config = load_config(image_dir=image_dir)
     found = [f for train in (True, False) for f in image_folders(config, json_path, info, train)]
@@ -162,7 +162,7 @@ def _check_result(entry: Any, where: str) -> None:
 def _require_known(
     results: list, coco: dict[str, Any], key: str, group: str, path: Path, json_path: Path
 ) -> None:
-    """Raise a UserError where results name what the json does not have."""
+    """Raise a UserError where results have an id that the JSON does not have."""
     known = {entry["id"] for entry in coco[group]}
     odd = [entry[key] for entry in results if not _is_in(entry[key], known)]
     if odd:
@@ -176,9 +176,9 @@ def _require_known(
 def _chosen(
     coco: dict[str, Any], json_path: Path, count: int, image_ids: Sequence[object], evaluated: set
 ) -> list[Any]:
-    """Ids of the images to draw, in the order asked for or that of the json.
+    """Return the ids of the images to draw, in the requested order or that of the JSON.
 
-    Images behind the last one with a detection may not have been evaluated: they are not chosen.
+    Images after the last one with a detection may not have been evaluated: they are not chosen.
     """
     ids = [entry["id"] for entry in coco["images"]]
     if image_ids:
@@ -238,19 +238,19 @@ def _box_numbers(bbox: Any) -> bool:
 
 
 def _is_in(value: Any, known: set) -> bool:
-    """Whether a JSON value, which may be a list or an object, is one of `known`."""
+    """Return whether a JSON value, which may be a list or an object, is in `known`."""
     return isinstance(value, (int, float, str)) and value in known
 
 
-PANEL_INCHES = 5.0  # the longer side of an image on the figure
+PANEL_INCHES = 5.0  # the longer side of an image in the figure
 DPI = 120
 SHEET = "contact_sheet.png"
-PART_BYTES = 90  # of a name, which may have 255
+PART_BYTES = 90  # length limit for a name, which may have 255
 SHEET_WIDTH = 1800  # pixels
 SHEET_COLUMNS = 2
-MOST_BOXES = 40  # of one kind on an image; more hide each other
+MOST_BOXES = 40  # of one kind on an image; more would hide each other
 TITLE_INCHES = 0.45
-LARGEST = 2 * MAX_PIXELS  # as Pillow: an image of so many pixels takes 0.5 GB
+LARGEST = 2 * MAX_PIXELS  # as in Pillow: an image of this many pixels takes 0.5 GB
 
 
 def draw_pictures(
@@ -261,10 +261,10 @@ def draw_pictures(
     Args:
         pictures: at least one.
         score: the threshold of the detections, named in the titles.
-        overlay: both kinds of boxes on one image; otherwise side by side.
+        overlay: draw both kinds of boxes on one image; otherwise side by side.
 
     Raises:
-        UserError: an image does not decode.
+        UserError: an image cannot be decoded.
     """
     names = PictureNames()
     paths, drawn = [], []
@@ -279,20 +279,20 @@ def draw_pictures(
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
-    """A PNG, whole or not at all."""
+    """Write a PNG, completely or not at all."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     write_whole(path, buffer.getvalue())
 
 
 class PictureNames:
-    """Names for the pictures of one folder; no two are the same, whatever the ids are."""
+    """Give unique names to the pictures of one folder, whatever the ids are."""
 
     def __init__(self) -> None:
         self._taken = {SHEET.casefold()}
 
     def name_of(self, picture: LabelledPicture) -> str:
-        """A name of the image file's name and the image's id, with a number where it is taken."""
+        """Return a name from the file name and image id, with a number where it is taken."""
         stem = _file_part(picture.path.stem, r"[^\w.-]+")
         id_ = _file_part(str(picture.image_id), r"[^\w-]+")
         name = f"{stem}_{id_}"
@@ -305,10 +305,10 @@ class PictureNames:
 
 
 def picture_of(picture: LabelledPicture, score: float, overlay: bool = False) -> Image.Image:
-    """One image with its boxes, RGB.
+    """Return one image with its boxes, RGB.
 
     Raises:
-        UserError: it does not decode.
+        UserError: it cannot be decoded.
     """
     image = _read_image(picture.path, picture.turned)
     with mpl.rc_context(any_language()):
@@ -316,7 +316,7 @@ def picture_of(picture: LabelledPicture, score: float, overlay: bool = False) ->
 
 
 def contact_sheet(images: Sequence[Image.Image]) -> Image.Image:
-    """All images, scaled to the same width, in two columns on white."""
+    """Arrange all images, scaled to the same width, in two columns on white."""
     columns = min(SHEET_COLUMNS, len(images))
     width = SHEET_WIDTH // SHEET_COLUMNS
     scaled = [im.resize((width, max(1, im.height * width // im.width))) for im in images]
@@ -352,7 +352,7 @@ def _figure_of(picture: LabelledPicture, image: Image.Image, score: float, overl
 
 
 def _file_part(text: str, odd: str) -> str:
-    """`text` without what matches `odd`, short enough for a file system."""
+    """Return `text` without what matches `odd`, short enough for a file system."""
     return re.sub(odd, "_", text).encode()[:PART_BYTES].decode(errors="ignore")
 
 
@@ -370,7 +370,7 @@ def _counted(count: int) -> str:
 
 
 def _read_image(path: Path, turned: bool) -> Image.Image:
-    """RGB as the detector sees it, turned by EXIF where its boxes are."""
+    """Read an image as RGB as the detector sees it, rotated by EXIF where its boxes are."""
     try:
         data = path.read_bytes()
         width, height = image_header(data, sys.maxsize).size
@@ -382,7 +382,7 @@ def _read_image(path: Path, turned: bool) -> Image.Image:
 
 
 def _draw_box(axes: Axes, box: Box) -> None:
-    """A frame with a white rim, and its class in a field of the same colour."""
+    """Draw a frame with a white rim, and its class in a field of the same colour."""
     style: Any = "solid" if box.score is None else (0, (4, 2))
     shape: dict[str, Any] = {"fill": False, "linestyle": style}
     axes.add_patch(Rectangle(box.corner, *box.size, edgecolor="white", linewidth=3.2, **shape))
@@ -405,7 +405,7 @@ def _draw_box(axes: Axes, box: Box) -> None:
 
 
 def _label_place(axes: Axes, box: Box) -> tuple[float, float, str, str]:
-    """x, y and alignment: above a labelled object, below a detection, inside at the image's rim."""
+    """Return x, y, alignment: above ground truth, below a detection, inside at the image's edge."""
     left, right = sorted(axes.get_xlim())
     top, bottom = sorted(axes.get_ylim())
     line = (right - left + bottom - top) * 0.03
@@ -420,7 +420,7 @@ def _label_place(axes: Axes, box: Box) -> tuple[float, float, str, str]:
 
 
 def _readable_on(tone: str) -> str:
-    """Black or white, by the luminance of `tone` (ITU-R BT.709)."""
+    """Return black or white, by the luminance of `tone` (ITU-R BT.709)."""
     red, green, blue = to_rgb(tone)
     return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45 else "white"
 
@@ -438,7 +438,7 @@ def _as_image(figure: Figure) -> Image.Image:
 
 @functools.cache
 def _note_missing_font() -> None:
-    """Say once that names cannot be shown as they are written."""
+    """Report once that names cannot be shown as they are written."""
     logging.getLogger(__name__).warning(
         "note: no installed font has all characters of the names, empty frames stand for them; "
         "install one (Debian: fonts-noto-cjk)"

@@ -1,4 +1,4 @@
-"""What is generated from scripts and table of keys: docs/flags.md and default_config.yaml."""
+"""Generate docs/flags.md and default_config.yaml from the scripts and the table of keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from src.files import write_whole
 from src.model_utils.config import DEFAULT_CONFIG, PROJECT_DIR, SECTIONS, Key
 
-# The process behind the launchers, and what MindSpore Hub imports: nobody calls them.
+# The process behind the launchers, and what MindSpore Hub imports: no user calls them.
 NOT_COMMANDS = ("test_fl_fasterrcnn.py", "mindspore_hub_conf.py")
 HEAD = """# All flags
 
@@ -33,7 +33,7 @@ WIDTH, COMMENT_COLUMNS = 100, (28, 36, 48, 64)
 
 
 def commands() -> list[str]:
-    """The scripts that a user calls, by path from the project's folder."""
+    """Return the scripts that a user calls, by path from the project's folder."""
     found = [*sorted(PROJECT_DIR.glob("*.py")), *sorted((PROJECT_DIR / "tools").glob("*.py"))]
     names = [str(path.relative_to(PROJECT_DIR)) for path in found]
     return [name for name in names if name not in NOT_COMMANDS]
@@ -43,7 +43,7 @@ def flags_page() -> str:
     """Return the page as Markdown."""
     parts = [HEAD]
     for script in commands():
-        # The keys come behind, in a group for each section.
+        # The keys come last, in a group for each section.
         own = re.split(rf"(?m)^(?:{'|'.join(map(re.escape, SECTIONS))}):$", help_of(script))[0]
         rows = options(own)
         parts.append(f"## {script}\n\n| flag | |\n|---|---|")
@@ -52,7 +52,7 @@ def flags_page() -> str:
 
 
 def help_of(script: str) -> str:
-    """What `script --help` prints, wide enough that no flag is broken."""
+    """Return what `script --help` prints, wide enough that no flag is broken."""
     env = {**os.environ, "COLUMNS": "200"}
     command = [sys.executable, str(PROJECT_DIR / script), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
@@ -60,7 +60,7 @@ def help_of(script: str) -> str:
 
 
 def options(help_text: str) -> list[tuple[str, str]]:
-    """Each flag (or argument) of a help text with its words, but for --help itself."""
+    """Return each flag (or argument) of a help text with its words, except --help itself."""
     rows: list[tuple[str, str]] = []
     _, _, text = re.split(r"(?m)^(positional|optional) arguments:\n", help_text, maxsplit=1)
     for line in text.splitlines():
@@ -83,7 +83,7 @@ def config_file() -> str:
 
 
 def _line(name: str, key: Key) -> str:
-    """Return a key with its comment, which goes on below itself where it is long."""
+    """Return a key with its comment, which continues on the next lines where it is long."""
     setting = f"{'# ' if key.follows else ''}{name}: {_as_yaml(key.default)}"
     words = f"{key.help} ({', '.join(key.choices)})" if key.choices else key.help
     if len(setting) > WIDTH:

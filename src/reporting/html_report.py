@@ -1,4 +1,4 @@
-"""One HTML page that tells a run: no script, no outside reference, readable without a network."""
+"""Write a run as one HTML page without scripts or outside references, readable offline."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 
 @dataclass(frozen=True)
 class Card:
-    """A figure at the top of the page: what, how much, and a line below; `bad` colours it."""
+    """Describe a metric at the top of the page: name, value, and a line; `bad` colours it."""
 
     name: str
     value: str
@@ -48,13 +48,13 @@ class Card:
 
 @dataclass
 class Table:
-    """Rows of one silo.
+    """Hold the rows of one silo.
 
     Attributes:
-        name: the silo.
-        headers: of the columns.
+        name: name of the silo.
+        headers: column headers.
         rows: texts.
-        hidden: rows before them that are left out.
+        hidden: number of rows before them that are left out.
         last: iteration of the last row.
         classes: (class, AP) of the last row.
     """
@@ -68,7 +68,7 @@ class Table:
 
 
 def cards(run: Run, settings: Settings, logs: RunLogs) -> list[Card]:
-    """The figures at the top."""
+    """Return the metrics at the top of the page."""
     seen = [int(r["iteration"]) for silo in run.silos for r in silo.rounds]
     done = max([*seen, *run.results], default=0)
     of = f" of {settings.iterations}" if settings.iterations else ""
@@ -85,7 +85,7 @@ def cards(run: Run, settings: Settings, logs: RunLogs) -> list[Card]:
 
 
 def _results(run: Run, done: int) -> tuple[str, bool]:
-    """What became of the iterations, and whether too many of them failed."""
+    """Summarize the results of the iterations, and whether too many of them failed."""
     if not run.results:
         return "", False
     aggregated, failed = counts_of(run.results)
@@ -95,12 +95,12 @@ def _results(run: Run, done: int) -> tuple[str, bool]:
 
 
 def total(events: Sequence[Event], level: str) -> int:
-    """How many lines of a level there are."""
+    """Return the number of lines with a level."""
     return sum(event.count for event in events if event.level == level)
 
 
 def losses(silos: Sequence[Silo]) -> list[list[str]]:
-    """A row for each silo: steps, epochs, mean loss of the first, last and best epoch."""
+    """Return a row for each silo: steps, epochs, mean loss of the first, last and best epoch."""
     rows = []
     for silo in silos:
         numbers, means = silo.epoch_means()
@@ -113,7 +113,7 @@ def losses(silos: Sequence[Silo]) -> list[list[str]]:
 
 
 def round_means(silos: Sequence[Silo]) -> list[list[str]]:
-    """A row for each silo: the means over its rounds."""
+    """Return a row for each silo: the means over its rounds."""
     rows = []
     for silo in silos:
         values = [*phase_seconds(silo.rounds).mean(axis=0)]
@@ -126,7 +126,7 @@ def round_means(silos: Sequence[Silo]) -> list[list[str]]:
 
 
 def rounds(silo: Silo) -> Table:
-    """Every round of a silo, the last ones where there are too many."""
+    """Return every round of a silo, or the last ones where there are too many."""
     rows = []
     for entry, phases in zip(silo.rounds, phase_seconds(silo.rounds)):
         seconds = [number(value, 2) for value in (*phases, entry["round_s"])]
@@ -138,7 +138,7 @@ def rounds(silo: Silo) -> Table:
 
 
 def memory_rows(silos: Sequence[Silo]) -> list[list[str]]:
-    """A row for each silo that records its memory: GB after the first and the last round."""
+    """Return a row for each silo that records memory: GB after the first and the last round."""
     rows = []
     for silo in silos:
         peaks = [entry["peak_rss_mb"] for entry in silo.rounds if entry.get("peak_rss_mb")]
@@ -148,7 +148,7 @@ def memory_rows(silos: Sequence[Silo]) -> list[list[str]]:
 
 
 def metrics(label: str, lines: Sequence[dict[str, Any]]) -> Table:
-    """The figures of one metrics.jsonl, and of its last line the AP of each class."""
+    """Return the metrics of one metrics.jsonl, with the AP of each class in its last line."""
     keys = [key for key in METRICS if any(key in line for line in lines)]
     more = [key for key in ("images", "seconds") if any(key in line for line in lines)]
     rows = []
@@ -169,7 +169,7 @@ def metrics(label: str, lines: Sequence[dict[str, Any]]) -> Table:
 
 
 def number(value: float, digits: int) -> str:
-    """A number as text; a dash where it is none."""
+    """Format a number as text; a dash for no number."""
     return f"{value:.{digits}f}" if np.isfinite(value) else "-"
 
 
@@ -188,7 +188,7 @@ def _images_of(run: Run, silo: Silo) -> int:
 
 
 def _loss_card(run: Run) -> list[Card]:
-    """Mean over the silos of the first and the last epoch's mean loss."""
+    """Return the mean over the silos of the first and the last epoch's mean loss."""
     means = [silo.epoch_means()[1] for silo in run.silos if len(silo.losses)]
     if not means:
         return []
@@ -218,17 +218,17 @@ def _time_card(logs: RunLogs) -> list[Card]:
 
 TEMPLATE = "report.html.j2"
 MOST_EVENTS = 300
-MOST_SILOS = 6  # with figures of their own
+MOST_SILOS = 6  # with plots of their own
 JPEG_QUALITY = 88
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image on the page.
+    """Describe an image on the page.
 
     Attributes:
         source: the whole file as a data URI.
-        text: what it shows, for those who cannot see it.
+        text: alternative text, for those who cannot see it.
     """
 
     source: str
@@ -237,12 +237,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Samples:
-    """Images with detections for the page.
+    """Hold images with detections for the page.
 
     Attributes:
         pictures: at least one.
         score: the threshold of the detections.
-        source: where they are from.
+        source: origin of the detections.
     """
 
     pictures: Sequence[LabelledPicture]
@@ -251,10 +251,10 @@ class Samples:
 
 
 def build_page(run: Run, samples: Samples | None = None) -> str:
-    """The page of a run; what is missing is said in it.
+    """Build the page of a run; it says what is missing.
 
     Raises:
-        UserError: an image of the samples does not decode.
+        UserError: an image of the samples cannot be decoded.
     """
     settings, logs = read_settings(run.folder), read_logs(run)
     shown = most_serious(logs.events, MOST_EVENTS)
@@ -263,7 +263,7 @@ def build_page(run: Run, samples: Samples | None = None) -> str:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
-        # Its words are those of logs, files and silos.
+        # Make text printable: the page quotes logs, files and silos.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
     ends = exit_states(run.folder)
@@ -290,7 +290,7 @@ def build_page(run: Run, samples: Samples | None = None) -> str:
 
 
 def _curves(run: Run) -> dict[str, Any]:
-    """The loss section."""
+    """Return the content of the loss section."""
     silos = [silo for silo in run.silos if len(silo.losses)]
     images = [_figure(epoch_figure(silos), "mean loss of each epoch, all silos")] if silos else []
     for number, silo in enumerate(silos[:MOST_SILOS]):
@@ -304,7 +304,7 @@ def _curves(run: Run) -> dict[str, Any]:
 
 
 def _rounds(run: Run) -> dict[str, Any]:
-    """The sections of seconds and memory."""
+    """Return the content of the sections of seconds and memory."""
     silos = [silo for silo in run.silos if silo.rounds]
     seconds = [_figure(seconds_figure(s), f"seconds of {s.label}") for s in silos[:MOST_SILOS]]
     memory = memory_rows(silos)
@@ -319,7 +319,7 @@ def _rounds(run: Run) -> dict[str, Any]:
 
 
 def _precision(run: Run) -> dict[str, Any]:
-    """The section of AP."""
+    """Return the content of the section of AP."""
     given = run.evaluations[:MOST_SILOS]
     return {
         "metrics": [metrics(label, lines) for label, lines in given],
@@ -328,7 +328,7 @@ def _precision(run: Run) -> dict[str, Any]:
 
 
 def _samples(samples: Samples | None) -> dict[str, Any]:
-    """The section of detections."""
+    """Return the content of the section of detections."""
     if samples is None:
         return {"detections": [], "detections_source": ""}
     images = [_photograph(picture, samples.score) for picture in samples.pictures]
@@ -336,7 +336,7 @@ def _samples(samples: Samples | None) -> dict[str, Any]:
 
 
 def _last_model(run: Run) -> str:
-    """The newest checkpoint of a worker, relative to the run folder; "" where there is none."""
+    """Return the newest checkpoint of a worker, relative to the run folder, or ""."""
     paths = [path for silo in run.silos for path in silo.folders[-1].glob("ckpt/*/*epoch.ckpt")]
     newest = max(paths, key=lambda path: path.stat().st_mtime, default=None)
     return str(newest.relative_to(run.folder)) if newest else ""
@@ -347,7 +347,7 @@ def _figure(figure: Figure, text: str) -> Picture:
 
 
 def _photograph(picture: LabelledPicture, score: float) -> Picture:
-    """An image with its boxes as JPEG, a fifth of the size of PNG."""
+    """Encode an image with its boxes as JPEG, a fifth of the size of PNG."""
     image = picture_of(picture, score)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY)

@@ -1,4 +1,4 @@
-"""Warnings and faults of a run, in time order, from the logs of all its roles."""
+"""Find warnings and faults of a run, in time order, in the logs of all its roles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from src.job.log_files import log_parts, read_log
 from src.reporting.run_folder import Run, numbered_folders
 
 FAULT, WARNING = "fault", "warning"
-# One of the same kind that comes within this time is counted, not listed.
+# An event of the same kind within this time is counted, not listed.
 SAME_WITHIN = timedelta(seconds=60)
 
 _OWN = re.compile(r"^\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\]\[[^\]]*\] ?(.*)$")
@@ -32,21 +32,21 @@ _OWN_KINDS = (
         "stopped by SIG",
     )),
 )  # fmt: skip
-# Every healthy scheduler says it when it ends.
+# Every healthy scheduler logs it when it ends.
 _HARMLESS = ("Stop the restful scheduler http service",)
 
 
 @dataclass
 class Event:
-    """Something that went wrong, or may have.
+    """Describe something that failed, or may have.
 
     Attributes:
-        time: of the first one, local; None where the log gives none.
+        time: time of the first one, local; None where the log gives none.
         role: server_0; with the number of an earlier process, server_0.1.
         level: "fault" or "warning".
         text: the line, without time and level.
         source: the engine's source file and line, or "".
-        count: how many of the same kind came together.
+        count: number of events of the same kind together.
         last: time of the last one.
     """
 
@@ -59,17 +59,17 @@ class Event:
     last: datetime | None = None
 
     def same_kind(self, other: Event) -> bool:
-        """Whether two texts differ in numbers only."""
+        """Return whether two texts differ only in numbers."""
         mine, theirs = (re.sub(r"\d+", "#", event.text) for event in (self, other))
         return mine == theirs and (self.level, self.source) == (other.level, other.source)
 
 
 @dataclass
 class RunLogs:
-    """What the logs of a run say besides losses.
+    """Hold what the logs of a run report besides losses.
 
     Attributes:
-        paths: the logs that were read; of one that has rotated, the newest file.
+        paths: the logs that were read; for a rotated log, the newest file.
         events: in time order.
         first, last: times of the first and last line of all logs.
     """
@@ -96,7 +96,7 @@ def read_logs(run: Run) -> RunLogs:
 
 
 def most_serious(events: list[Event], most: int) -> list[Event]:
-    """At most `most` of them, faults before warnings, still in time order."""
+    """Return at most `most` events, faults before warnings, still in time order."""
     chosen = sorted(events, key=lambda event: event.level != FAULT)[:most]
     return sorted(chosen, key=lambda event: event.time or datetime.min)
 
@@ -107,11 +107,11 @@ def _of_this_run(
     begin: datetime | None,
     started: JobStart | None,
 ) -> bool:
-    """Whether a log did not end before this run's workers, or its servers, began."""
+    """Return whether a log did not end before this run's workers, or its servers, started."""
     if path.parent.suffix and started is None:
         last = max((time for time, _ in lines if time), default=None)
         return bool(begin and (last or begin) >= begin)
-    # The scheduler is started before the servers, and may then have nothing more to say.
+    # The scheduler starts before the servers, and may then have nothing more to log.
     is_latest_scheduler = path.name == "scheduler.log" and not path.parent.suffix
     return started is None or is_latest_scheduler or not started.is_after(path)
 
@@ -132,7 +132,7 @@ def _first_logs(run: Run) -> list[Path]:
 
 
 def _timed_lines(path: Path) -> list[tuple[datetime | None, str]]:
-    """Lines with their time; one without has that of the line before."""
+    """Return the lines with their time; a line without a time has that of the line before."""
     time, lines = None, []
     for line in read_log(path).splitlines():
         own, engine = _OWN.match(line), _ENGINE.match(line)
@@ -162,7 +162,7 @@ def _events(path: Path, lines: list[tuple[datetime | None, str]]) -> Iterator[Ev
 
 
 def _event(time: datetime | None, role: str, line: str, traceback: bool) -> Event | None:
-    """The event that a line tells of; None of any other line."""
+    """Return the event that a line reports; None for any other line."""
     if line.startswith("error: "):
         return Event(time, role, FAULT, line[len("error: ") :])
     if traceback and _EXCEPTION.match(line):
@@ -199,7 +199,7 @@ def _without_level(text: str) -> str:
 
 
 def _collapsed(events: Iterator[Event]) -> list[Event]:
-    """Events of one log, those of the same kind that follow each other closely as one."""
+    """Merge events of one log that are of the same kind and follow each other closely."""
     kept: list[Event] = []
     for event in events:
         for earlier in reversed(kept[-8:]):
@@ -218,7 +218,7 @@ def _close(earlier: Event, later: Event) -> bool:
 
 
 def _failed_iterations(folder: Path) -> Iterator[Event]:
-    """What the summary in a server's folder says of iterations that failed."""
+    """Yield the iterations that failed according to the summary in a server's folder."""
     path = folder / "metrics.json"
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     for line in lines:

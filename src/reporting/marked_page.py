@@ -1,4 +1,4 @@
-"""Measured figures in a page of the docs: what stands between two marks is written again."""
+"""Replace a table of measured metrics in a page of the docs, between two marks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
 def split_page(page: Path) -> tuple[str, str]:
-    """What stands before and after the table, the marks included.
+    """Return the text before and after the table, including the marks.
 
     Raises:
         UserError: no such file, or not one begin mark and one end mark in this order.
@@ -29,7 +29,7 @@ def split_page(page: Path) -> tuple[str, str]:
 
 
 def write_table(page: Path, text: str) -> None:
-    """Put `text` between the marks of `page`.
+    """Write `text` between the marks of `page`.
 
     Raises:
         UserError: as `split_page`, or the file cannot be written.

@@ -1,4 +1,4 @@
-"""The losses of a run as figures: each step's as bars or a line, a curve of each epoch's mean."""
+"""Plot the losses of a run: each step's as bars or a line, and each epoch's mean as a curve."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei",
     "WenQuanYi Micro Hei", "SimHei", "Microsoft YaHei", "PingFang SC", "Droid Sans Fallback",
 )  # fmt: skip
-# Without a salt the ids in an SVG are drawn by chance.
+# Without a salt the ids in an SVG are random.
 SETTINGS = {"svg.hashsalt": "figure", "font.size": 10, "axes.axisbelow": True}
 
 
 def any_language() -> dict[str, object]:
-    """SETTINGS with those fonts behind the usual one that have Chinese, Japanese or Korean."""
+    """Return SETTINGS with fonts for Chinese, Japanese or Korean after the usual one."""
     installed = set(font_manager.get_font_names())
     fallbacks = [name for name in CJK_FONTS if name in installed]
     return {**SETTINGS, "font.family": ["DejaVu Sans", *fallbacks]}
 
 
 def new_axes(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    """An empty figure with a grid along the values."""
+    """Return an empty figure with a grid along the values."""
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")
         axes = figure.add_subplot()
@@ -53,13 +53,13 @@ def new_axes(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def from_zero(axes: Axes) -> None:
-    """Let the values begin at zero, with a little room above the largest."""
+    """Start the values at zero, with a little room above the largest."""
     top = axes.dataLim.y1
     axes.set_ylim(0, 1.07 * top if np.isfinite(top) and top > 0 else 1)
 
 
 def from_first(axes: Axes) -> None:
-    """Let the axis of a curve begin just before its first number, so that no zeroth is named."""
+    """Start a curve's axis just before its first number, so that no tick says zero."""
     low, high = axes.dataLim.x0, axes.dataLim.x1
     if np.isfinite(high - low):
         room = min(0.45, 0.03 * max(high - low, 1))
@@ -78,7 +78,7 @@ def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
 
 
 def rendered(figure: Figure, kind: str) -> bytes:
-    """The figure as a file of `kind`, "png" or "svg"; the same bytes for the same figure."""
+    """Return the figure as a file of `kind`, "png" or "svg"; equal figures give equal bytes."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {}
     with mpl.rc_context(SETTINGS):
@@ -87,23 +87,23 @@ def rendered(figure: Figure, kind: str) -> bytes:
 
 
 def colour(number: int) -> str:
-    """The colour of the silo, class or phase with this number; they repeat after eight."""
+    """Return the colour of the silo, class or phase with this number; they repeat after eight."""
     return PALETTE[number % len(PALETTE)]
 
 
 def line_style(number: int) -> str:
-    """Solid for the first eight, dashed for the next, and so on."""
+    """Return solid for the first eight, dashed for the next eight, and so on."""
     return LINES[number // len(PALETTE) % len(LINES)]
 
 
 def grouped(values: np.ndarray, most: int = MOST_BARS) -> tuple[np.ndarray, int]:
-    """`values` in at most `most` groups of consecutive ones.
+    """Group consecutive `values` into at most `most` groups.
 
     Args:
         values: (n, ...).
 
     Returns:
-        (groups, size, ...) with NaN behind the last value, and the size of a group.
+        (groups, size, ...) with NaN after the last value, and the size of a group.
     """
     size = max(1, -(-len(values) // most))
     groups = -(-len(values) // size)
@@ -113,17 +113,17 @@ def grouped(values: np.ndarray, most: int = MOST_BARS) -> tuple[np.ndarray, int]
 
 
 MOST_APART = 200  # more bars than that touch each other
-MOST_STEPS = 10_000  # one by one; about nine to a pixel
+MOST_STEPS = 10_000  # more are averaged: about nine to a pixel
 MOST_MARKERS = 60
-MOST_NAMED = 16  # more silos than that are told apart by no legend
+MOST_NAMED = 16  # beyond this many silos, there is no legend
 
 
 def draw_losses(silos: Sequence[Silo], out: Path, by_epoch: bool = False) -> list[Path]:
     """Write worker_<n>_step_loss, worker_<n>_epoch_loss and epoch_loss, each as PNG and SVG.
 
     Args:
-        silos: with at least one loss each.
-        by_epoch: count epochs, not steps, along the bars.
+        silos: silos with at least one loss each.
+        by_epoch: label epochs, not steps, below the bars.
     """
     paths = []
     for number, silo in enumerate(silos):
@@ -133,13 +133,13 @@ def draw_losses(silos: Sequence[Silo], out: Path, by_epoch: bool = False) -> lis
 
 
 def step_figure(silo: Silo, number: int = 0, by_epoch: bool = False) -> Figure:
-    """The loss of each logged step: bars, a thin line where they would be too thin to see.
+    """Plot the loss of each logged step: bars, or a thin line where bars would be too thin.
 
-    Beyond `MOST_STEPS` it is the mean of several steps, within their lowest and highest.
+    Beyond `MOST_STEPS` it is the mean of several steps, within their minimum and maximum.
 
     Args:
         number: chooses the colour.
-        by_epoch: name the epochs along the axis.
+        by_epoch: label the epochs along the axis.
     """
     count, epochs = silo.losses.size, np.unique(silo.epochs).size
     counts = f"{_counted(count, 'step')}, {_counted(epochs, 'epoch')}"
@@ -167,7 +167,7 @@ def step_figure(silo: Silo, number: int = 0, by_epoch: bool = False) -> Figure:
 
 
 def _draw_pooled(axes: Axes, losses: np.ndarray, shade: str) -> None:
-    """The mean of each few steps as a line, over a band from the lowest to the highest of them."""
+    """Draw the mean of each group of steps as a line, over a band from minimum to maximum."""
     groups, size = grouped(losses)
     filled = np.flatnonzero(~np.isnan(groups).all(axis=1))
     groups, middles = groups[filled], 0.5 + size * (filled + 0.5)
@@ -179,7 +179,7 @@ def _draw_pooled(axes: Axes, losses: np.ndarray, shade: str) -> None:
 
 
 def epoch_figure(silos: Sequence[Silo], number: int = 0) -> Figure:
-    """Curves of the mean loss of each epoch, of one silo or of several together.
+    """Plot the mean loss of each epoch as curves, of one silo or of several together.
 
     Args:
         number: chooses the first colour.
@@ -215,7 +215,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _steps_in_epoch(silos: Sequence[Silo]) -> str:
-    """How many logged steps an epoch has, in words for the axis."""
+    """Return how many logged steps an epoch has, as text for the axis."""
     counts = {int(np.unique(s.epochs, return_counts=True)[1].max()) for s in silos}
     low, high = min(counts), max(counts)
     steps = f"{low}" if low == high else f"{low} to {high}"
@@ -223,7 +223,7 @@ def _steps_in_epoch(silos: Sequence[Silo]) -> str:
 
 
 def _mean_of(silos: Sequence[Silo]) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs, and the mean over the silos of each one's finite means."""
+    """Return the epochs, and the mean over the silos of each epoch's finite means."""
     pairs = [silo.epoch_means() for silo in silos]
     numbers, means = np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
     numbers, means = numbers[np.isfinite(means)], means[np.isfinite(means)]
@@ -232,7 +232,7 @@ def _mean_of(silos: Sequence[Silo]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _mark_not_finite(axes: Axes, positions: np.ndarray) -> None:
-    """Crosses on the axis where the loss was NaN or infinite."""
+    """Draw crosses on the axis where the loss was NaN or infinite."""
     if len(positions):
         label = "loss NaN or infinite"
         zeros = np.zeros(len(positions))
@@ -240,7 +240,7 @@ def _mark_not_finite(axes: Axes, positions: np.ndarray) -> None:
 
 
 def _name_epochs(axes: Axes, silo: Silo) -> None:
-    """The epochs' numbers where each begins, at most about twenty of them, and a line at each."""
+    """Label at most about twenty epochs where each begins, with a line at each."""
     begins = np.flatnonzero(np.diff(silo.epochs, prepend=silo.epochs[0] - 1))
     shown = begins[:: -(-len(begins) // 20)]
     axes.set_xticks(shown + 0.5, [str(silo.epochs[i]) for i in shown])
@@ -249,7 +249,7 @@ def _name_epochs(axes: Axes, silo: Silo) -> None:
         axes.axvline(position + 0.5, color="#bbbbbb", linewidth=0.6, zorder=0)
 
 
-# Name, colour, and what it is, in the order of a round.
+# Name, colour and description, in the order of a round.
 PHASES = (
     ("train", 0, "train (with joining and compiling)"),
     ("upload", 4, "upload"),
@@ -264,7 +264,7 @@ Lines = Sequence[dict[str, Any]]
 
 
 def phase_seconds(rounds: Lines) -> np.ndarray:
-    """Seconds (rounds, 5) float64 of each phase in PHASES.
+    """Return seconds (rounds, 5) float64 of each phase in PHASES.
 
     A round lasts from the request to join to the loaded model: what is neither transfer nor waiting
     nor the silo's own handling of weights is training.
@@ -279,7 +279,7 @@ def phase_seconds(rounds: Lines) -> np.ndarray:
 
 
 def seconds_figure(silo: Silo) -> Figure:
-    """Stacked bars of a silo's rounds; of the mean of several where there are too many."""
+    """Plot a silo's rounds as stacked bars; the mean of several where there are too many."""
     seconds = phase_seconds(silo.rounds)
     numbers = np.array([entry["iteration"] for entry in silo.rounds])
     groups, size = grouped(seconds)
@@ -302,7 +302,7 @@ def seconds_figure(silo: Silo) -> Figure:
 
 
 def metrics_figure(evaluations: Sequence[tuple[str, Lines]]) -> Figure:
-    """Curves of AP, AP50 and AP75 of the global model, by iteration."""
+    """Plot AP, AP50 and AP75 of the global model by iteration."""
     figure, axes = new_axes(
         "average precision of the global model", "iteration", "average precision (0 to 1)"
     )
@@ -324,7 +324,7 @@ def metrics_figure(evaluations: Sequence[tuple[str, Lines]]) -> Figure:
 
 
 def comparison_figure(runs: Mapping[str, Lines]) -> Figure:
-    """Curves of AP by iteration, one for each run of that name."""
+    """Plot AP by iteration, with a curve for each named run."""
     figure, axes = new_axes(
         "average precision on held-out images", "iteration", "AP (0 to 1, mean of IoU 0.5 to 0.95)"
     )
@@ -345,7 +345,7 @@ def comparison_figure(runs: Mapping[str, Lines]) -> Figure:
 
 
 def memory_figure(silos: Sequence[Silo]) -> Figure:
-    """Curves of each worker's largest resident memory so far, by iteration."""
+    """Plot each worker's largest resident memory so far, by iteration."""
     figure, axes = new_axes("peak resident memory of the workers", "iteration", "GB (10⁹ bytes)")
     for index, silo in enumerate(silos):
         pairs = [(r["iteration"], number_in(r.get("peak_rss_mb")) / 1000) for r in silo.rounds]
@@ -366,7 +366,7 @@ def memory_figure(silos: Sequence[Silo]) -> Figure:
 
 
 def _equal_curves(evaluations: Sequence[tuple[str, Lines]]) -> dict[str, dict[str, Any]]:
-    """Names of those who measured the same -> metric -> iterations and values.
+    """Return names with equal measurements -> metric -> iterations and values.
 
     Silos that evaluate on the same images get the same numbers: their curves are drawn once.
     """

@@ -1,7 +1,7 @@
-"""What a run left in its folder, read for pictures and reports: losses, rounds, metrics, settings.
+"""Read what a run left in its folder, for plots and reports: losses, rounds, metrics, settings.
 
-The folder is the one that the run_* scripts were called from. A silo that was started again has its
-earlier logs in worker_0.1, worker_0.2, ...; those of the same job are part of the run, and those of
+The folder is the one that the run_* scripts were called from. The earlier logs of a restarted silo
+are in worker_0.1, worker_0.2, ...; those of the same job are part of the run, and those of
 a job before it in the same folder are not, see `folders_of_job`.
 """
 
@@ -30,12 +30,12 @@ _FINISHED = re.compile(r"\] the job is finished: all (\d+) iterations are done")
 
 @dataclass
 class _Process:
-    """What a worker's log says of its part in a job.
+    """Describe what a worker's log says about its part in a job.
 
     Attributes:
-        first, last: the iterations that it entered first and last; 0 where it never did.
+        first, last: the first and last iteration that it entered; 0 where it never did.
         kept: the servers knew the silo when it came, from a process before it.
-        finished: iterations of the job, where the process saw its end; else 0.
+        finished: number of iterations of the job, where the process saw its end; else 0.
         earlier: it had ended when the job of the folder around began.
     """
 
@@ -47,16 +47,16 @@ class _Process:
 
 
 def numbered_folders(folder: Path) -> list[Path]:
-    """`folder` behind its earlier ones (folder.1, folder.2, ...), oldest first."""
+    """Return `folder` after its earlier ones (folder.1, folder.2, ...), oldest first."""
     return [path for path in numbered(folder) if path.is_dir()] + [folder]
 
 
 def folders_of_job(folder: Path, started: JobStart | None) -> list[Path]:
-    """The folders of a worker's processes in the job that `folder` is of, oldest first.
+    """Return the folders of a worker's processes in the job of `folder`, oldest first.
 
     Args:
-        folder: of the latest process, worker_<n>.
-        started: the job's begin; None where the folder around does not tell.
+        folder: folder of the latest process, worker_<n>.
+        started: start of the job; None where the folder around does not tell.
     """
     *earlier, _ = numbered_folders(folder)
     if not earlier:
@@ -67,13 +67,13 @@ def folders_of_job(folder: Path, started: JobStart | None) -> list[Path]:
         if not _same_job(before, later, known=started is not None):
             break
         chain.insert(0, path)
-        # One that never came in says nothing of the job that it was started for.
+        # A process that never joined says nothing about its job.
         later = before if before.first else later
     return chain
 
 
 def ended_before(folder: Path, started: JobStart | None) -> bool:
-    """Whether a worker's process is known to have ended before the job began."""
+    """Return whether a worker's process is known to have ended before the job began."""
     return started is not None and started.is_after(folder / "worker.log")
 
 
@@ -91,7 +91,7 @@ def _process(folder: Path, started: JobStart | None) -> _Process:
 
 
 def _same_job(before: _Process, later: _Process, known: bool) -> bool:
-    """Whether a process and the one before it, of the same worker, took part in one job.
+    """Return whether a worker's process and its predecessor took part in one job.
 
     Args:
         known: the folder around tells which processes are of an earlier job.
@@ -99,7 +99,7 @@ def _same_job(before: _Process, later: _Process, known: bool) -> bool:
     if before.earlier:
         return False
     if before.finished:
-        # A finished job lets nobody in, unless it was given more iterations.
+        # A finished job accepts nobody, unless it was given more iterations.
         return later.first > before.finished or bool(later.finished and not later.first)
     if later.kept:
         return True
@@ -108,7 +108,7 @@ def _same_job(before: _Process, later: _Process, known: bool) -> bool:
     return not before.first > later.first > 0
 
 
-# A line of worker.log; or of loss_0.log, where it is upstream's, or that of an earlier version.
+# A line of worker.log; or of loss_0.log of upstream or of an earlier version.
 # Iterations, bytes, seconds since 1970: no file of a run has a larger number.
 LARGEST = 1e13
 LOSS_LINE = re.compile(
@@ -117,17 +117,17 @@ LOSS_LINE = re.compile(
     r"(?:\s+lr: (?P<rate>\S+))?\s*$"
 )
 LOSS_FILES = ("loss_0.log", "worker.log")
-# Folder of a silo that consists of several ranks; rank 0's losses stand for it.
+# Folder of a silo that consists of several ranks; rank 0's losses represent it.
 DISTRIBUTED = "worker_distributed"
 
 
 @dataclass
 class Silo:
-    """One worker of a run, its processes one after the other.
+    """Hold one worker of a run, with its processes in order.
 
     Attributes:
         label: worker_0.
-        folders: of its processes, oldest first; the last one is the run folder's worker_<n>.
+        folders: folders of its processes, oldest first; the last is the run folder's worker_<n>.
         epochs, steps: (n,) int64, as logged, from 1.
         losses: (n,) float64; NaN or infinite where the training diverged.
         rates: (n,) float64 learning rates; NaN where the log has none.
@@ -147,7 +147,7 @@ class Silo:
     metrics: list[dict[str, Any]] = field(default_factory=list)
 
     def epoch_means(self) -> tuple[np.ndarray, np.ndarray]:
-        """Epoch numbers (e,) int64, and the mean of each one's logged losses (e,) float64."""
+        """Return epoch numbers (e,) int64, and each epoch's mean of logged losses (e,) float64."""
         numbers, where = np.unique(self.epochs, return_inverse=True)
         counts = np.bincount(where, minlength=len(numbers))
         return numbers, np.bincount(where, self.losses, len(numbers)) / np.maximum(counts, 1)
@@ -155,16 +155,16 @@ class Silo:
 
 @dataclass
 class Run:
-    """A run folder's content.
+    """Hold a run folder's content.
 
     Attributes:
         folder: absolute path.
         silos: ordered by number; at least one.
         statuses: what each worker's status file says, by label.
-        evaluations: who measured the global model, and the lines of that metrics.jsonl.
+        evaluations: who evaluated the global model, and the lines of that metrics.jsonl.
         notes: lines of files that could not be read, for the reader of a report.
-        started: when the job began; None where the folder does not tell.
-        results: whether each iteration was aggregated, as servers here or else its silos say.
+        started: start of the job; None where the folder does not tell.
+        results: whether each iteration was aggregated, from servers here or else its silos.
     """
 
     folder: Path
@@ -180,8 +180,8 @@ def read_run(folder: Path, metrics: Path | None = None) -> Run:
     """Read the workers' files of a run folder.
 
     Args:
-        folder: where the run_* scripts were called.
-        metrics: lines like those of a worker's metrics.jsonl, from elsewhere.
+        folder: the folder where the run_* scripts were called.
+        metrics: file from elsewhere with lines like those of a worker's metrics.jsonl.
 
     Raises:
         UserError: no such folder, no worker_<number> in it, or nothing in `metrics`.
@@ -207,7 +207,7 @@ def read_run(folder: Path, metrics: Path | None = None) -> Run:
 
 
 def require_losses(run: Run) -> list[Silo]:
-    """The silos that have logged a loss.
+    """Return the silos that have logged a loss.
 
     Raises:
         UserError: none has; names the files and what was looked for.
@@ -224,9 +224,9 @@ def require_losses(run: Run) -> list[Silo]:
 
 
 def read_json_lines(path: Path, required: Iterable[str], notes: list[str]) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file that have all `required` keys; [] where there is no file.
+    """Read the objects of a JSON-lines file that have all `required` keys; [] without a file.
 
-    A line that is none, as a kill leaves it at the end, becomes a note.
+    A line that is no JSON object, as a kill leaves it at the end, becomes a note.
     """
     if not path.is_file():
         return []
@@ -244,7 +244,7 @@ def read_json_lines(path: Path, required: Iterable[str], notes: list[str]) -> li
 
 
 def started_commands(folder: Path) -> dict[str, list[str]]:
-    """The command of each role of a run, by label (worker_0, server_1, scheduler)."""
+    """Return the command of each role of a run, by label (worker_0, server_1, scheduler)."""
     commands = {}
     for path in sorted((folder / FOLDER / "specs").glob("*.json")):
         spec = read_json_object(path)
@@ -254,7 +254,7 @@ def started_commands(folder: Path) -> dict[str, list[str]]:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a small JSON file, or {} where it is not there or not whole."""
+    """Read the object in a small JSON file; {} where it is missing or incomplete."""
     try:
         value = parsed_json(path.read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError):
@@ -263,7 +263,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def number_in(value: Any) -> float:
-    """A number that a file says; NaN of what is none, or of more than anything here counts."""
+    """Return a number in a file; NaN for anything else, or larger than any count here."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number and -LARGEST <= value <= LARGEST else math.nan
 
@@ -287,7 +287,7 @@ def _worker_labels(folder: Path) -> list[str]:
 
 
 def _labels_of_job(folder: Path, started: JobStart | None, notes: list[str]) -> list[str]:
-    """The workers of the job that began with `started`; of the one before while it has none."""
+    """Return the workers of the job that began with `started`, else of the job before."""
     labels = _worker_labels(folder)
     past = [label for label in labels if ended_before(folder / label, started)]
     if started is not None and len(past) == len(labels):
@@ -322,14 +322,14 @@ def _read_silo(folder: Path, started: JobStart | None, notes: list[str]) -> Silo
 
 
 def _by_iteration(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line for each iteration, the latest where there are several."""
+    """Return one line for each iteration, the latest where there are several."""
     latest = {line["iteration"]: line for line in lines}
     return [latest[iteration] for iteration in sorted(latest)]
 
 
 @dataclass
 class _Step:
-    """What is logged of a training step; the rate is NaN where the log has none."""
+    """Hold what is logged of a training step; the rate is NaN where the log has none."""
 
     epoch: int
     number: int
@@ -339,10 +339,10 @@ class _Step:
 
 
 def _logged_steps(folder: Path, notes: list[str]) -> list[_Step]:
-    """The training steps of one process, in order.
+    """Return the training steps of one process, in order.
 
-    worker.log has when a step ended and more digits of its loss, loss_0.log the learning rate; of a
-    step that only one of them still has, what that one says counts.
+    worker.log has the end time of a step and more digits of its loss, loss_0.log the learning rate;
+    for a step that only one of them still has, that one's values are used.
     """
     file, log = (_loss_lines(folder / name) for name in LOSS_FILES)
     begin = _begin(folder / LOSS_FILES[0], file, log)
@@ -357,7 +357,7 @@ def _logged_steps(folder: Path, notes: list[str]) -> list[_Step]:
 
 
 def _loss_lines(path: Path) -> dict[tuple[int, int], re.Match]:
-    """The loss lines of a log by epoch and step."""
+    """Return the loss lines of a log by epoch and step."""
     matches = filter(None, map(LOSS_LINE.match, read_log(path).splitlines()))
     return {(int(match["epoch"]), int(match["step"])): match for match in matches}
 
@@ -365,7 +365,7 @@ def _loss_lines(path: Path) -> dict[tuple[int, int], re.Match]:
 def _begin(
     path: Path, file: dict[tuple[int, int], re.Match], log: dict[tuple[int, int], re.Match]
 ) -> datetime:
-    """When the seconds of loss_0.log began: by a step that worker.log has too, or by its age."""
+    """Return the start of loss_0.log's seconds, from a step also in worker.log or its age."""
     for place, line in file.items():
         if line["seconds"] and place in log:
             return _time(log[place]) - timedelta(seconds=int(line["seconds"]))
@@ -381,7 +381,7 @@ def _time(line: re.Match, begin: datetime = datetime.min) -> datetime:
 
 
 def _number(text: str | None) -> float:
-    """A float; NaN of nothing and of what is none."""
+    """Return a float; NaN for None and for anything else."""
     try:
         return float(text or "nan")
     except ValueError:

@@ -1,4 +1,4 @@
-"""The configuration of a run, as its report tells it."""
+"""Read the configuration of a run, as its report shows it."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from src.job.job_record import FOLDER
 from src.model_utils.config import default_values, read_yaml_documents
 from src.reporting.run_folder import started_commands
 
-# What says most about a federation; the other keys come behind them.
+# Keys that say most about a federation; the other keys come after them.
 MAIN_KEYS = (
     "fl_name", "fl_iteration_num", "round.start_fl_job_threshold", "round.update_model_ratio",
     "round.start_fl_job_time_window", "round.update_model_time_window",
     "round.global_iteration_time_window", "aggregation.aggregation_type", "enable_ssl",
     "encrypt.encrypt_type", "distributed_cache.address",
 )  # fmt: skip
-MOST_ENTRIES = 20  # of a list that is told whole
+MOST_ENTRIES = 20  # limit for a list that is shown completely
 _SECRET = re.compile(r"password|passwd|passphrase|private_key$|token|url_prefix", re.IGNORECASE)
 
 
 @dataclass
 class Settings:
-    """What a run was started with.
+    """Hold what a run was started with.
 
     Attributes:
         federation: (key, value) of the federation's file, the main ones first.
-        main: how many of them are main ones.
+        main: number of main ones.
         federation_source: that file, or "".
         detector: (key, value, default) of the keys that differ from the defaults.
         detector_source: the file that they are from, or "".
@@ -48,13 +48,13 @@ class Settings:
 
     @property
     def iterations(self) -> int | None:
-        """fl_iteration_num; None where no file tells."""
+        """Return fl_iteration_num; None where no file has it."""
         text = dict(self.federation).get("fl_iteration_num", "")
         return int(text) if text.isdigit() else None
 
 
 def read_settings(folder: Path) -> Settings:
-    """Read the files that the run in `folder` was started with, where they still are."""
+    """Read the files that the run in `folder` was started with, where they still exist."""
     notes: list[str] = []
     commands = started_commands(folder)
     candidates = [folder / FOLDER / "yaml_config.yaml", folder / "default_yaml_config.yaml"]
@@ -75,7 +75,7 @@ def read_settings(folder: Path) -> Settings:
 
 
 def _config_path(commands: dict[str, list[str]]) -> Path | None:
-    """The file of detector and training that the first worker was given."""
+    """Return the file of detector and training that the first worker was given."""
     for label, words in commands.items():
         if label.startswith("worker_"):
             for word in words:
@@ -102,7 +102,7 @@ def _document(path: Path, notes: list[str]) -> dict[str, Any]:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as one, with dots."""
+    """Flatten nested keys, joined with dots."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -111,7 +111,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _shown(key: str, value: Any) -> str:
-    """A value for the page; of a secret only that it is set. Time windows are told in minutes."""
+    """Format a value for the page: hide secrets, except that they are set; minutes for windows."""
     if _SECRET.search(key) and isinstance(value, str) and value:
         return "(set)"
     if key.endswith("_time_window") and isinstance(value, int):

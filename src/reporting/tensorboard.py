@@ -1,4 +1,4 @@
-"""A run as TensorBoard event files, one folder for each silo."""
+"""Write a run as TensorBoard event files, one folder for each silo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tensorboardX.summary import scalar
 from src.files import write_whole
 from src.reporting.run_folder import Silo
 
-# In the names of the files that are ours, so that a second call replaces them and no others.
+# In the names of our files, so that a second call replaces them and no others.
 SUFFIX = ".cross_silo"
 ROUND_KEYS = ("round_s", "upload_s", "wait_s", "download_s", "peak_rss_mb")
 
@@ -25,7 +25,7 @@ Scalar = tuple[str, float, int, float]
 
 
 def write_events(silos: Sequence[Silo], folder: Path) -> list[Path]:
-    """Write <folder>/worker_<n>/events.out.tfevents...; returns those folders.
+    """Write <folder>/worker_<n>/events.out.tfevents...; return those folders.
 
     Tags: loss/step, loss/epoch_mean, learning_rate, round/<key of rounds.jsonl> and
     metrics/<AP ...> by iteration.
@@ -51,7 +51,7 @@ def _event_list(silo: Silo) -> Iterator[Event]:
 
 
 def _record(event: Event) -> bytes:
-    """An event as a TFRecord: length, its checksum, data, its checksum."""
+    """Encode an event as a TFRecord: length, its checksum, data, its checksum."""
     data = event.SerializeToString()
     length = struct.pack("<Q", len(data))
     sums = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
@@ -59,7 +59,7 @@ def _record(event: Event) -> bytes:
 
 
 def _scalars(silo: Silo) -> Iterator[Scalar]:
-    """tag, value, step and seconds since the epoch of each point."""
+    """Yield tag, value, step and seconds since the epoch of each point."""
     seconds = [moment.timestamp() for moment in silo.times.tolist()]
     for number, (loss, rate) in enumerate(zip(silo.losses, silo.rates)):
         yield "loss/step", loss, number + 1, seconds[number]
@@ -77,7 +77,7 @@ def _scalars(silo: Silo) -> Iterator[Scalar]:
 def _of_lines(
     lines: Sequence[dict[str, Any]], group: str, keys: Sequence[str], time: float
 ) -> Iterator[Scalar]:
-    """The numbers under `keys` in JSON lines, by their iteration."""
+    """Yield the numbers under `keys` in JSON lines, by their iteration."""
     for line in lines:
         for key in keys:
             if isinstance(line.get(key), (int, float)):
