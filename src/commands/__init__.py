@@ -1,1 +1,1 @@
-"""What the tools do after parsing."""
+"""Run the tools after their command line is parsed."""

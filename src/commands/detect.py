@@ -1,4 +1,4 @@
-"""What tools/detect.py does after its command line is read."""
+"""Run tools/detect.py after its command line is read."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from src.reporting.detections import (
 RESULTS, IMAGES = "detections.json", "images.json"
 ON_SHEET = 20
 
-Entry = tuple[tuple[str, ...], Any]  # folders and name of an image in a json, and its id
+Entry = tuple[tuple[str, ...], Any]  # folders and name of an image in a JSON, and its id
 
 
 def detect_files(config: Config) -> int:
-    """Detect on `config.images`, write json files and pictures into `config.out`; the exit code.
+    """Detect on `config.images`, write JSON files and pictures to `config.out`; return exit code.
 
     Raises:
-        UserError: checkpoint, configuration or folder do not serve, or no image can be read.
+        UserError: checkpoint, configuration or folder is unusable, or no image can be read.
     """
     paths = find_images(config.images, "--images")
     ids = (
@@ -86,12 +86,12 @@ def detect_files(config: Config) -> int:
 
 
 def own_categories(config: Config) -> dict[int, tuple[Any, str]]:
-    """Place in coco_classes to id and name; the id is the place."""
+    """Return id and name for each position in coco_classes; the id is the position."""
     return {place: (place, name) for place, name in enumerate(config.coco_classes) if place}
 
 
 def json_categories(config: Config) -> dict[int, tuple[Any, str]]:
-    """The same with the ids of `config.json`; classes that it does not have are left out.
+    """Return id and name as `config.json` has them; classes that it does not have are left out.
 
     Raises:
         UserError: it has none of them.
@@ -108,11 +108,11 @@ def json_categories(config: Config) -> dict[int, tuple[Any, str]]:
 
 
 def json_ids(json_path: Path, paths: list[Path]) -> dict[Path, Any]:
-    """Id of each image in a COCO json: of the entry that shares the longest end of its path.
+    """Return the id of each image in a COCO JSON: of the entry with the longest common path end.
 
     Raises:
-        UserError: the json does not have an image, or has several that it may be, or has one for
-            several of `paths`.
+        UserError: the JSON lacks an image, has several that it may be, or has one for several of
+            `paths`.
     """
     named: dict[str, list[Entry]] = {}
     for entry in read_coco(json_path)["images"]:
@@ -148,7 +148,7 @@ def json_ids(json_path: Path, paths: list[Path]) -> dict[Path, Any]:
 
 
 def _require_listed(named: Mapping[str, object], json_path: Path, paths: list[Path]) -> None:
-    """Raise a UserError where the json has no image of the name of one of `paths`."""
+    """Raise a UserError where the JSON has no image with the name of one of `paths`."""
     unknown = [path for path in paths if path.name not in named]
     if not unknown:
         return
@@ -162,12 +162,12 @@ def _require_listed(named: Mapping[str, object], json_path: Path, paths: list[Pa
 
 
 def _as_spelt(name: str) -> str:
-    """A name without what programs change in it: case, %20, the form of its accents."""
+    """Normalize a name from what programs change in it: case, %20, the form of its accents."""
     return unicodedata.normalize("NFC", unquote(name)).casefold()
 
 
 def _closest(path: Path, entries: list[Entry]) -> list[Entry]:
-    """Those of `entries` that share the longest end with `path`; rather a whole file_name."""
+    """Return those of `entries` that share the longest end with `path`, whole file_name first."""
     if len(entries) == 1:
         return entries
     ends = [(_common_end(path, parts), _ends_with(path, parts)) for parts, _ in entries]
@@ -179,20 +179,20 @@ def _ends_with(path: Path, parts: tuple[str, ...]) -> bool:
 
 
 def _common_end(path: Path, parts: tuple[str, ...]) -> int:
-    """How many names the ends of `path` and `parts` share; a link is also what it leads to."""
+    """Count the names that the ends of `path` and `parts` share; a link also is its target."""
     places = (Path(os.path.normpath(path.absolute())), path.resolve())
     return max(len(os.path.commonprefix([place.parts[::-1], parts[::-1]])) for place in places)
 
 
 def json_sizes(json_path: Path) -> dict[Any, tuple[int, int] | None]:
-    """Id -> width and height of each image as a COCO json has them."""
+    """Return width and height of each image by id, as a COCO JSON has them."""
     return {entry["id"]: size_of(entry) for entry in read_coco(json_path)["images"]}
 
 
 def as_results(
     image_id: Any, boxes: np.ndarray, labels: np.ndarray, categories: dict[int, tuple[Any, str]]
 ) -> list[dict[str, Any]]:
-    """Detections of one image in COCO's result format, of the classes in `categories`."""
+    """Return detections of one image in COCO's result format, of the classes in `categories`."""
     kept = np.isin(labels + 1, list(categories))
     places = list(range(1, max(categories) + 1))
     return [
@@ -206,7 +206,7 @@ def images_json(
     ids: dict[Path, Any],
     categories: dict[int, tuple[Any, str]],
 ) -> dict[str, Any]:
-    """A COCO json of the images, without annotations, to read the results with."""
+    """Return a COCO JSON of the images, without annotations, for reading the results."""
     return {
         "images": [
             {"id": ids[path], "file_name": str(path.absolute()), "width": width, "height": height}
@@ -230,7 +230,7 @@ def drawn(
     """Write the picture of one image with the detections that reach `score`.
 
     Args:
-        turned: the detections are on the image as EXIF turns it.
+        turned: the detections are on the image as rotated by EXIF.
     """
     colours = {id_: (number, name) for number, (id_, name) in enumerate(categories.values())}
     boxes = [

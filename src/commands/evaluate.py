@@ -1,4 +1,4 @@
-"""What tools/evaluate.py does after its command line is read."""
+"""Run tools/evaluate.py after its command line is read."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from src.weights.ckpt_file import fault_of
 WORKER_FILE = re.compile(r".+-fast-rcnn-(\d+)epoch\.ckpt")
 SERVER_FILE = re.compile(r".+_recovery_iteration_(\d+)_\d{8}_\d{6}\.ckpt")
 PLACES = ("", "mindrecord_*/", "ckpt/mindrecord_*/")
-# Servers write a recovery file in place: it is whole when it has not grown for so long.
+# Servers write a recovery file in place: it is complete when it has not grown for this long.
 SETTLED_S = 2.0
 POLL_S = 0.5
 
 
 @dataclass(frozen=True)
 class GlobalCheckpoint:
-    """The global model after `iteration`."""
+    """Describe the global model after `iteration`."""
 
     iteration: int
     path: Path
 
 
 def global_checkpoints(folder: Path) -> list[GlobalCheckpoint]:
-    """Those in a worker's folder or its ckpt folder, or in the servers' checkpoint_dir, by age.
+    """Return the checkpoints in a worker's folder, its ckpt folder or a checkpoint_dir, by age.
 
     A worker's file k is of iteration k + 1. The model that a job starts from has iteration 0.
     """
@@ -59,23 +59,23 @@ def global_checkpoints(folder: Path) -> list[GlobalCheckpoint]:
 
 
 def job_folder(folder: Path) -> Path | None:
-    """The folder that the job was started from, of which `folder` is a part; None: no such."""
+    """Return the folder that the job was started from and that contains `folder`, or None."""
     here = folder.absolute()
     return next((base for base in (here, *here.parents) if (base / FOLDER).is_dir()), None)
 
 
 def job_runs(folder: Path) -> bool:
-    """Whether a server or worker of the job of `folder` is alive on this machine."""
+    """Return whether a server or worker of the job of `folder` is alive on this machine."""
     record = read_record(folder)
     return bool(record and (record.running("server") or any(map(record.running, WORKER_ROLES))))
 
 
 def follow(folder: Path, job: Path | None) -> Iterator[GlobalCheckpoint]:
-    """Each checkpoint in `folder` once, those to come as long as the job of `job` runs.
+    """Yield each checkpoint in `folder` once, including new ones while the job of `job` runs.
 
     Args:
         folder: see `global_checkpoints`; a running job may not have made it yet.
-        job: see `job_folder`; None gives what is there and ends.
+        job: see `job_folder`; None yields what is there and ends.
 
     Raises:
         UserError: no such folder, and no running job.
@@ -100,7 +100,7 @@ def follow(folder: Path, job: Path | None) -> Iterator[GlobalCheckpoint]:
 
 
 def settled(path: Path) -> bool:
-    """Whether a file has not been written to for a while; one that is gone counts as settled."""
+    """Return whether a file has not been written to for a while, or is gone."""
     try:
         return time.time() - path.stat().st_mtime >= SETTLED_S
     except FileNotFoundError:
@@ -108,13 +108,13 @@ def settled(path: Path) -> bool:
 
 
 def evaluate_checkpoint(config: Config) -> int:
-    """Evaluate `config.checkpoint` and print its figures; the exit code.
+    """Evaluate `config.checkpoint` and print its metrics; return the exit code.
 
     Args:
         config: keys of default_config.yaml (val_set names the images) and the command's flags.
 
     Raises:
-        UserError: checkpoint, images or configuration do not serve.
+        UserError: checkpoint, images or configuration is unusable.
     """
     net, evaluator = prepared(config)
     print(load_detector(net, config, config.checkpoint, config.frozen_from), flush=True)
@@ -149,7 +149,7 @@ def watch(config: Config) -> int:
 def evaluated(
     checkpoint: GlobalCheckpoint, net: nn.Cell, evaluator: Evaluator, config: Config
 ) -> dict[str, Any] | None:
-    """A line of metrics.jsonl of one checkpoint; None where it is broken or was removed since."""
+    """Return a line of metrics.jsonl for a checkpoint; None where it is broken or was removed."""
     fault = fault_of(checkpoint.path) if checkpoint.path.exists() else ""
     if fault:
         print(f"WARNING: {checkpoint.path} is left out: {fault}", flush=True)
@@ -167,7 +167,7 @@ def evaluated(
 
 
 def prepared(config: Config) -> tuple[nn.Cell, Evaluator]:
-    """The network without its weights, and what measures it; prints what it is measured on."""
+    """Return the network without its weights, and its evaluator; print what it is measured on."""
     for path in (config.output, config.results):
         if path is not None and not path.absolute().parent.is_dir():
             raise UserError(f"{path}: its folder does not exist; make it first")
@@ -179,10 +179,10 @@ def prepared(config: Config) -> tuple[nn.Cell, Evaluator]:
 
 
 def measured(evaluator: Evaluator) -> Evaluation:
-    """One evaluation with a progress display.
+    """Evaluate once with a progress display.
 
     Raises:
-        UserError: an image is gone or does not decode.
+        UserError: an image is gone or cannot be decoded.
     """
     total = len(evaluator.data)
     try:
@@ -192,13 +192,13 @@ def measured(evaluator: Evaluator) -> Evaluation:
 
 
 def shown(images: Iterable, total: int) -> Iterator:
-    """`images` with a progress display."""
-    # The numbers first: when they end, the display is closed.
+    """Yield `images` with a progress display."""
+    # The counter first: when it ends, the display is closed.
     return (image for _, image in zip(progress(range(total), "evaluated", "image"), images))
 
 
 def write(path: Path, value: Any) -> None:
-    """A JSON file, whole or not at all.
+    """Write a JSON file, completely or not at all.
 
     Raises:
         UserError: it cannot be written.
@@ -211,7 +211,7 @@ def write(path: Path, value: Any) -> None:
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
-    """A JSON line.
+    """Append a JSON line.
 
     Raises:
         UserError: it cannot be written.

@@ -1,4 +1,4 @@
-"""What tools/export.py does after its command line is read."""
+"""Run tools/export.py after its command line is read."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def write_mindir(network: nn.Cell, config: Any, path: Path) -> None:
 
 
 def load_mindir(path: Path) -> nn.GraphCell:
-    """What the file computes, as a cell.
+    """Return a cell that computes what the file does.
 
     Raises:
         UserError: not a MindIR file.
@@ -64,10 +64,10 @@ def load_mindir(path: Path) -> nn.GraphCell:
         raise UserError(f"{path}: not a MindIR file: {str(error).splitlines()[0]}") from error
 
 
-# Both compute in float32, in another order of the sums; coordinates reach 2000 pixels.
+# Both compute in float32, with sums in another order; coordinates reach 2000 pixels.
 LARGEST_PIXELS = 0.1
 LARGEST_SCORE = 1e-3
-# Rounding may also decide a tie: an overlap or a score at its threshold, or the last place. Such a
+# Rounding may also decide a tie: an IoU or a score at its threshold, or the last place. Then a
 # box is there on one side only.
 LARGEST_SHARE = 0.01
 
@@ -76,14 +76,14 @@ Detections = tuple[np.ndarray, np.ndarray]
 
 @dataclass
 class Agreement:
-    """How much two detectors agree.
+    """Describe how well two detectors agree.
 
     Attributes:
-        images: compared.
-        boxes: found by the detector on them.
+        images: number of images compared.
+        boxes: number of boxes that the detector found on them.
         pixels: largest difference of a coordinate, in pixels of the original.
         score: largest difference of a score.
-        alone: boxes that only one of the two has.
+        alone: number of boxes that only one of the two has.
     """
 
     images: int = 0
@@ -132,7 +132,7 @@ def agreement(one: Iterable[Detections], other: Iterable[Detections]) -> Agreeme
 def onnx_detections(
     session: onnxruntime.InferenceSession, config: Any, images: Iterable[tuple[str, bytes]]
 ) -> Iterator[Detections]:
-    """As `detect`, of an exported ONNX model."""
+    """Return detections as `detect` does, of an exported ONNX model."""
     for _, encoded in images:
         image, shape = prepare(encoded, config)
         inputs = {"image": image[None], "image_shape": shape[None]}
@@ -149,13 +149,13 @@ Images = list[tuple[str, bytes]]
 def export(config: Config) -> int:
     """Write the detector of `config.checkpoint` in `config.file_format`, and check the file.
 
-    The file appears under its name when the check has passed; else nothing is left.
+    The file appears under its name when the check has passed; otherwise nothing is left.
 
     Returns:
         The exit code: 1 where the file does not find what the detector finds.
 
     Raises:
-        UserError: checkpoint, images, format or configuration do not serve.
+        UserError: checkpoint, images, format or configuration is unusable.
     """
     kind, path = target(config)
     use_device(config.device_target, config.device_id, config.threads)
@@ -176,11 +176,11 @@ def export(config: Config) -> int:
 
 
 class UnlikeError(Exception):
-    """A file that does not find what the detector finds."""
+    """Report a file that does not find what the detector finds."""
 
 
 def _checked(kind: str, network: nn.Cell, config: Config, path: Path, images: Images) -> Agreement:
-    """Write the file; how far it agrees with the detector.
+    """Write the file; return how well it agrees with the detector.
 
     Raises:
         UnlikeError: it does not.
@@ -197,7 +197,7 @@ def _checked(kind: str, network: nn.Cell, config: Config, path: Path, images: Im
 
 
 def target(config: Config) -> tuple[str, Path]:
-    """Format and file that the configuration asks for.
+    """Return the format and file that the configuration asks for.
 
     Raises:
         UserError: an unknown format, one that needs another device, or no such folder.
@@ -224,7 +224,7 @@ def target(config: Config) -> tuple[str, Path]:
 
 
 def check_images(config: Config) -> Images:
-    """Name and content of the images to compare on: `config.images`, else drawn ones.
+    """Return name and content of the images to compare: `config.images`, or generated ones.
 
     Raises:
         UserError: none of them can be read.
@@ -245,7 +245,7 @@ def check_images(config: Config) -> Images:
 def _written(
     kind: str, network: nn.Cell, config: Config, path: Path
 ) -> Callable[[Images], list[Detections]]:
-    """Write the file; gives what finds boxes with it."""
+    """Write the file; return a function that detects with it."""
     if kind == "MINDIR":
         write_mindir(network, config, path)
         cell = _seen(load_mindir(path), config)
@@ -259,7 +259,7 @@ def _written(
 
 
 def _seen(cell: nn.Cell, config: Config) -> Callable:
-    """`cell` as `detect` calls it; with restore_bbox it takes the image alone."""
+    """Wrap `cell` as `detect` calls it; with restore_bbox it takes the image alone."""
     return (lambda images, metas: cell(images)) if setting(config, "restore_bbox") else cell
 
 

@@ -1,4 +1,4 @@
-"""Any checkpoint of the detector into a network: a worker's, the servers', an upstream one."""
+"""Load any checkpoint of the detector into a network: a worker's, the servers', upstream's."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from src.weights.pretrained import load_pretrained, read_checkpoint, require_sam
 def load_detector(
     net: nn.Cell, config: Config, checkpoint: Path, frozen_from: Path | None = None
 ) -> str:
-    """Give `net` all the weights of a trained detector.
+    """Load all the weights of a trained detector into `net`.
 
     Args:
         net: a `Faster_Rcnn` of `config`.
         config: what the detector was trained with; local_params are not in the servers' files.
-        checkpoint: of the whole detector, or a recovery file of the servers, which holds only what
+        checkpoint: the whole detector, or a recovery file of the servers, which holds only what
             is trained and federated.
         frozen_from: checkpoint of the whole detector to take the frozen tensors and local parts
             from.
 
     Returns:
-        A line that says what came from where.
+        A line that says what came from which file.
 
     Raises:
-        UserError: the files do not make a whole detector, are another one's, or do not belong
+        UserError: the files do not make a whole detector, are of another one, or do not belong
             together.
     """
     names = [p.name for p in net.trainable_params()]
@@ -59,7 +59,7 @@ def load_detector(
             said += f", and {len(local - held)} of the silo's own (local_params)"
     loaded = len(load_pretrained(net, checkpoint).loaded)
     if not own <= held:
-        # What the file lacks has come from elsewhere: frozen tensors, local_params.
+        # The frozen tensors and local_params, which the file lacks, came from elsewhere.
         fix = "the job's own --config_path and --frozen_from"
         _require_alike(shared_aspects(config, net), checkpoint, content, fix)
     return f"{checkpoint}: {loaded} of {len(own)} tensors{said}"
@@ -73,10 +73,10 @@ def _require_detector(
     local: set[str],
     frozen_from: Path | None,
 ) -> None:
-    """Whether the names in a checkpoint are those of a trained detector.
+    """Check that the names in a checkpoint are those of a trained detector.
 
     Raises:
-        UserError: how many are, and what to give.
+        UserError: they are not; says how many are, and what to give.
     """
     missing = own - held - (frozen | local if frozen_from else set())
     if not missing:
@@ -108,9 +108,9 @@ def _require_detector(
 
 
 def _whole_detector_of(checkpoint: Path) -> str:
-    """Return what to take the frozen tensors of a servers' checkpoint from, as an example.
+    """Return an example of what to take the frozen tensors of a servers' checkpoint from.
 
-    Where silos started from a checkpoint of theirs it is not the initial model next to it.
+    Where silos started from their own checkpoint, it is not the initial model next to it.
     """
     mark = read_checkpoint(checkpoint).get(FEATURE_NAME)
     for path in sorted(checkpoint.parent.glob("*_initial.ckpt")):
@@ -121,10 +121,10 @@ def _whole_detector_of(checkpoint: Path) -> str:
 
 
 def _require_same_keys(config: Config, path: Path, content: dict[str, Parameter]) -> None:
-    """Whether a checkpoint, where it says so, was trained with these keys of the configuration.
+    """Check that a checkpoint that records its configuration was trained with these keys.
 
     Raises:
-        UserError: names those that it was not.
+        UserError: names the keys that differ.
     """
     fix = "the configuration that it was trained with, --config_path=<its file> and the same flags"
     _require_alike(key_aspects(config), path, content, fix)
@@ -133,13 +133,13 @@ def _require_same_keys(config: Config, path: Path, content: dict[str, Parameter]
 def _require_alike(
     aspects: dict[str, object], path: Path, content: dict[str, Parameter], fix: str
 ) -> None:
-    """Whether a checkpoint, where it says so, was trained with these aspects.
+    """Check that a checkpoint that records its aspects was trained with these.
 
     Args:
         fix: what to give where it was not.
 
     Raises:
-        UserError: names those that differ.
+        UserError: names the aspects that differ.
     """
     if FEATURE_NAME not in content:
         return
