@@ -1,1 +1,1 @@
-"""What `tools/benchmark.py` measures."""
+"""Measure what `tools/benchmark.py` reports."""

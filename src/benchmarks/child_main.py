@@ -1,7 +1,7 @@
-"""The process behind `children.Child`: makes one object, calls its methods, sends what they give.
+"""Run the process behind `children.Child`: make one object, call its methods, send the results.
 
 Called as `python -m src.benchmarks.child_main DESCRIPTOR MODULE:CLASS`. It imports nothing of the
-suite itself, so that the time of MODULE's import can be told.
+suite itself, so that the import time of MODULE can be measured.
 """
 
 from __future__ import annotations

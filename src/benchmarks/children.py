@@ -1,4 +1,4 @@
-"""Processes that do what is measured, each with its own memory, threads and MindSpore context.
+"""Run measured work in processes with their own memory, threads and MindSpore context.
 
 A child makes one object and calls the methods that this process asks for. It is killed on leaving,
 and dies with this process.
@@ -25,7 +25,7 @@ ANSWER_SECONDS = 900.0
 
 
 class Child:
-    """One process with one object.
+    """Run one process with one object.
 
     Args:
         work: "module:Class" of the object.
@@ -65,12 +65,12 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)  # what it started goes with it
+            os.killpg(self._process.pid, signal.SIGKILL)  # with everything that it started
         self._process.wait()
         self._connection.close()
 
     def ready(self) -> dict[str, float]:
-        """Wait until the object is made: time.monotonic() when `imported` and when `built`.
+        """Wait until the object is made; return time.monotonic() when `imported` and when `built`.
 
         Raises:
             UserError, StartError: as `answer`.
@@ -78,7 +78,7 @@ class Child:
         return self.answer(READY_SECONDS)
 
     def call(self, method: str, **arguments: Any) -> Any:
-        """What a method of the object gives.
+        """Return what a method of the object gives.
 
         Raises:
             UserError, StartError: as `answer`.
@@ -87,14 +87,14 @@ class Child:
         return self.answer()
 
     def ask(self, method: str, **arguments: Any) -> None:
-        """Have a method called; `answer` gives the result."""
+        """Ask for a method call; `answer` returns the result."""
         self._connection.send((method, arguments))
 
     def answer(self, seconds: float = ANSWER_SECONDS) -> Any:
-        """The next result.
+        """Return the next result.
 
         Raises:
-            UserError: the child met one.
+            UserError: the child raised one.
             StartError: it ended, or did not answer in time.
         """
         if not self._connection.poll(seconds):
@@ -111,7 +111,7 @@ class Child:
 
 @contextmanager
 def children(work: str, specs: list[Any], threads: int) -> Iterator[list[Child]]:
-    """One child for each of `specs`, started side by side and ready."""
+    """Start one child for each of `specs` side by side, and yield them when ready."""
     with ExitStack() as stack:
         started = [stack.enter_context(Child(work, spec, threads)) for spec in specs]
         for child in started:

@@ -1,4 +1,4 @@
-"""From a fresh process to the end of the first training step: import, network, compilation."""
+"""Measure a fresh process up to the end of its first step: import, network, compilation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from src.benchmarks.step import WORK
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `benchmark.py compile`."""
+    """Add the flags of `benchmark.py compile`."""
     add_setting_flags(parser)
     parser.add_argument(
         "--cold",
@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(setting: Setting, cold: bool = False) -> dict[str, Any]:
-    """One fresh process; `cold` without the compiled kernels that earlier ones kept.
+    """Measure one fresh process; `cold` without the compiled kernels that earlier ones kept.
 
     Returns:
-        What `describe` and `machine` give, and `import_s`, `build_s`, `first_step_s`,
+        What `describe` and `machine` return, and `import_s`, `build_s`, `first_step_s`,
         `second_step_s`, `to_first_step_s` (the first three), `peak_gb`, `cold`.
     """
     said = describe(setting.load(), setting.threads)
@@ -67,7 +67,7 @@ def measure(setting: Setting, cold: bool = False) -> dict[str, Any]:
 
 
 def report(result: dict[str, Any]) -> str:
-    """The result in words."""
+    """Return the result in words."""
     return "\n".join(
         [
             machine_line(result),

@@ -1,4 +1,4 @@
-"""The data path alone: a drawn COCO set to MindRecord, and MindRecord to batches."""
+"""Measure the data path alone: a generated COCO set to MindRecord, and MindRecord to batches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PART = "train2017"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `benchmark.py data`."""
+    """Add the flags of `benchmark.py data`."""
     add_setting_flags(parser)
     parser.add_argument("--images", type=int, default=IMAGES, help=f"default {IMAGES}")
     parser.add_argument("--image_size", default=IMAGE_SIZE, help="of the JPEG files; %(default)s")
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def plan_of(size: str) -> DrawingPlan:
-    """What to draw, of a size like 640x480.
+    """Return the drawing plan for a size like 640x480.
 
     Raises:
         UserError: not of that form, or too small.
@@ -60,10 +60,10 @@ def plan_of(size: str) -> DrawingPlan:
 
 
 def measure(setting: Setting, plan: DrawingPlan, images: int) -> dict[str, Any]:
-    """Draw, convert and read `images` images in a temporary folder.
+    """Generate, convert and read `images` images in a temporary folder.
 
     Returns:
-        What `describe` and `machine` give, and `files`, `jpeg`, `convert_images_per_s`,
+        What `describe` and `machine` return, and `files`, `jpeg`, `convert_images_per_s`,
         `convert_peak_gb`, `convert_added_gb` (beyond what importing takes), `images_per_s`,
         `first_batch_s`, `peak_gb`.
 
@@ -103,7 +103,7 @@ def measure(setting: Setting, plan: DrawingPlan, images: int) -> dict[str, Any]:
 
 
 def _with_data(setting: Setting, folder: Path) -> Setting:
-    """The setting with the drawn set's places."""
+    """Return the setting with the paths of the generated set."""
     places = {
         "instance_set": str(folder / "annotations" / f"instances_{PART}.json"),
         "image_dir": str(folder / PART),
@@ -115,7 +115,7 @@ def _with_data(setting: Setting, folder: Path) -> Setting:
 
 
 def report(result: dict[str, Any]) -> str:
-    """The result in words."""
+    """Return the result in words."""
     return "\n".join(
         [
             machine_line(result),

@@ -1,7 +1,7 @@
-"""How many floating-point operations the detector's convolutions and matrix products take.
+"""Count the floating-point operations of the detector's convolutions and matrix products.
 
-Counted from the configuration alone, two for each multiplication with its addition. What is left
-out (normalisation, pooling, suppression, losses, the optimiser) is below a hundredth of it.
+Counted from the configuration alone, two for each multiplication with its addition. The rest
+(normalisation, pooling, NMS, losses, the optimiser) is below a hundredth of it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution or matrix product, for a whole batch.
+    """Describe one convolution or matrix product, for a whole batch.
 
     Attributes:
-        name: where it stands.
+        name: its name in the network.
         forward: floating-point operations of its forward pass; each of its gradients takes as many.
         weight_gradient: training needs the gradient of its weight.
         data_gradient: training needs the gradient of its input.
@@ -29,24 +29,24 @@ class Layer:
 
     @property
     def training(self) -> int:
-        """Operations of a training step."""
+        """Return the operations of a training step."""
         return self.forward * (1 + self.weight_gradient + self.data_gradient)
 
 
 def training_flops(config: Any) -> int:
-    """Operations of one training step of a batch of `config.batch_size`."""
+    """Return the operations of one training step of a batch of `config.batch_size`."""
     regions = config.num_expected_pos_stage2 + config.num_expected_neg_stage2
     return sum(layer.training for layer in detector_layers(config, config.batch_size, regions))
 
 
 def forward_flops(config: Any, images: int = 1, regions: int | None = None) -> int:
-    """Operations of detection in `images` images with `regions` each (None: rpn_max_num)."""
+    """Return the operations of detecting in `images` images, `regions` each (None: rpn_max_num)."""
     layers = detector_layers(config, images, regions or config.rpn_max_num)
     return sum(layer.forward for layer in layers)
 
 
 def detector_layers(config: Any, images: int, regions: int) -> list[Layer]:
-    """Every layer of the detector, for `images` images with `regions` regions of interest each."""
+    """Return every layer of the detector, for `images` images with `regions` RoIs each."""
     return [
         *_backbone(config, images),
         *_pyramid(config, images),
@@ -56,17 +56,17 @@ def detector_layers(config: Any, images: int, regions: int) -> list[Layer]:
 
 
 def _conv(cells: int, kernel: int, channels: int, out: int) -> int:
-    """A convolution with `cells` output positions over the batch."""
+    """Return the operations of a convolution with `cells` output positions over the batch."""
     return 2 * cells * kernel**2 * channels * out
 
 
 def _cells(config: Any, images: int) -> list[int]:
-    """Positions of each pyramid level, P2 to P6, over the batch."""
+    """Return the positions of each FPN level, P2 to P6, over the batch."""
     return [images * height * width for height, width in config.feature_shapes]
 
 
 def _backbone(config: Any, images: int) -> Iterator[Layer]:
-    """The stem and the first stage are frozen, and no gradient flows back into them."""
+    """Yield the backbone's layers; the stem and first stage are frozen and get no gradient."""
     cells = _cells(config, images)
     width = config.resnet_in_channels[0]
     # The stem's map has twice the first level's height and width.
@@ -80,7 +80,7 @@ def _backbone(config: Any, images: int) -> Iterator[Layer]:
                 config, before if first else cells[stage], cells[stage], channels, out, first
             )
             for name, forward in flops.items():
-                # The frozen stage's output is what the first block of the second one reads.
+                # The first block of the second stage reads the frozen stage's output.
                 reads_frozen = stage == 1 and first and name in ("conv1", "down_sample")
                 yield Layer(
                     f"stage{stage + 1}.{block}.{name}",
@@ -94,7 +94,7 @@ def _backbone(config: Any, images: int) -> Iterator[Layer]:
 def _bottleneck(
     config: Any, before: int, after: int, channels: int, out: int, down_sample: bool
 ) -> dict[str, int]:
-    """Operations of one block, from `before` positions to `after`."""
+    """Return the operations of one block, from `before` positions to `after`."""
     inner = out // 4
     # ResNet v1 strides in the first convolution, v1.5 in the second.
     middle = after if config.backbone == "resnet_v1_50" else before

@@ -1,8 +1,8 @@
-"""Detection of one image: network, proposals, pooling, and suppression within the classes.
+"""Measure the detection of one image: network, proposals, RoI pooling, and NMS by class.
 
-The weights are the first ones, so that all scores are near one by the number of classes (0.012 of
-81), below the configuration's test_score_thr of 0.05, and nothing would be left to suppress. So
-the threshold is 0 here: every candidate passes, the most that suppression can have to do. The share
+The weights are the initial ones, so all scores are near one divided by the number of classes (0.012
+for 81), below the configuration's test_score_thr of 0.05, and no box would reach NMS. Therefore the
+threshold is 0 here: every candidate passes, which is the most that NMS can have to do. The share
 that passed is printed. A trained detector is surer: --score_scale=100 --score_thr=0.05 multiplies
 the weight of the layer that gives the scores, and about one class of each region passes.
 """
@@ -37,10 +37,10 @@ SCORE_THR = 0.0
 
 @dataclass(frozen=True)
 class InferSpec:
-    """What to detect with.
+    """Describe what to detect with.
 
     Attributes:
-        setting: the detector; its batch_size images come at a time.
+        setting: the detector; it takes batch_size images at a time.
         score_scale: factor on the weight of the layer that gives the scores.
     """
 
@@ -49,7 +49,7 @@ class InferSpec:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `benchmark.py infer`."""
+    """Add the flags of `benchmark.py infer`."""
     add_setting_flags(parser)
     parser.add_argument("--steps", type=int, default=STEPS, help="%(default)s")
     parser.add_argument("--score_thr", type=float, default=SCORE_THR, help="%(default)s")
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def spec_of(setting: Setting, score_thr: float = SCORE_THR, score_scale: float = 1.0) -> InferSpec:
-    """The setting with the threshold, as many images in a batch of evaluation as in one."""
+    """Return the setting with the threshold, and evaluation batches as large as training ones."""
     batch = setting.load().batch_size
     more = {"test_score_thr": score_thr, "test_batch_size": batch}
     overrides = {**setting.overrides, **more}
@@ -86,9 +86,9 @@ def measure(spec: InferSpec, steps: int = STEPS) -> dict[str, Any]:
     """Detect `steps` times.
 
     Returns:
-        What `describe`, `machine` and `timed` give, and `image_s` (seconds of one image),
+        What `describe`, `machine` and `timed` return, and `image_s` (seconds of one image),
         `score_thr`, `score_scale`, `proposals`, `classes`, `candidates` (boxes of all classes),
-        `above_share` (of them, those that score above the threshold), `detections`.
+        `above_share` (share of them above the threshold), `detections`.
     """
     config = spec.setting.load()
     said = describe(config, spec.setting.threads)
@@ -113,7 +113,7 @@ def measure(spec: InferSpec, steps: int = STEPS) -> dict[str, Any]:
 
 
 def report(result: dict[str, Any]) -> str:
-    """The result in words."""
+    """Return the result in words."""
     return "\n".join(
         [
             machine_line(result),

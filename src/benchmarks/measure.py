@@ -1,4 +1,4 @@
-"""What the measurements share: flags, the setting that is measured, memory, this machine."""
+"""Share flags, the measured setting, memory and machine data between the benchmarks."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ PACKAGES = ("mindspore", "numba", "numpy")
 
 @dataclass(frozen=True)
 class Setting:
-    """The detector that is measured, and on how many threads; it goes to other processes.
+    """Describe the measured detector and its number of threads; it is sent to other processes.
 
     Attributes:
         config_path: file of the detector.
-        overrides: keys laid over it.
+        overrides: keys that override it.
         threads: cores for the process.
     """
 
@@ -36,7 +36,7 @@ class Setting:
     threads: int
 
     def load(self) -> Config:
-        """The detector's configuration.
+        """Return the detector's configuration.
 
         Raises:
             UserError: as `load_config`.
@@ -44,12 +44,12 @@ class Setting:
         return load_config(self.config_path, **self.overrides, threads=self.threads)
 
     def with_threads(self, threads: int) -> Setting:
-        """The same on other threads."""
+        """Return this setting with another number of threads."""
         return Setting(**{**asdict(self), "threads": threads})
 
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of every measurement of the detector, and --json."""
+    """Add the flags of every measurement of the detector, and --json."""
     parser.add_argument("--width", type=int, help="of the network's input")
     parser.add_argument("--height", type=int, help="of the network's input")
     parser.add_argument("--batch", type=int, help="images in a batch")
@@ -59,11 +59,11 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def setting_of(args: argparse.Namespace, base: dict[str, Any] = REFERENCE) -> Setting:
-    """The setting that the flags ask for.
+    """Return the setting that the flags ask for.
 
     Args:
         args: parsed flags of `add_setting_flags`.
-        base: keys for the default configuration; another file stands for itself.
+        base: keys for the default configuration; another file is used as it is.
 
     Raises:
         UserError: no such file, or a value out of range.
@@ -80,19 +80,19 @@ def setting_of(args: argparse.Namespace, base: dict[str, Any] = REFERENCE) -> Se
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def say(text: str) -> None:
-    """Progress, apart from the result."""
+    """Print progress, separate from the result."""
     print(text, file=sys.stderr, flush=True)
 
 
 def show(
     args: argparse.Namespace, result: dict[str, Any], report: Callable[[dict[str, Any]], str]
 ) -> int:
-    """Print a result, as one JSON object or in words; exit code 0."""
+    """Print a result, as one JSON object or in words; return exit code 0."""
     if args.json:
         print_json(result, indent=None)
     else:
@@ -101,7 +101,7 @@ def show(
 
 
 def memory_gb(field: str) -> float:
-    """VmRSS (resident now) or VmHWM (its peak) of this process, in 10**9 bytes."""
+    """Return VmRSS (resident now) or VmHWM (its peak) of this process, in 10**9 bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024 / 1e9
@@ -109,12 +109,12 @@ def memory_gb(field: str) -> float:
 
 
 def reset_peak() -> None:
-    """Let VmHWM start again from what is resident now (proc(5), clear_refs)."""
+    """Reset VmHWM to what is resident now (proc(5), clear_refs)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def machine() -> dict[str, Any]:
-    """CPU, cores and versions."""
+    """Return CPU, cores and versions."""
     return {
         "cpu": _cpu_model(),
         "cores": cores(),
@@ -124,7 +124,7 @@ def machine() -> dict[str, Any]:
 
 
 def machine_line(where: dict[str, Any]) -> str:
-    """`machine()` as a line for people."""
+    """Format `machine()` as a line for people."""
     versions = ", ".join(f"{name} {where[name]}" for name in ("python", *PACKAGES))
     return f"{where['cpu']}, {where['cores']} cores; {versions}"
 
@@ -137,7 +137,7 @@ def _cpu_model() -> str:
 
 
 def describe(config: Config, threads: int) -> dict[str, Any]:
-    """What was measured, for the result."""
+    """Return what was measured, for the result."""
     return {
         "image": f"{config.img_width}x{config.img_height}",
         "batch": config.batch_size,

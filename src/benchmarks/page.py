@@ -1,4 +1,4 @@
-"""All measurements of the detector one after the other, and their table in a page of the docs."""
+"""Run all measurements of the detector in sequence, and write their table to a page."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ WORKERS = 2
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `benchmark.py all`."""
+    """Add the flags of `benchmark.py all`."""
     add_setting_flags(parser)
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this file")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print, write.
+    """Measure, print and write.
 
     Raises:
         UserError: the page is not there or has no place for the table.
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The results of the commands, by name, and `data_by_step`: images read by images trained."""
+    """Return the results by command, and `data_by_step`: images read per image trained."""
     setting, full = setting_of(args), setting_of(args, FULL)
     plan = data.plan_of(data.IMAGE_SIZE)
     result: dict[str, Any] = {
@@ -61,7 +61,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Return the results as Markdown."""
     one, full, found = result["step"], result["step_full"], result["infer"]
     lines = [
         f"{machine_line(one)}.",

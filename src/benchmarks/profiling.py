@@ -1,4 +1,4 @@
-"""Where the time of a step goes, by operator: the library's primitives and our own kernels."""
+"""Profile a step by operator: the library's primitives and our own kernels."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ DIRECTIONS = {
 
 
 class ProfileSpec(NamedTuple):
-    """The workload: "module:Class" with a method `steps`, and the class's argument."""
+    """Describe the workload: "module:Class" with a method `steps`, and the class's argument."""
 
     work: str
     spec: Any
 
 
 class Call(NamedTuple):
-    """One execution of a primitive."""
+    """Describe one execution of a primitive."""
 
     kind: str
     direction: str
@@ -44,16 +44,16 @@ class Call(NamedTuple):
 
 
 def profile(work: str, spec: Any, setting: Setting, steps: int = STEPS) -> dict[str, Any]:
-    """Run a workload in a process of its own that writes what each primitive takes.
+    """Run a workload in its own process, which writes the time of each primitive.
 
     Args:
         work: "module:Class" with a method `steps`.
         spec: its argument.
         setting: the detector and its threads.
-        steps: to measure, after one that compiles.
+        steps: number to measure, after one that compiles.
 
     Returns:
-        What `describe` and `machine` give, and `step_ms`, `steps`, `rows`: for each kind of
+        What `describe` and `machine` return, and `step_ms`, `steps`, `rows`: for each kind of
         operator `name`, `direction`, `calls`, `ms`, `share`, `gflops` (operations a second, None
         where they are not counted) of one step.
     """
@@ -75,7 +75,7 @@ def profile(work: str, spec: Any, setting: Setting, steps: int = STEPS) -> dict[
 
 
 def last_steps(lines: Iterable[str]) -> list[str]:
-    """The lines between the last two marks of begin and end."""
+    """Return the lines between the last two marks of begin and end."""
     found: list[str] = []
     result: list[str] = []
     for line in lines:
@@ -89,7 +89,7 @@ def last_steps(lines: Iterable[str]) -> list[str]:
 
 
 def parse_verbose(lines: Iterable[str]) -> Iterator[Call]:
-    """The executed primitives; other lines are passed over.
+    """Yield the executed primitives; skip other lines.
 
     A line of oneDNN 2.2 is dnnl_verbose, exec, engine, primitive, implementation, propagation,
     memory, attributes, auxiliary, problem, milliseconds, separated by commas.
@@ -106,7 +106,7 @@ def parse_verbose(lines: Iterable[str]) -> Iterator[Call]:
             continue
         name, flops = _problem(kind, problem)
         direction = DIRECTIONS.get(fields[5], "")
-        # The library's plain product is called by kernels only, maybe on several threads.
+        # Only kernels call the library's plain product, perhaps on several threads.
         yield Call(name, direction, milliseconds, flops, inside > 0 or kind == "gemm_api")
 
 
@@ -118,7 +118,7 @@ def _number(text: str) -> float | None:
 
 
 def _problem(kind: str, problem: str) -> tuple[str, int]:
-    """Name and operations of a primitive; 0 where they are not counted."""
+    """Return name and operations of a primitive; 0 where they are not counted."""
     if kind == "convolution":
         size = {key: int(value) for key, value in re.findall(r"([a-z]+)(\d+)", problem)}
         if {"mb", "ic", "oc", "oh", "ow", "kh", "kw"} <= set(size):
@@ -134,13 +134,13 @@ def _problem(kind: str, problem: str) -> tuple[str, int]:
 def table(
     calls: list[Call], kernels: dict[str, list[float]], seconds: float, steps: int
 ) -> dict[str, Any]:
-    """`step_ms`, `steps` and `rows` of `profile`.
+    """Return `step_ms`, `steps` and `rows` of `profile`.
 
     Args:
         calls: the library's primitives.
-        kernels: of each name calls, seconds and operations.
-        seconds: of all steps.
-        steps: how many.
+        kernels: calls, seconds and operations by name.
+        seconds: seconds of all steps.
+        steps: number of steps.
     """
     sums: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0.0, 0])
     for call in calls:
@@ -176,7 +176,7 @@ def _row(
 
 
 def profile_text(result: dict[str, Any]) -> str:
-    """The table for people."""
+    """Format the table for people."""
     lines = [
         machine_line(result),
         f"{result['image']}, batch {result['batch']}, {result['threads']} thread(s): a step of "

@@ -1,7 +1,8 @@
-"""The training step of the detector, on synthetic data in memory.
+"""Measure the training step of the detector, on synthetic data in memory.
 
-"The mathematics" is what the convolutions and matrix products of the step would take at the best
-rate of MindSpore's own matrix product in the same process; a step is some times as long.
+The FLOP bound, printed as "the mathematics", is the time that the convolutions and matrix products
+of the step would take at the best rate of MindSpore's own matrix product in the same process. The
+result gives the step as a multiple of it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ TURNS = 3
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `benchmark.py step`."""
+    """Add the flags of `benchmark.py step`."""
     add_setting_flags(parser)
     parser.add_argument("--full", action="store_true", help="1280x768, batch 1, 3 steps")
     parser.add_argument("--steps", type=int, help=f"default {STEPS}")
@@ -49,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_profile_flag(parser: argparse.ArgumentParser) -> None:
-    """--profile, of what has steps."""
+    """Add --profile, for measurements with steps."""
     parser.add_argument(
         "--profile", action="store_true", help="where the time goes, by operator; nothing else"
     )
@@ -74,13 +75,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(setting: Setting, steps: int, workers: int = 1) -> dict[str, Any]:
-    """Steps of one process; with more `workers`, those of that many side by side too.
+    """Measure steps of one process; with more `workers`, also those of that many side by side.
 
     Returns:
-        What `describe` and `machine` give, and `step_s` (median), `steps_s` (each),
+        What `describe` and `machine` return, and `step_s` (median), `steps_s` (each),
         `first_step_s` (compilation included), `images_per_s`, `peak_gb`, `loss`, `tflop`,
         `matmul_gflops`, `conv_gflops`, `mathematics_s`, `times_mathematics`; with workers
-        `workers` and what `_beside` gives.
+        `workers` and what `_beside` returns.
     """
     config = setting.load()
     said = describe(config, setting.threads)
@@ -103,9 +104,9 @@ def timed(
 
     Args:
         child: ready, with the methods `steps`, `calibrate`, `peak_gb`.
-        steps: how many, after one that compiles and one more.
-        flops: of one step.
-        images: of one step.
+        steps: number to time, after one that compiles and one more.
+        flops: operations of one step.
+        images: images in one step.
 
     Returns:
         `summary` with `first_step_s` and `peak_gb`, and the child's last answer.
@@ -127,7 +128,7 @@ def timed(
 def summary(
     seconds: list[float], rates: list[dict[str, float]], flops: int, images: int
 ) -> dict[str, Any]:
-    """Times next to the FLOP bound: `flops` at the best rate of the matrix product."""
+    """Compare times with the FLOP bound: `flops` at the best rate of the matrix product."""
     median = statistics.median(seconds)
     best = {name: max(rate[name] for rate in rates) for name in rates[0]}
     mathematics = flops / best["matmul_gflops"] / 1e9
@@ -145,7 +146,7 @@ def summary(
 def _beside(
     alone: Child, setting: Setting, workers: int, steps: int, peak_gb: float
 ) -> dict[str, Any]:
-    """The throughput of `workers` processes at the same time, and of one alone, in turns.
+    """Measure the throughput of `workers` processes at once, and of one alone, in turns.
 
     Returns:
         `workers`, `threads_each`, `together_steps_per_s`, `alone_steps_per_s`, `ratio` of the two.
@@ -184,7 +185,7 @@ def _beside(
 
 
 def _side_by_side(processes: list[Child], count: int) -> float:
-    """Steps a second of all processes, which take `count` each, from first begin to last end."""
+    """Return steps a second of all processes, `count` each, from first begin to last end."""
     for process in processes:
         process.ask("steps", count=count)
     answers = [process.answer() for process in processes]
@@ -193,7 +194,7 @@ def _side_by_side(processes: list[Child], count: int) -> float:
 
 
 def report(result: dict[str, Any]) -> str:
-    """The result in words."""
+    """Return the result in words."""
     lines = [
         machine_line(result),
         f"{result['image']}, batch {result['batch']}, {result['threads']} thread(s): "

@@ -1,4 +1,4 @@
-"""How long a synchronisation of the detector's weights takes, and what memory.
+"""Measure the time and memory of synchronising the detector's weights.
 
 Redis, a scheduler, servers and clients are real processes on this machine; the clients do nothing
 but synchronise. Three kinds take their turns on the same servers: the engine's own client, this
@@ -40,19 +40,19 @@ LAST_LINES = 8
 
 
 class Cluster:
-    """Starts everything on entering and kills it on leaving; it dies with this process too.
+    """Start everything on entering and kill it on leaving; it also dies with this process.
 
     Args:
-        folder: for logs and checkpoints.
-        servers: how many.
-        silos: uploads that make an iteration.
-        iterations: of the job.
+        folder: folder for logs and checkpoints.
+        servers: number of servers.
+        silos: number of uploads that make an iteration.
+        iterations: number of iterations of the job.
         config_path: detector whose weights the servers start from.
 
     Attributes:
         yaml_path: the federation's file, for the clients.
         addresses: "ip:port" of each server.
-        checkpoint: the servers' initial model, which is what travels.
+        checkpoint: the servers' initial model, which holds the federated parameters.
     """
 
     def __init__(self, folder: Path, servers: int, silos: int, iterations: int, config_path: Path):
@@ -79,11 +79,11 @@ class Cluster:
 
     @property
     def checkpoint(self) -> Path:
-        """The servers' initial model: all that travels, as a MindSpore checkpoint."""
+        """Return the servers' initial model, all that is federated, as a MindSpore checkpoint."""
         return list_recovery_files(self._folder / "fl_ckpt", self.job.name)[-1].path
 
     def stop(self) -> None:
-        """Kill what was started."""
+        """Kill everything that was started."""
         for process in self._processes.values():
             process.kill()
         for process in self._processes.values():
@@ -91,13 +91,13 @@ class Cluster:
         self._processes.clear()
 
     def check(self) -> None:
-        """Raise StartError with the end of its log where a process has ended."""
+        """Raise StartError with the end of the log of a process that has ended."""
         for name, process in self._processes.items():
             if process.poll() is not None:
                 raise StartError(f"{name} ended: {self._last_lines(name)}", 1)
 
     def resident_gb(self) -> list[float]:
-        """Resident memory of each server now, in 10**9 bytes."""
+        """Return the resident memory of each server now, in 10**9 bytes."""
         pids = [p.pid for name, p in self._processes.items() if name.startswith("server")]
         return [psutil.Process(pid).memory_info().rss / 1e9 for pid in pids]
 
@@ -174,7 +174,7 @@ class Cluster:
 
 
 def last_lines(log: Path) -> str:
-    """The end of a log file, for a message."""
+    """Return the end of a log file, for a message."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return "\n".join(lines[-LAST_LINES:])
 
@@ -190,7 +190,7 @@ Results = list[list[dict[str, Any]]]  # of each round, of each client
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `benchmark.py sync`."""
+    """Add the flags of `benchmark.py sync`."""
     parser.add_argument("--servers", type=int, choices=(1, 2, 4), default=2)
     parser.add_argument("--clients", type=int, default=2, help="default 2")
     parser.add_argument("--rounds", type=int, default=5, help="of each kind (default 5)")
@@ -210,7 +210,7 @@ def run(args: argparse.Namespace) -> int:
     config_path = find_config_file(args.config_path)
     if args.config_path == DEFAULT_CONFIG:
         require_memory(kinds, args.servers, args.clients)
-    iterations = args.rounds * len(kinds) + 1  # one more, so that the job is not over within it
+    iterations = args.rounds * len(kinds) + 1  # one more, so that the job does not end within it
     measured: dict[str, Results] = {}
     servers_gb: list[list[float]] = []
     with tempfile.TemporaryDirectory(prefix="benchmark_sync_") as folder:
@@ -225,7 +225,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def kinds_of(args: argparse.Namespace) -> list[str]:
-    """The kinds of clients to measure, in turn; the null client comes with this suite's.
+    """Return the kinds of clients to measure, in turn; the null client comes with this suite's.
 
     Raises:
         UserError: numbers below 1, or the engine's own client with too many of them.
@@ -247,7 +247,7 @@ def kinds_of(args: argparse.Namespace) -> list[str]:
 
 
 def require_memory(kinds: list[str], servers: int, clients: int) -> None:
-    """Raise a UserError where the machine has not the memory for the full detector."""
+    """Raise a UserError where the machine lacks the memory for the full detector."""
     needed = SERVER_NEEDS_GB * servers + clients * max(NEEDS_GB[kind] for kind in kinds)
     there = psutil.virtual_memory().available / 1e9
     if there < needed:
@@ -264,7 +264,7 @@ def _rounds_of(
     folder: Path,
     servers_gb: list[list[float]],
 ) -> Results:
-    """All rounds of one kind of clients; `servers_gb` grows by the servers' memory after each."""
+    """Measure all rounds of one kind of clients; append the servers' memory to `servers_gb`."""
     say(f"{kind}: {args.clients} client(s) start")
     with _Clients(kind, cluster, args.clients, folder) as clients:
         clients.gather(READY_SECONDS)
@@ -279,7 +279,7 @@ def _rounds_of(
 
 
 class _Clients:
-    """The client processes of one kind; killed on leaving."""
+    """Run the client processes of one kind; they are killed on leaving."""
 
     def __init__(self, kind: str, cluster: Cluster, count: int, folder: Path):
         self._cluster = cluster
@@ -323,10 +323,10 @@ class _Clients:
             connection.send(word)
 
     def gather(self, seconds: float) -> list[Any]:
-        """What each client sends next.
+        """Return what each client sends next.
 
         Raises:
-            StartError: one failed, a process of the cluster ended, or the time is over.
+            StartError: one failed, a process of the cluster ended, or the time is up.
         """
         deadline = time.monotonic() + seconds
         answers: dict[int, Any] = {}
@@ -356,17 +356,17 @@ class _Clients:
 
 
 def round_seconds(results: list[dict[str, Any]]) -> float:
-    """From the first start request to the last decoded model."""
+    """Return the seconds from the first start request to the last decoded model."""
     return max(r["end"] for r in results) - min(r["begin"] for r in results)
 
 
 def median(values: list[float]) -> float:
-    """Without the first, which has connections to open and memory to get."""
+    """Return the median without the first, which opens connections and gets memory."""
     return statistics.median(values[1:])
 
 
 def summary(measured: dict[str, Results], servers_gb: list[list[float]]) -> dict[str, Any]:
-    """The result as one object.
+    """Return the result as one object.
 
     Returns:
         `ours`, `engine` (None where not measured), `null`: each `round_s`, `client_s` (the most of
@@ -397,7 +397,7 @@ TITLES = {"engine": "engine's own client", "ours": "this suite", "null": "server
 
 
 def report(result: dict[str, Any], measured: dict[str, Results]) -> str:
-    """The result in words: medians without the first round."""
+    """Return the result in words: medians without the first round."""
     lines = []
     for kind, rounds in measured.items():
         values = result[kind]
@@ -423,7 +423,7 @@ def _peak(rounds: Results) -> float:
 
 
 def _phases(rounds: Results) -> str:
-    """Median seconds of each phase over rounds and clients."""
+    """Return the median seconds of each phase over rounds and clients."""
     names = rounds[0][0]["phases"]
     parts = [
         f"{name} {statistics.median(r['phases'][name] for one in rounds[1:] for r in one):.2f} s"

@@ -1,6 +1,6 @@
-"""Clients that only synchronise: this suite's, the engine's own, and one that does no work.
+"""Run clients that only synchronise: this suite's, the engine's own, and one that does no work.
 
-Each runs in a process of its own, `run_client`, and waits for the word before every round, so that
+Each runs in its own process, `run_client`, and waits for the word before every round, so that
 the rounds of all clients begin together.
 """
 
@@ -25,9 +25,9 @@ REQUEST_SECONDS = 120.0
 
 
 class NullClient:
-    """Sends bytes that were encoded before the round, and drops what it receives undecoded.
+    """Send bytes that were encoded before the round, and drop what comes back undecoded.
 
-    What its rounds take is the servers' share: their work and the transfer at memory speed.
+    The time of its rounds is the servers' share: their work and the transfer at memory speed.
     """
 
     def __init__(self, spec: ClientSpec):
@@ -43,7 +43,7 @@ class NullClient:
         self.prepare()
 
     def prepare(self) -> None:
-        """Encode the upload of the next iteration; room for its model."""
+        """Encode the upload of the next iteration, and allocate room for its model."""
         self._iteration += 1
         fields: messages.Fields = {
             0: self._spec.fl_name,
@@ -56,7 +56,7 @@ class NullClient:
         self._buffer = memoryview(bytearray(len(self._body) + 65536))
 
     def round(self) -> dict[str, Any]:
-        """One round."""
+        """Run one round."""
         begin = time.monotonic()
         reply = self._client.start(1, REQUEST_SECONDS)
         if reply.outcome is not Outcome.ACCEPTED or reply.iteration != self._iteration:
@@ -76,7 +76,7 @@ class NullClient:
         return {"begin": begin, "end": end, "phases": phases, "client_s": 0.0}
 
     def _await_model(self) -> float:
-        """Ask until the model came; the time when the successful request began."""
+        """Ask until the model came; return the time when the successful request began."""
         body = messages.encode({0: self._spec.fl_name, 1: self._iteration, 2: "1"})
         deadline = time.monotonic() + REQUEST_SECONDS
         while time.monotonic() < deadline:
@@ -87,7 +87,7 @@ class NullClient:
         raise TimeoutError(f"no model of iteration {self._iteration}")
 
     def _post(self, path: str, body: bytes) -> int:
-        """Length of the answer, which is left in the buffer."""
+        """Post a body; return the length of the answer, which is left in the buffer."""
         self._connection.request("POST", path, body=body)
         with self._connection.getresponse() as response:
             done = 0
@@ -98,15 +98,15 @@ class NullClient:
 
 @dataclass(frozen=True)
 class ClientSpec:
-    """What one client is told.
+    """Describe one client.
 
     Attributes:
         kind: "ours", "engine" or "null".
-        number: of the client, from 0; it talks to server number mod servers.
-        clients: how many there are.
-        addresses: of the servers.
-        iterations: of the job.
-        checkpoint: the model that travels.
+        number: the client's number, from 0; it talks to server number mod servers.
+        clients: number of clients.
+        addresses: addresses of the servers.
+        iterations: number of iterations of the job.
+        checkpoint: the model that is exchanged.
         log: file for what the process prints.
     """
 
@@ -122,18 +122,18 @@ class ClientSpec:
 
     @property
     def own_addresses(self) -> list[str]:
-        """The servers, this client's own first."""
+        """Return the servers, this client's own first."""
         first = self.number % len(self.addresses)
         return self.addresses[first:] + self.addresses[:first]
 
 
-# What every client adds to the first value of the last weight before it sends, times its number
-# from 1: enough to see that a round really averaged.
+# Every client adds this times its number, from 1, to the first value of the last weight before it
+# sends: enough to see that a round really averaged.
 CHANGE = 0.5
 
 
 def run_client(connection: Connection, spec: ClientSpec) -> None:
-    """A client process: "ready", then for each word received a round's result, until None.
+    """Run a client process: send "ready", then a round's result per word received, until None.
 
     A result has `begin` and `end` (time.monotonic), seconds per phase in `phases`, `client_s`, and
     `added_gb` and `peak_gb`. An error is sent as its text.
@@ -159,7 +159,7 @@ def run_client(connection: Connection, spec: ClientSpec) -> None:
 
 
 class _TrainingClient:
-    """A manager's hooks called as `Model.train` would, without a training between them."""
+    """Call a manager's hooks as `Model.train` does, without training between them."""
 
     def __init__(self, spec: ClientSpec):
         import mindspore as ms
@@ -177,10 +177,10 @@ class _TrainingClient:
         self.context = RunContext(arguments)
 
     def prepare(self) -> None:
-        """Nothing is left to do between rounds."""
+        """Do nothing: no work is left between rounds."""
 
     def synchronise(self, manager: Any) -> tuple[float, float, float]:
-        """One round: begin, the time when the iteration was joined, end."""
+        """Run one round; return its begin, the time of joining the iteration, and its end."""
         begin = time.monotonic()
         manager.on_train_step_begin(self.context)
         joined = time.monotonic()
@@ -197,7 +197,7 @@ class _TrainingClient:
         return self.network.trainable_params()[-1]
 
     def _change(self) -> float:
-        """Move one weight as a training would; returns what it was."""
+        """Change one weight as training would; return its old value."""
         from mindspore import Tensor
 
         array = self._last().asnumpy().copy()
@@ -208,7 +208,7 @@ class _TrainingClient:
 
 
 class OurClient(_TrainingClient):
-    """`SiloManager`."""
+    """Synchronise with `SiloManager`."""
 
     def __init__(self, spec: ClientSpec):
         super().__init__(spec)
@@ -237,7 +237,7 @@ class OurClient(_TrainingClient):
         )
 
     def round(self) -> dict[str, Any]:
-        """One round."""
+        """Run one round."""
         begin, joined, end = self.synchronise(self._manager)
         record = self._manager.rounds[-1]
         if record.result != "aggregated":
@@ -253,7 +253,7 @@ class OurClient(_TrainingClient):
 
 
 class _TimedBinding:
-    """The engine's binding, with the seconds that a call took and its processor time."""
+    """Wrap the engine's binding and record the seconds and processor time of a call."""
 
     def __init__(self, binding: Any):
         self._binding = binding
@@ -274,7 +274,7 @@ class _TimedBinding:
 
 
 class EngineClient(_TrainingClient):
-    """`mindspore_federated.FederatedLearningManager` as it is.
+    """Synchronise with `mindspore_federated.FederatedLearningManager` as it is.
 
     Its own work is what happens outside the binding (lists made of arrays, arrays of lists, the
     load) and the processor time in user mode within it (lists read, message built and read).
@@ -291,7 +291,7 @@ class EngineClient(_TrainingClient):
         )
 
     def round(self) -> dict[str, Any]:
-        """One round."""
+        """Run one round."""
         self._binding.user_s = 0.0
         begin, joined, end = self.synchronise(self._manager)
         inside = self._binding.seconds["update_and_get_model"]

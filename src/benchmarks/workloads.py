@@ -1,4 +1,4 @@
-"""The training step in a process of its own: the detector, one synthetic batch, its seconds."""
+"""Run the training step in its own process: the detector, one synthetic batch, its seconds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONV_FLOPS = 2 * HEIGHT * WIDTH * CHANNELS**2 * 9
 
 
 class _MatMul(nn.Cell):
-    """One product, as a graph."""
+    """Compute one product, as a graph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _MatMul(nn.Cell):
 
 
 class _Conv(nn.Cell):
-    """One 3x3 convolution, as a graph."""
+    """Compute one 3x3 convolution, as a graph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,14 +57,14 @@ class _Conv(nn.Cell):
 
 
 class Calibration:
-    """Compiled once; `measure` can be called again and again between pieces of a workload."""
+    """Compile once; `measure` can be called repeatedly between pieces of a workload."""
 
     def __init__(self) -> None:
         self._matmul = _MatMul()
         self._conv = _Conv()
 
     def measure(self, repeats: int = 5) -> dict[str, float]:
-        """The best rate of `repeats`, in 10**9 operations a second.
+        """Return the best rate of `repeats`, in 10**9 operations a second.
 
         Returns:
             `matmul_gflops` of 2048 x 2048 x 2048 and `conv_gflops` of 256 channels at 96 x 160,
@@ -84,7 +84,7 @@ class Calibration:
 
 
 def _best(run: Callable[[], Tensor], repeats: int) -> float:
-    """Fewest seconds of `repeats` runs; one before them compiles."""
+    """Return the fewest seconds of `repeats` runs; one run before them compiles."""
     run().asnumpy()
     seconds = []
     for _ in range(repeats):
@@ -94,12 +94,12 @@ def _best(run: Callable[[], Tensor], repeats: int) -> float:
     return min(seconds)
 
 
-BOXES = 7  # of one image; COCO's images have 7.3 in the mean
+BOXES = 7  # per image; COCO's images have 7.3 on average
 RATE = 1e-4  # small, so that the loss stays finite on noise however many steps are taken
 
 
 class StepWork:
-    """One training process.
+    """Train in one process.
 
     Args:
         setting: the detector and its threads.
@@ -135,17 +135,17 @@ class StepWork:
         }
 
     def calibrate(self) -> dict[str, float]:
-        """See `Calibration.measure`."""
+        """Return `Calibration.measure`."""
         self._calibration = self._calibration or Calibration()
         return self._calibration.measure()
 
     def peak_gb(self) -> float:
-        """Peak resident memory so far, in 10**9 bytes."""
+        """Return the peak resident memory so far, in 10**9 bytes."""
         return memory_gb("VmHWM")
 
 
 def synthetic_batch(config: Config) -> list[np.ndarray]:
-    """A batch for training, drawn from `config.seed`.
+    """Generate a training batch from `config.seed`.
 
     Returns:
         image (B, 3, H, W) float32, image_shape (B, 3) float32, box (B, num_gts, 4) float32,
@@ -170,7 +170,7 @@ def synthetic_batch(config: Config) -> list[np.ndarray]:
 
 
 class InferWork:
-    """One detecting process."""
+    """Detect in one process."""
 
     def __init__(self, spec: InferSpec):
         config = spec.setting.load()
@@ -192,8 +192,8 @@ class InferWork:
         """Detect `count` times.
 
         Returns:
-            `seconds` of each; of the last, `candidates` (boxes of all classes), `above` (those of
-            them that score above the threshold, which suppression compares), `detections`.
+            `seconds` of each; of the last, `candidates` (boxes of all classes), `above` (those
+            above the threshold, which NMS compares), `detections`.
         """
         seconds = []
         for _ in range(count):
@@ -209,12 +209,12 @@ class InferWork:
         }
 
     def calibrate(self) -> dict[str, float]:
-        """See `Calibration.measure`."""
+        """Return `Calibration.measure`."""
         self._calibration = self._calibration or Calibration()
         return self._calibration.measure()
 
     def peak_gb(self) -> float:
-        """Peak resident memory so far, in 10**9 bytes."""
+        """Return the peak resident memory so far, in 10**9 bytes."""
         return memory_gb("VmHWM")
 
 
@@ -222,10 +222,10 @@ EPOCHS = 3
 
 
 class DataWork:
-    """Conversion or reading.
+    """Convert or read data.
 
     Args:
-        setting: with the keys of the data laid over the configuration.
+        setting: its configuration is overridden with the keys of the data.
     """
 
     def __init__(self, setting: Setting):
@@ -233,7 +233,7 @@ class DataWork:
         ms.set_seed(self._config.seed)
 
     def convert(self) -> dict[str, float]:
-        """Write the MindRecord: its `seconds`, `peak_gb` of the process, `added_gb` of it."""
+        """Write the MindRecord; return `seconds`, `peak_gb` of the process and its `added_gb`."""
         before, start = memory_gb("VmRSS"), time.monotonic()
         data_to_mindrecord_byte_image(self._config, self._config.dataset, True, BASE_NAME, 1)
         seconds = time.monotonic() - start
@@ -265,7 +265,7 @@ class DataWork:
 
 
 class ProfiledWork:
-    """The workload, its kernels wrapped before anything takes hold of them."""
+    """Wrap the workload's kernels before anything imports them."""
 
     def __init__(self, spec: ProfileSpec):
         self._kernels: dict[str, list[float]] = {}
@@ -279,7 +279,7 @@ class ProfiledWork:
         self._work = getattr(importlib.import_module(module), name)(spec.spec)
 
     def steps(self, count: int) -> dict[str, Any]:
-        """`seconds` of each step, and `kernels`: name to [calls, seconds, operations]."""
+        """Return `seconds` of each step, and `kernels`: name to [calls, seconds, operations]."""
         self._kernels.clear()
         _mark(BEGIN)
         seconds = self._work.steps(count)["seconds"]
@@ -305,10 +305,10 @@ class ProfiledWork:
 
 
 def convolution_flops(arrays: Sequence[Any], result: Any) -> int:
-    """Operations of a kernel of two maps or a map and a weight, (., ., h, w) each; of others 0.
+    """Return the operations of a convolution kernel on arrays (., ., h, w); 0 for other kernels.
 
-    A kernel of that kind is a convolution of stride 1 or one of its gradients. Its weight is the
-    second array, or the result where both arrays are maps.
+    A kernel of two maps, or of a map and a weight, is a convolution of stride 1 or one of its
+    gradients. Its weight is the second array, or the result where both arrays are maps.
     """
     if len(arrays) != 2 or any(array.ndim != 4 for array in arrays):
         return 0
@@ -318,6 +318,6 @@ def convolution_flops(arrays: Sequence[Any], result: Any) -> int:
 
 
 def _mark(word: str) -> None:
-    """A line in standard output, in order with those of the matrix library."""
+    """Write a line to standard output, in order with those of the matrix library."""
     ctypes.CDLL(None).fflush(None)
     os.write(1, f"{word}\n".encode())
