@@ -12,16 +12,16 @@
   python tools/benchmark.py sync --servers=2 --clients=8 --only=ours
   python tools/benchmark.py sync --only=ours --rounds=30     the servers' memory over 30 rounds
 
-Each prints a few lines on standard output, with --json one JSON object in their place; progress
-goes to standard error. docs/performance.md says how the figures are to be read, and what the
-mathematics is. Weights and images are drawn, nothing is downloaded.
+Each command prints a few lines to standard output, or one JSON object with --json; progress goes
+to standard error. docs/performance.md explains how to read the results, and what "the mathematics"
+(the FLOP bound) is. Weights and images are generated, nothing is downloaded.
 
 sync: a real Redis, scheduler and servers; clients that only synchronise the detector's weights.
 The engine's own client, this suite's, and one that does no work (its rounds are the servers' own
-share) take their turns; seconds per phase, memory and the ratios are printed.
+share) take turns; seconds per phase, memory and the ratios are printed.
 
 Everything that a measurement starts has ended when it ends, also after Ctrl-C. A busy machine
-gives higher figures.
+gives higher times.
 """
 
 import signal
@@ -46,7 +46,7 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Parse, measure."""
+    """Parse the command line and measure."""
     words = sys.argv[1:]
     parser = script_parser(__doc__)
     parser.add_argument("command", choices=COMMANDS, help="--help behind it lists its flags")

@@ -1,4 +1,4 @@
-"""How well do silos learn, together and alone, and by which aggregation algorithm?
+"""Compare how well silos learn, together and alone, and with each aggregation algorithm.
 
   python tools/compare_training.py silos          about half an hour on two cores
   python tools/compare_training.py aggregation    about an hour
@@ -6,11 +6,11 @@
 `silos` runs the demo five times, with equal numbers of training steps in every silo: two silos
 together, one of them alone, all images in one place, on an even split of the images and on one that
 is skewed by category. `aggregation` runs two silos on the skewed split with FedAvg, FedProx,
-Scaffold and FedNova, each with --seeds seeds, which draw the split, the first weights and the order
-of the images. Every run goes through the real scheduler, servers and Redis. Success: a table of AP
-on images that no silo has, and AP by iteration as learning.svg or aggregation.svg, in --folder;
-with --write=docs/learning.md (docs/aggregation.md) also in that page and next to it. Started again
-it goes on after the last finished run.
+Scaffold and FedNova, each with --seeds seeds, which determine the split, the initial weights and
+the order of the images. Every run uses the real scheduler, servers and Redis. Success: a table of
+AP on images that no silo has, and AP by iteration as learning.svg or aggregation.svg, in --folder;
+with --write=docs/learning.md (docs/aggregation.md) also in that page and next to it. When started
+again, it continues after the last finished run.
 """
 
 import argparse
@@ -40,13 +40,13 @@ from src.printing import print
 from src.reporting.marked_page import split_page, write_table
 from src.reporting.plots import comparison_figure
 
-# More than the demo's, for figures that differ by less between two drawings.
+# More than the demo's, for metrics that differ less between two generated sets.
 VAL_IMAGES = 150
 FIGURES = {"silos": "learning.svg", "aggregation": "aggregation.svg"}
 
 
 def main() -> int:
-    """Parse, run, draw."""
+    """Parse the command line, run and plot."""
     args = parse_known(make_parser())
     if args.write:
         split_page(args.write)
@@ -83,7 +83,7 @@ def main() -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The tool's flags; defaults are the demo's."""
+    """Return the tool's flags; defaults are the demo's."""
     parser = script_parser(__doc__)
     parser.add_argument("what", choices=FIGURES)
     parser.add_argument("--folder", type=Path, default=Path("compare_run"), help="%(default)s")

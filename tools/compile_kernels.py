@@ -2,9 +2,9 @@
 
   python tools/compile_kernels.py
 
-trains one step of a tiny detector and detects once with it, as a worker and an evaluation do. The
-machine code stays next to the sources for every later process on this machine; a changed source is
-compiled again at its next use. Success: one line with the seconds that it took.
+It trains a tiny detector for one step and detects once with it, as a worker and an evaluation do.
+The machine code stays next to the sources for every later process on this machine; a changed source
+is compiled again at its next use. Success: one line with the seconds that it took.
 """
 
 import sys

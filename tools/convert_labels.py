@@ -1,4 +1,4 @@
-"""Turn labels of Pascal VOC or YOLO into COCO jsons, which generate_mindrecord.py takes.
+"""Convert Pascal VOC or YOLO labels to COCO JSON files, which generate_mindrecord.py takes.
 
   python tools/convert_labels.py --from=voc  --source=VOCdevkit/VOC2012 --out=datasets/mine
   python tools/convert_labels.py --from=yolo --source=my_yolo           --out=datasets/mine
@@ -7,8 +7,8 @@
 Success: a line for each split, <out>/train.json, <out>/val.json, ... (<out>/all.json without
 splits), and the lines num_classes and coco_classes for the configuration: every silo of a
 federation needs the same ones, so agree on one list and give it with --classes. No image is copied;
-each json records where they are. Images without a box are kept. What is odd is counted; where
-that is more than the screen shows, <out>/label_notes.txt has every case.
+each JSON records where they are. Images without a box are kept. Unusual labels are counted; where
+there are more than the screen shows, <out>/label_notes.txt lists every case.
 """
 
 from __future__ import annotations

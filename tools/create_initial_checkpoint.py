@@ -2,10 +2,11 @@
 
   python tools/create_initial_checkpoint.py --checkpoint_dir=./fl_ckpt --pre_trained=resnet50.ckpt
 
-writes fl_ckpt/FasterRCNN_recovery_iteration_0_<date>_<time>.ckpt, the trainable parameters that the
-servers hold, and fl_ckpt/FasterRCNN_initial.ckpt, the whole detector, which a worker takes as
---pre_trained. Without --pre_trained the weights are drawn from --seed. The server launcher calls
-this by itself when its checkpoint_dir holds no model. Other keys of default_config.yaml are flags.
+It writes fl_ckpt/FasterRCNN_recovery_iteration_0_<date>_<time>.ckpt, the trainable parameters that
+the servers hold, and fl_ckpt/FasterRCNN_initial.ckpt, the whole detector, which a worker takes as
+--pre_trained. Without --pre_trained the weights are initialized from --seed. The server launcher
+calls this by itself when its checkpoint_dir holds no model. Other keys of default_config.yaml are
+flags.
 """
 
 import argparse
@@ -32,10 +33,10 @@ from src.printing import print
 
 
 def main() -> None:
-    """Parse, build, write."""
+    """Parse the command line, build and write the models."""
     parser = launcher_parser(__doc__)
     parser.add_argument("--checkpoint_dir", type=Path, default=Path("fl_ckpt"))
-    # Of the server launcher alone: it may replace what it has made by itself.
+    # Given by the server launcher alone, which may replace what it has made by itself.
     parser.add_argument("--for_launcher", action="store_true", help=argparse.SUPPRESS)
     config = get_config(parser=parser)
     job = job_from(config)
@@ -43,7 +44,7 @@ def main() -> None:
     if not config.pre_trained and not list_recovery_files(config.checkpoint_dir, name):
         require_names(config.checkpoint_dir, name)
     print("building the detector", flush=True)
-    # Late, so that --help and a wrong flag do not wait for MindSpore.
+    # Imported late, so that --help and a wrong flag do not wait for MindSpore.
     from src.training import build_detector, save_models
 
     net, origin = build_detector(config)

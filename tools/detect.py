@@ -1,17 +1,17 @@
-"""Run a trained detector over images: boxes as COCO json, and as pictures.
+"""Run a trained detector on images: write boxes as COCO JSON, and pictures.
 
   python tools/detect.py --checkpoint=worker_0/ckpt/mindrecord_0/best.ckpt --images photos
   python tools/detect.py --images a.jpg b.png --out=found --score=0.3 \\
          --checkpoint=fl_ckpt/FasterRCNN_recovery_iteration_3_20261122_080000.ckpt \\
          --frozen_from=fl_ckpt/FasterRCNN_initial.ckpt
 
-Give the --config_path that the detector was trained with; every scalar key of it is a flag
-(--test_score_thr, --device_target ...). Success: detections.json in COCO's result format, all that
-score above test_score_thr; images.json with the names, sizes and ids of the images, which count
-from 1 in the order of the files, and of the classes; a picture of each image with the detections
-of --score or more, and contact_sheet.png of the first. Images that cannot be read are left out with
-a warning. Boxes are on the image as a program shows it, turned by EXIF; with --json as that has it.
-tools/show_detections.py reads the two json files.
+Give the --config_path that the detector was trained with; each of its scalar keys is a flag
+(--test_score_thr, --device_target ...). Success: detections.json in COCO's result format, with all
+detections above test_score_thr; images.json with the names, sizes and ids of the images (from 1 in
+the order of the files) and of the classes; a picture of each image with the detections of --score
+or more, and contact_sheet.png of the first. Images that cannot be read are left out with a warning.
+Boxes are on the image as a program shows it, rotated by EXIF; with --json, as the JSON has it.
+tools/show_detections.py reads the two JSON files.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> int:
     config = get_config(parser=build_parser())
     if not 0 <= config.score <= 1:
         raise UserError(f"--score {config.score}: expected 0 to 1")
-    # Late, so that --help and a wrong flag do not wait for MindSpore.
+    # Imported late, so that --help and a wrong flag do not wait for MindSpore.
     from src.commands.detect import detect_files
 
     return detect_files(config)

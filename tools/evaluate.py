@@ -1,4 +1,4 @@
-"""COCO's figures (mean average precision and the like) of a checkpoint, or of a running job.
+"""Compute COCO's metrics (mean average precision etc.) of a checkpoint, or of a running job.
 
   python tools/evaluate.py --json=instances_val2017.json \\
          --checkpoint=worker_0/ckpt/mindrecord_0/best.ckpt
@@ -7,10 +7,10 @@
          --frozen_from=fl_ckpt/FasterRCNN_initial.ckpt
   python tools/evaluate.py --json=instances_val2017.json --watch=worker_0 --output=metrics.jsonl
 
-Give the --config_path that the detector was trained with; every scalar key of it is a flag
-(--image_dir, --test_batch_size, --device_target ...). Success: a table of the twelve figures and of
-the AP of each class. With --watch one line for each global checkpoint, those that are there and
-those that come, until the job has ended or Ctrl-C.
+Give the --config_path that the detector was trained with; each of its scalar keys is a flag
+(--image_dir, --test_batch_size, --device_target ...). Success: a table of the twelve metrics and of
+the AP of each class. With --watch it writes one line for each global checkpoint, existing and new,
+until the job has ended or Ctrl-C is pressed.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def read_command_line() -> Config:
-    """The configuration with the flags laid over it.
+    """Return the configuration, overridden by the flags.
 
     Raises:
-        UserError: flags that do not go together, or none that is needed.
+        UserError: flags that do not go together, or a missing one.
     """
     config = get_config(parser=build_parser())
     if (config.checkpoint is None) == (config.watch is None):
@@ -74,7 +74,7 @@ def read_command_line() -> Config:
 
 def main() -> int:
     config = read_command_line()
-    # Late, so that --help and a wrong flag do not wait for MindSpore.
+    # Imported late, so that --help and a wrong flag do not wait for MindSpore.
     from src.commands.evaluate import evaluate_checkpoint, watch
 
     return watch(config) if config.watch else evaluate_checkpoint(config)

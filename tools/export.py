@@ -5,11 +5,11 @@
          --checkpoint=fl_ckpt/FasterRCNN_recovery_iteration_3_20261122_080000.ckpt \\
          --frozen_from=fl_ckpt/FasterRCNN_initial.ckpt --images val2017
 
-Give the --config_path that the detector was trained with; every scalar key of it is a flag
+Give the --config_path that the detector was trained with; each of its scalar keys is a flag
 (--test_score_thr, --test_batch_size ...). Success: the file is written, and the last lines say how
-far its boxes lie from those of the detector, on --images or on drawn ones. Where they differ by
-more than rounding explains, nothing is written and the exit code is 1. docs/export.md says what the
-files take and give.
+far its boxes are from the detector's, on --images or on generated ones. If they differ by more than
+rounding explains, nothing is written and the exit code is 1. docs/export.md describes the inputs
+and outputs of the files.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def read_command_line() -> Config:
-    """The configuration with the flags laid over it.
+    """Return the configuration, overridden by the flags.
 
     Raises:
         UserError: no checkpoint, or two.
     """
     config = get_config(parser=build_parser())
-    # The file's ckpt_file gives way: upstream's files name one that is nowhere.
+    # --checkpoint overrides the file's ckpt_file: upstream's files name one that does not exist.
     both = config.checkpoint and "ckpt_file" in config.given_flags
     if both or not (config.checkpoint or config.ckpt_file):
         raise UserError("give one checkpoint: --checkpoint=FILE.ckpt (or --ckpt_file)")
@@ -60,7 +60,7 @@ def read_command_line() -> Config:
 
 def main() -> int:
     config = read_command_line()
-    # Late, so that --help and a wrong flag do not wait for MindSpore.
+    # Imported late, so that --help and a wrong flag do not wait for MindSpore.
     from src.commands.export import export
 
     return export(config)

@@ -7,13 +7,13 @@
 
 --hosts names every address at which silos, servers and tools reach servers, scheduler and Redis.
 The first line writes the coordinator's files: ca.crt, server.p12 and client.p12 with their
-passwords, redis.crt and redis.key, federation.yaml with a secret path of its own, the roster
-silos.yaml, and to be put away, ca.key and ca.password, which sign more; and a folder for each silo,
-which goes to that silo alone. The second line adds a silo: its folder, and its entry in the roster.
-The third renews the coordinator's certificates. Without --silos there are certificates alone. All
+passwords, redis.crt and redis.key, federation.yaml with its own secret path, the roster silos.yaml,
+and, to be stored safely, ca.key and ca.password, which sign more; and a folder for each silo, which
+goes to that silo alone. The second line adds a silo: its folder, and its entry in the roster. The
+third renews the coordinator's certificates. Without --silos only certificates are written. All
 files have mode 0600, and none but the roster is overwritten. The passwords are those of the
-environment (FL_SERVER_PASSWORD, FL_CLIENT_PASSWORD, FL_CA_PASSWORD) or of --ssl_passwords, with
---ca those of its folder, else new ones. What goes where: docs/tls.md.
+environment (FL_SERVER_PASSWORD, FL_CLIENT_PASSWORD, FL_CA_PASSWORD) or of --ssl_passwords; with
+--ca those of its folder; otherwise new ones. docs/tls.md says which file goes where.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Parse, make, write, say what to do with it."""
+    """Parse the command line, write the certificates and say what to do with them."""
     args = parse_known(build_parser())
     for flag in ("days", "ca_days"):
         if not 1 <= getattr(args, flag) <= LONGEST_DAYS:

@@ -1,4 +1,4 @@
-"""Draw a small data set in COCO's format: coloured shapes on noise, four of COCO's categories.
+"""Generate a small data set in COCO's format: coloured shapes on noise, four COCO categories.
 
   python tools/make_demo_coco.py --out=datasets/demo_coco --images=150 --val_images=60
   python tools/split_coco.py --json=datasets/demo_coco/annotations/instances_train2017.json \\
@@ -6,7 +6,7 @@
 
 Success: a line for each part, and the layout of COCO: <out>/train2017/*.jpg, <out>/val2017/*.jpg,
 <out>/annotations/instances_train2017.json and instances_val2017.json. The same seed gives the same
-bytes. Some images have no box, some a crowd.
+bytes. Some images have no box, some have a crowd.
 """
 
 from __future__ import annotations

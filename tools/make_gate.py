@@ -3,10 +3,10 @@
   python tools/make_gate.py --roster=silos.yaml --listen=10.0.0.2:6668 --local_server_num=2
 
 The servers listen on 127.0.0.1 (--http_server_address and the next ports), the gate on --listen and
-the next ports; silos are given the gate's addresses. --yaml_config is the federation's file of the
-silos' kits; the servers get the one that this writes, without encryption since nothing of theirs
-leaves the machine. It needs nginx with its JavaScript module (Debian: nginx-light and
-libnginx-mod-http-js) and no root. After a change of the roster call it again with the same flags
+the next ports; silos get the gate's addresses. --yaml_config is the federation's file of the silos'
+kits; the servers get the one that this tool writes, without encryption, since their traffic does
+not leave the machine. The gate needs nginx with its JavaScript module (Debian: nginx-light and
+libnginx-mod-http-js) and no root. After a change of the roster, run this again with the same flags
 and let nginx reload: a silo without an entry is then refused. docs/several_machines.md has more.
 """
 
@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Parse, check, write, say how to start it."""
+    """Parse the command line, check, write the gate and say how to start it."""
     args = parse_known(build_parser())
     job, roster = servers_job(args.yaml_config), load(args.roster)
     servers = servers_behind(args.listen, args.http_server_address, args.local_server_num)

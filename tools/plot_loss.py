@@ -1,12 +1,12 @@
-"""Draw the losses of a run from its logs, as the tutorial's figures [1] to [4] show them.
+"""Plot the losses of a run from its logs, as in the tutorial's figures [1] to [4].
 
   python tools/plot_loss.py demo_run                       pictures go to demo_run/plots
   python tools/plot_loss.py . --out=pictures --per_epoch_steps
   python tools/plot_loss.py demo_run --tensorboard=tb      and then: tensorboard --logdir=tb
 
-The folder is the one that the run_* scripts were called from; a run that still trains can be drawn
-too. Success: the path of each picture, PNG and SVG: worker_0_step_loss (each step; of more than
-10,000 the mean, lowest and highest of several, and the figure says of how many) and
+The folder is the one that the run_* scripts were called from; a run that is still training can be
+plotted too. Success: the path of each plot, PNG and SVG: worker_0_step_loss (each step; with more
+than 10,000 steps the mean, lowest and highest of several, and the plot says of how many) and
 worker_0_epoch_loss (each epoch's mean) for every silo, and epoch_loss with all silos together. With
 --tensorboard also event files, a folder for each silo, with losses, learning rates, seconds of the
 rounds, memory, and AP where the run was evaluated.

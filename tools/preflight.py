@@ -1,4 +1,4 @@
-"""Check what a launcher needs. One line per check: PASS, WARN or FAIL, with how to fix it.
+"""Check what a launcher needs: one line per check, PASS, WARN or FAIL, with how to fix it.
 
   python tools/preflight.py                          everything on this machine, default flags
   python tools/preflight.py --role=server --local_server_num=2 --checkpoint_dir=fl_ckpt
@@ -6,12 +6,11 @@
          --pre_trained=resnet50.ckpt --http_server_address=192.168.1.5:6668
   python tools/preflight.py --json
 
-It takes the flags of the run_* scripts and starts nothing: Python and packages, both YAML files,
-Redis and whose keys are in it, ports, MindRecord with its count, the pre-trained file and how many
-names match, certificates, device, memory against the number of processes, disk against the
-checkpoints to come. The launchers make the same checks, print what is worth a WARN and stop at the
-first FAIL.
-Exit code: 0 without a FAIL, else 2. Memory is estimated, so it is never a FAIL.
+It takes the flags of the run_* scripts and starts nothing. It checks Python and packages, both YAML
+files, Redis and whose keys are in it, ports, MindRecord with its count, the pre-trained file and
+how many names match, certificates, device, memory against the number of processes, and disk space
+for the checkpoints. The launchers make the same checks, print each WARN and stop at the first FAIL.
+Exit code: 0 without a FAIL, otherwise 2. Memory is estimated, so it is never a FAIL.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from src.printing import print, print_json
 
 
 def main() -> int:
-    """Check, print, count."""
+    """Run the checks, print them and count."""
     as_json = "--json" in sys.argv[1:]
     found = []
     for finding in preflight(__doc__, sys.argv[1:]):

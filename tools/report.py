@@ -1,13 +1,13 @@
-"""Write one HTML page about a run: what was configured, how it learned, what it cost, what failed.
+"""Write one HTML page about a run: its configuration, learning curves, costs and failures.
 
   python tools/report.py demo_run                          writes demo_run/report.html
   python tools/report.py demo_run --results=results.json --json=instances_val2017.json
 
-The folder is the one that the run_* scripts were called from; a run that still trains can be
+The folder is the one that the run_* scripts were called from; a run that is still training can be
 reported too. Success: the path of the page, one file without outside references, for any browser:
 configuration, loss curves, AP of the global model, seconds of each round, memory, sample detections
 (with --results, as tools/evaluate.py writes it, and --json), warnings and faults in time order.
-What a run does not have, the page says.
+The page says which of these a run does not have.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def samples_of(args: argparse.Namespace) -> Samples | None:
-    """The sample detections that the flags ask for."""
+    """Return the sample detections that the flags ask for."""
     if args.results is None and args.json is None:
         return None
     if args.results is None or args.json is None:

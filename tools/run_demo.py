@@ -1,12 +1,12 @@
-"""Watch two silos train one detector together: the whole suite on this machine, in minutes.
+"""Train one detector on two silos together: the whole suite on this machine, in minutes.
 
   python tools/run_demo.py            (or: make demo)
 
-draws a small data set, splits it between two silos, writes their MindRecords, starts Redis, the
-scheduler, two servers and two workers with the scripts that a user runs, shows the training, and
-ends with each silo's mean loss in the first and last iteration and the global model's AP on images
-that no silo has. Everything lies in demo_run/; one of an earlier run becomes demo_run.1. Ctrl-C
-stops all of it.
+It generates a small data set, splits it between two silos, writes their MindRecords, starts Redis,
+the scheduler, two servers and two workers with the scripts that a user runs, shows the training,
+and ends with each silo's mean loss in the first and last iteration and the global model's AP on
+images that no silo has. All files are in demo_run/; an earlier run's folder is renamed to
+demo_run.1. Ctrl-C stops everything.
 """
 
 import sys
@@ -23,7 +23,7 @@ from src.model_utils.config import parse_known, script_parser
 
 
 def main() -> int:
-    """Parse, run."""
+    """Parse the command line and run the demo."""
     parser = script_parser(__doc__)
     parser.add_argument("--folder", type=Path, default=Path("demo_run"), help="where it runs")
     plan = DemoPlan(DEMO_CONFIG)

@@ -3,7 +3,7 @@
   python tools/show_detections.py --json=val.json --results=results.json --out=pictures
   python tools/show_detections.py --json=... --results=... --image_ids 139 285 --score=0.3 --overlay
 
---results is a json in COCO's result format, as tools/evaluate.py writes it. Success: the path of
+--results is a JSON in COCO's result format, as tools/evaluate.py writes it. Success: the path of
 each picture: labelled objects on the left (solid frames), detections on the right (dashed frames,
 class and score), and contact_sheet.png with all of them. --overlay draws both on one image. A class
 has the same colour everywhere.

@@ -1,4 +1,4 @@
-"""Split one COCO json into disjoint shards, one for each silo.
+"""Split one COCO JSON into disjoint shards, one for each silo.
 
   python tools/split_coco.py --json=instances_train2017.json --image_dir=train2017 --num_shards=100
   python tools/split_coco.py --json=... --num_shards=10 --alpha=0.5     skewed by category
@@ -7,7 +7,7 @@
 Success: a table of the shards, and <out>/split_100/train_0.json to train_99.json. Every image is in
 one shard with all its annotations. No image is copied: each shard records the image folder,
 relative to itself, and generate_mindrecord.py finds the images there from any current folder.
-Annotations of images that the json does not list are dropped; a note says how many.
+Annotations of images that the JSON does not list are dropped; a note says how many.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""What a job does: what runs, the iteration, who has joined and who is missing, losses, time left.
+"""Show the status of a job: processes, iteration, joined and missing silos, losses, time left.
 
   python tools/status.py                    the job of the current folder
   python tools/status.py --folder=/silo/a   of another one; --all: all jobs of this user
   python tools/status.py --watch            redrawn in place until the job has ended
   python tools/status.py --json             one JSON object (a list with --all)
 
-In a folder without a job it shows the user's only one. Nothing that does not answer keeps it longer
-than some seconds. Exit code: 0 running, 10 finished, 11 failed, 12 nothing there (of several jobs
+In a folder without a job it shows the user's only one. Whatever does not answer delays it by a few
+seconds at most. Exit code: 0 running, 10 finished, 11 failed, 12 nothing there (of several jobs
 the lowest of these), 2 bad input; "word" and "exit_code" say the same in the JSON. A job has
-failed when its processes of this folder have ended and one of them not well, also when servers
-still wait for its workers. Ctrl-C ends --watch (130) and leaves the job alone.
+failed when its processes of this folder have ended and one of them failed, also when servers still
+wait for its workers. Ctrl-C ends --watch (130) and does not affect the job.
 
-The management API of the scheduler, which has to run:
+These commands use the management API of the scheduler, which must be running:
 
   python tools/status.py query              the settings that the servers go by
   python tools/status.py disable            pause: servers refuse silos; the iteration fails by it
@@ -19,7 +19,7 @@ The management API of the scheduler, which has to run:
   python tools/status.py new-instance --yaml_config=federation.yaml --fl_iteration_num=10
                                             from iteration 1 again, with the present model
 
-These end with 0 when it is done. What would cost silos their training is refused without --force.
+They end with 0 when done. What would cost silos their training is refused without --force.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def folders_of(args: argparse.Namespace) -> list[Path]:
-    """The folders whose jobs are meant."""
+    """Return the folders whose jobs are meant."""
     if args.folder:
         if not args.folder.is_dir():
             raise UserError(f"--folder {args.folder}: no such folder")
@@ -92,7 +92,7 @@ def folders_of(args: argparse.Namespace) -> list[Path]:
 
 
 def show(args: argparse.Namespace, folders: list[Path]) -> int:
-    """Show the jobs of `folders`; the exit code."""
+    """Show the jobs of `folders`; return the exit code."""
     collectors = [Collector(folder, args.scheduler_manage_address) for folder in folders]
     if args.watch:
         if len(collectors) != 1 or args.json:
@@ -112,9 +112,9 @@ def show(args: argparse.Namespace, folders: list[Path]) -> int:
 
 
 def main() -> int:
-    """Parse, then show or manage."""
+    """Parse the command line, then show or manage."""
     args = parse_known(build_parser())
-    # End without a word when the reader of a pipe does, as in: status.py --json | head
+    # End silently when the reader of a pipe does, as in: status.py --json | head
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if args.interval is not None and args.interval <= 0:
         raise UserError(f"--interval is {args.interval}, expected more than 0 seconds")

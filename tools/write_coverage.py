@@ -1,10 +1,10 @@
-"""Write the table of docs/coverage.md again: how much of each package the tests run.
+"""Rewrite the table of docs/coverage.md: how much of each package the tests run.
 
   make coverage                              runs the gate's tests, then calls this
   python tools/write_coverage.py coverage.json --write=docs/coverage.md
 
 coverage.json is what `coverage json` or pytest's --cov-report=json writes. Success: the table; with
---write it also stands in the page, between its marks.
+--write it is also written to the page, between its marks.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Write docs/flags.md and default_config.yaml again, from the scripts and the table of keys.
+"""Rewrite docs/flags.md and default_config.yaml from the scripts and the table of keys.
 
   python tools/write_flags.py
 
-asks each script for its --help (a minute). To be run after a flag or a key of
-src/model_utils/config_keys.py has changed; tests compare. It replaces an edited
-default_config.yaml: this is for developers of the suite. Success: a line for each of the two files.
+It asks each script for its --help (a minute). Run it after a flag or a key of
+src/model_utils/config_keys.py has changed; tests compare the files. It overwrites an edited
+default_config.yaml: it is for developers of the suite. Success: a line for each of the two files.
 """
 
 import sys
@@ -22,7 +22,7 @@ from src.reporting.flags_page import write_all
 
 
 def main() -> int:
-    """Ask, write."""
+    """Ask the scripts, and write the files."""
     parser = script_parser(__doc__)
     parse_known(parser)
     for path in write_all():
