@@ -2,12 +2,12 @@
 
   python finish_cross_silo_fasterrcnn.py --redis_port=2345
 
-ends the workers, servers and scheduler that the launchers recorded in .federation/job.json, removes
-the job's keys from its Redis, and stops the Redis on --redis_port when it then holds nothing and
-serves nobody else. --all does so for every job of this user on this machine; under an account that
-several people use these are the others' jobs too. Called again, it says that there is nothing to
-stop. Logs and checkpoints stay. What another machine or container started in a shared folder is
-named and left alone: call finish there too.
+It ends the workers, servers and scheduler that the launchers recorded in .federation/job.json,
+removes the job's keys from its Redis, and stops the Redis on --redis_port if it then holds nothing
+and serves nobody else. --all does so for every job of this user on this machine; under an account
+that several people use, it includes the other people's jobs. When called again, it says that there
+is nothing to stop. Logs and checkpoints stay. Processes that another machine or container started
+in a shared folder are named and left alone: call finish there too.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from src.printing import print
 
 
 def main() -> int:
-    """Parse, then finish each folder's job."""
+    """Parse the command line, then finish each folder's job."""
     parser = script_parser(__doc__)
     parser.add_argument(
         "--redis_port", type=int, default=2345, help="port of the Redis to stop (default 2345)"

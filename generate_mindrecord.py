@@ -1,4 +1,4 @@
-"""Turn a COCO json and its images into the MindRecord file that a worker trains on.
+"""Convert a COCO JSON and its images to the MindRecord file that a worker trains on.
 
   python generate_mindrecord.py                  what default_config.yaml says
   python generate_mindrecord.py --mindrecord_dir=./datasets/coco_split/split_100/mindrecord_0 \\
@@ -7,16 +7,17 @@
                                                  mindrecord_dir and instance_set are replaced
 
 Success: for each silo a line with images, boxes, seconds and the path of FasterRcnn.mindrecord;
-its index FasterRcnn.mindrecord.db stands next to it. A file that is there already is kept. What is
-odd of labels and images is counted in lines of its own; images that cannot be used are left out and
-listed with the reason in skipped_images.txt next to the MindRecord. Without a box to train on it is
-an error. docs/data.md has a table of what happens with which input.
+its index FasterRcnn.mindrecord.db is next to it. An existing file is kept. Unusual labels and
+images are counted in separate lines; images that cannot be used are left out and listed with the
+reason in skipped_images.txt next to the MindRecord. Without a box to train on, it fails.
+docs/data.md has a table of what happens with which input.
 
 Where the images are looked up: in image_dir, when that is set; else in coco_root/train_data_type,
-when coco_root is set; else in the first of these that holds one of the json's first ten images:
-the folder that the json records (tools/split_coco.py writes it), the folder next to the json named
-as it without .json, the json's own folder, images/ and train2017/ in that folder, and train2017/
-next to that folder. instance_set is looked up in coco_root, when set, then in the current folder.
+when coco_root is set; else in the first of these that holds one of the JSON's first ten images:
+the folder that the JSON records (tools/split_coco.py writes it), the folder next to the JSON that
+has its name without .json, the JSON's own folder, images/ and train2017/ in that folder, and
+train2017/ next to that folder. instance_set is looked up in coco_root, when set, then in the
+current folder.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from src.printing import print
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The flags of this script alone."""
+    """Return the flags of this script alone."""
     parser = script_parser(__doc__)
     parser.add_argument("--shards", help="numbers of the silos, like 0-99 or 0,2,5-7")
     parser.add_argument("--overwrite", action="store_true", help="write existing files again")
@@ -54,16 +55,16 @@ def build_parser() -> argparse.ArgumentParser:
 def generate_coco_mindrecord(
     config: Config | None = None, overwrite: bool = False, verify: bool = False
 ) -> list[str]:
-    """Write the MindRecord of one silo, unless it is there; the lines that say what happened.
+    """Write the MindRecord of one silo, unless it exists; return the lines that say what happened.
 
     Args:
-        config: of the silo; None reads the command line.
-        overwrite: write it even if it is there.
+        config: configuration of the silo; None reads the command line.
+        overwrite: write it even if it exists.
         verify: decode each image.
 
     Raises:
         UserError: mindrecord_dir is not named mindrecord_<number>, labels or images are bad, or
-            the file that is there has another class list.
+            the existing file has another class list.
     """
     config = config or get_config(parser=build_parser())
     shard_number(config.mindrecord_dir)
@@ -87,7 +88,7 @@ def _kept(config: Config, target: Path) -> list[str]:
 
 
 def main() -> None:
-    """Parse, look for every json, convert one after the other."""
+    """Parse the command line, look for every JSON, convert one after the other."""
     config = get_config(parser=build_parser())
     shards = parse_shards(config.shards) if config.shards else []
     configs = [for_shard(config, number) for number in shards] or [config]

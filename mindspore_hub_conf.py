@@ -1,11 +1,11 @@
-"""Entry point of MindSpore Hub: `create_network("faster_rcnn")` gives the detector.
+"""Return the detector for MindSpore Hub: `create_network("faster_rcnn")`.
 
   net = create_network("faster_rcnn", backbone="resnet_v1_50", num_classes=81)
   mindspore.load_param_into_net(net, mindspore.load_checkpoint("detector.ckpt"))
 
-as MindSpore Hub does with the checkpoint that it fetched; `ckpt_file="detector.ckpt"` loads one of
-this machine at once. A `ckpt_file` in a configuration file that is not there, as upstream's
-/cache/train/..., is left out with a warning.
+as MindSpore Hub does with the checkpoint that it fetched; `ckpt_file="detector.ckpt"` loads a local
+one at once. A missing `ckpt_file` in a configuration file, such as upstream's /cache/train/..., is
+left out with a warning.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from src.model_utils.config import DEFAULT_CONFIG, Config, check_values, load_co
 
 
 class UnknownNetworkError(UserError, NotImplementedError):
-    """A name that `create_network` does not know; upstream raised a NotImplementedError."""
+    """Report a name that `create_network` does not know; upstream raised a NotImplementedError."""
 
 
 def create_network(
     name: str, config: Config | str | Path | None = None, **kwargs: Any
 ) -> Faster_Rcnn_Resnet:
-    """The detector by name.
+    """Return the detector by name.
 
     Args:
         name: "faster_rcnn", the only one.
-        config: a configuration, or the path of a file of one; without it `default_config.yaml`
+        config: a configuration, or the path of its file; without it, `default_config.yaml`
             of the current folder or next to this script.
-        kwargs: keys of the configuration with their values, laid over the file: `backbone`
+        kwargs: keys of the configuration with values that override the file: `backbone`
             ("resnet_v1.5_50", "resnet_v1_50", ...), `num_classes`, `coco_classes`; `ckpt_file` is
             a checkpoint of a whole detector to load. One that the file names is loaded where it
-            is there.
+            exists.
 
     Raises:
         UserError: another name (it is a NotImplementedError too), an unknown key, a configuration
@@ -54,7 +54,7 @@ def create_network(
     given = getattr(settled, "ckpt_file", "")
     checkpoint = user_path(given)
     if given and "ckpt_file" not in kwargs and not checkpoint.exists():
-        # Upstream's own file names one of its machines, and upstream does not load it here.
+        # Upstream's own file names a path on one of its machines; upstream does not load it here.
         warnings.warn(
             f"create_network: ckpt_file {checkpoint} of the configuration is not there; the "
             "network has fresh weights (give ckpt_file=... to load a checkpoint)",

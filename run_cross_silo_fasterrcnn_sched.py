@@ -7,7 +7,7 @@ Redis comes first, then one scheduler for the whole job:
          --scheduler_manage_address="127.0.0.1:18019"
 
 It returns when the scheduler listens; scheduler/scheduler.log then ends with "Scheduler started
-successfully." Next come the servers. Training does not depend on the scheduler.
+successfully." Start the servers next. Training does not depend on the scheduler.
 """
 
 from src.errors import require_packages, run_command
@@ -28,7 +28,7 @@ from src.model_utils.config import load_config, parse_known
 
 
 def main() -> int:
-    """Parse, check, start."""
+    """Parse the command line, check and start."""
     parser = launcher_parser(__doc__)
     add_scheduler_flags(parser)
     add_log_flags(parser)

@@ -4,11 +4,12 @@
          --tcp_server_ip="127.0.0.1" --checkpoint_dir="/path/to/fl_ckpt" --local_server_num=4 \\
          --http_server_address="127.0.0.1:6668"
 
-starts four servers on ports 6668 to 6671 and returns when all take requests; server_0/server.log
-then holds "Start http server!". A checkpoint_dir without a model gets an initial one, from
---pre_trained or from --seed. A new start begins at iteration 1 and puts the recovery files of an
-earlier run aside; --resume continues the job that Redis and the files describe: it starts those of
-the servers that do not run. The servers end by themselves when the last iteration is done.
+It starts four servers on ports 6668 to 6671 and returns when all accept requests;
+server_0/server.log then holds "Start http server!". A checkpoint_dir without a model gets an
+initial one, from --pre_trained or from --seed. A new start begins at iteration 1 and renames the
+recovery files of an earlier run; --resume continues the job that Redis and the files describe: it
+starts those of the servers that do not run. The servers end by themselves when the last iteration
+is done.
 """
 
 from src.errors import require_packages, run_command
@@ -22,7 +23,7 @@ from src.model_utils.config import get_config
 
 
 def main() -> int:
-    """Parse, check, start."""
+    """Parse the command line, check and start."""
     parser = launcher_parser(__doc__)
     add_server_flags(parser)
     config = get_config(parser=parser)

@@ -1,4 +1,4 @@
-"""The name that the tutorial's tree gives to run_cross_silo_fasterrcnn_worker_distributed.py."""
+"""Run run_cross_silo_fasterrcnn_worker_distributed.py under the name of the tutorial's tree."""
 
 from src.errors import require_packages, run_command
 

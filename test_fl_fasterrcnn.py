@@ -1,4 +1,4 @@
-"""One process of a federation, as the launchers start it: a scheduler, a server or a worker.
+"""Run one process of a federation, as the launchers start it: scheduler, server or worker.
 
   python test_fl_fasterrcnn.py --ms_role=MS_SCHED  --yaml_config=default_yaml_config.yaml \\
          --scheduler_manage_address=127.0.0.1:18019
@@ -38,9 +38,9 @@ from src.model_utils.moxing_adapter import moxing_wrapper
 
 
 def job_of(config: Config) -> JobConfig:
-    """The federation's configuration; where flags change it, in a file that the engine can read."""
+    """Return the federation's configuration; where flags change it, in a file for the engine."""
     job = job_from(config)
-    # Its relative names of certificates count from its own folder; the engine's from this one.
+    # We resolve its relative names of certificates against its folder, the engine against this one.
     if job.tls is None and all(getattr(config, flag) is None for flag in JOB_FLAGS):
         return job
     return replace(job, path=job.write(state_folder(config.output_dir) / f"{config.ms_role}.yaml"))
@@ -79,7 +79,7 @@ def start_one_server(config: Config | None = None) -> None:
 
 
 def train_fasterrcnn_(config: Config | None = None) -> tuple[int, Any]:
-    """This silo's batches: their number in an epoch, and the data set."""
+    """Return this silo's batches: their number in an epoch, and the data set."""
     config = config or role_config()
     from src.training import open_shard
 
@@ -88,7 +88,7 @@ def train_fasterrcnn_(config: Config | None = None) -> tuple[int, Any]:
 
 
 def start_one_worker(config: Config | None = None) -> int:
-    """Train on this silo's shard until the federation's last iteration is done; the exit code."""
+    """Train on this silo's shard until the last iteration is done; return the exit code."""
     return _train_worker(config or role_config())
 
 
@@ -122,7 +122,7 @@ def _number(text: str) -> int:
 
 
 def role_parser() -> argparse.ArgumentParser:
-    """The flags of all three roles."""
+    """Return the flags of all three roles."""
     parser = launcher_parser(__doc__)
     parser.add_argument("--ms_role", choices=sorted(ROLES), default="MS_WORKER")
     parser.add_argument("--label", default="", help="name in the log (default: role and number)")
@@ -142,12 +142,12 @@ def role_parser() -> argparse.ArgumentParser:
 
 
 def role_config() -> Config:
-    """The configuration of this process's command line."""
+    """Return the configuration of this process's command line."""
     return get_config(parser=role_parser())
 
 
 def main() -> int | None:
-    """Parse, then run the role."""
+    """Parse the command line, then run the role."""
     own_output()
     config = role_config()
     return ROLES[config.ms_role](config)
