@@ -1,4 +1,4 @@
-"""Certificates for tests, and what a federation's file says of them."""
+"""Make certificates for tests, and the federation keys that name them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from src.security.tls import CIPHERS
 def make_certificates(
     folder: Path, days: int = 365, hosts: Sequence[str] = ("127.0.0.1",), name: str = "federation"
 ) -> Path:
-    """An authority and all certificates, as tools/make_certificates.py writes them."""
+    """Make an authority and all certificates, as tools/make_certificates.py writes them."""
     authority, passwords = new_authority(name, 3650), with_missing_passwords({})
     contents = signing_files(authority, passwords)
     write_all(folder, {**contents, **signed_files(authority, hosts, days, passwords)})
@@ -30,7 +30,7 @@ def make_certificates(
 
 
 def tls_settings(folder: Path) -> dict:
-    """Keys of a federation's file that name these certificates."""
+    """Return the keys of a federation's file that name these certificates."""
     return {
         "enable_ssl": True,
         "ssl": {
@@ -46,12 +46,12 @@ def tls_settings(folder: Path) -> dict:
 
 
 def passwords_of(folder: Path) -> dict[str, str]:
-    """Variables of the environment that open them."""
+    """Return the environment variables with the passwords that open them."""
     return read_passwords(folder / PASSWORDS)
 
 
 def write_tls_job(path: Path, folder: Path) -> None:
-    """Lay `tls_settings` over the federation file at `path`."""
+    """Override keys in the federation file at `path` with `tls_settings`."""
     values = yaml.safe_load(path.read_text())
     settings = tls_settings(folder)
     values["enable_ssl"] = settings["enable_ssl"]

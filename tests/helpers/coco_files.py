@@ -1,4 +1,4 @@
-"""Small COCO data sets for tests, and the scripts run as a user runs them."""
+"""Write small COCO data sets for tests, and run the scripts as a user does."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CATEGORIES = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}]
 
 
 def jpeg(number: int = 0, width: int = 48, height: int = 32) -> bytes:
-    """A JPEG of noise."""
+    """Return a JPEG of noise."""
     pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), dtype=np.uint8)
     return cv2.imencode(".jpg", pixels)[1].tobytes()
 
 
 def coco_of(count: int, boxes=((4, 4, 20, 20),)) -> dict:
-    """A COCO content of `count` images of 48x32, each with `boxes`."""
+    """Return the COCO content of `count` images of 48x32, each with `boxes`."""
     images = [
         {"id": i + 1, "file_name": f"{i}.jpg", "width": 48, "height": 32} for i in range(count)
     ]
@@ -34,7 +34,7 @@ def coco_of(count: int, boxes=((4, 4, 20, 20),)) -> dict:
 
 
 def write_coco(folder: Path, coco: dict, name: str = "train_0.json") -> Path:
-    """Write the json into `folder` and an image for each of its entries next to it."""
+    """Write the JSON to `folder`, and an image for each of its entries next to it."""
     images = folder / Path(name).stem
     images.mkdir(parents=True, exist_ok=True)
     for number, entry in enumerate(coco["images"]):
@@ -45,7 +45,7 @@ def write_coco(folder: Path, coco: dict, name: str = "train_0.json") -> Path:
 
 
 def run_script(script: str, *words: str, cwd: Path) -> subprocess.CompletedProcess:
-    """A script of the project in its own process, with `cwd` as the current folder."""
+    """Run a script of the project in its own process, with `cwd` as the current folder."""
     return subprocess.run(
         [sys.executable, str(PROJECT / script), *words],
         cwd=cwd,

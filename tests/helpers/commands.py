@@ -1,4 +1,4 @@
-"""The suite's scripts as a user calls them, in a folder of their own, with the tiny detector."""
+"""Call the suite's scripts as a user does, in their own folder, with the tiny detector."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FINISH = "finish_cross_silo_fasterrcnn.py"
 def run(
     folder: Path, script: str, *flags: str, timeout: float = 120, through: Sequence[str] = ()
 ) -> subprocess.CompletedProcess:
-    """Call a script from `folder`, behind the words `through`; its exit code and output."""
+    """Call a script from `folder`, after the words `through`; return its exit code and output."""
     return subprocess.run(
         [*through, sys.executable, str(PROJECT_DIR / script), *flags],
         cwd=folder,
@@ -43,14 +43,14 @@ def run(
 def succeed(
     folder: Path, script: str, *flags: str, timeout: float = 120, through: Sequence[str] = ()
 ) -> str:
-    """Call a script that has to succeed, and return what it printed."""
+    """Call a script that must succeed, and return what it printed."""
     result = run(folder, script, *flags, timeout=timeout, through=through)
     assert result.returncode == 0, f"{script}: {result.stdout}\n{result.stderr}"
     return result.stdout
 
 
 def refused(folder: Path, script: str, *flags: str) -> str:
-    """Call a script that has to refuse its input: exit code 2 and one line, which is returned."""
+    """Call a script that must refuse its input, with exit code 2 and one line; return the line."""
     result = run(folder, script, *flags)
     assert result.returncode == 2, f"{result.returncode}: {result.stdout}\n{result.stderr}"
     lines = result.stderr.strip().splitlines()
@@ -60,7 +60,7 @@ def refused(folder: Path, script: str, *flags: str) -> str:
 
 
 def make_shards(folder: Path, images: int = 12, silos: int = 2, config: Path = TINY) -> Path:
-    """Draw images, split them and write MindRecords; returns the folder of the shards."""
+    """Generate images, split them and write MindRecords; return the folder of the shards."""
     succeed(folder, "tools/make_demo_coco.py", "--out=coco", f"--images={images}", "--val_images=2")
     succeed(
         folder,
@@ -82,7 +82,7 @@ def make_shards(folder: Path, images: int = 12, silos: int = 2, config: Path = T
 
 
 def start_redis(folder: Path, port: int, *flags: str) -> subprocess.Popen:
-    """The tutorial's redis-server line, without its terminal."""
+    """Start the tutorial's redis-server line, without its terminal."""
     with (folder / "redis.log").open("a") as log:
         command = [redis_binary(), "--port", str(port), "--save", "", *flags]
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
@@ -96,7 +96,7 @@ def start_redis(folder: Path, port: int, *flags: str) -> subprocess.Popen:
 
 @contextlib.contextmanager
 def running_redis(folder: Path, *flags: str) -> Iterator[int]:
-    """A Redis for the block; its port, behind which nothing listens on seven more."""
+    """Run a Redis for the block; yield its port, where seven more ports after it are free."""
     port = free_port_range(8)
     process = start_redis(folder, port, *flags)
     try:
@@ -106,13 +106,13 @@ def running_redis(folder: Path, *flags: str) -> Iterator[int]:
 
 
 def end(process: subprocess.Popen) -> None:
-    """kill -9 of what a test has started; nothing where it has ended by itself."""
+    """Send kill -9 to what a test has started; do nothing where it has ended by itself."""
     process.kill()
     process.wait(20)
 
 
 def write_job(folder: Path, redis_port: int, iterations: int, **values: object) -> Path:
-    """The default federation file with this Redis and so many iterations."""
+    """Write the default federation file with this Redis and number of iterations."""
     text = (PROJECT_DIR / "default_yaml_config.yaml").read_text()
     text = text.replace("127.0.0.1:2345", f"127.0.0.1:{redis_port}")
     values = {"fl_iteration_num": iterations, **values}
@@ -127,7 +127,7 @@ def write_job(folder: Path, redis_port: int, iterations: int, **values: object) 
 def wait_for(
     condition: Callable[[], object], timeout: float = 60, what: str | Callable[[], str] = ""
 ) -> None:
-    """Until `condition()` is true; `what` says who is missing, or is asked for it at the end."""
+    """Wait until `condition()` is true; `what` names who is missing, or is called at the end."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -137,7 +137,7 @@ def wait_for(
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """Every process on this machine that has `folder` on its command line or as its own."""
+    """Return every process on this machine with `folder` in its command line or as its cwd."""
     found = []
     for process in psutil.process_iter():
         try:

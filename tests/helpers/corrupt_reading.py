@@ -1,9 +1,9 @@
-"""A process of its own that reads corrupt checkpoints or MindRecords, since libraries may crash.
+"""Read corrupt checkpoints or MindRecords in a separate process, since libraries may crash.
 
   python corrupt_reading.py checkpoint|mindrecord FOLDER COUNT SEED
 
-Ends with 0 when each of COUNT corrupt files was read or refused with a UserError; the file that was
-read last lies in FOLDER.
+Ends with 0 when each of COUNT corrupt files was read or refused with a UserError; the last file
+that was read stays in FOLDER.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ BOXES = np.array([[1, 2, 30, 20, 1, 0]], np.int32)
 
 
 def corrupt(data: bytes, rng: np.random.RandomState, head: int) -> bytes:
-    """`data` with one to four changes in its head: bytes replaced, put in, taken out; or cut short.
+    """Return `data` cut short, or with one to four bytes of its head replaced, added or removed.
 
-    Half of the results have only digits changed, which leaves a text's form whole.
+    Half of the results have only digits changed, which keeps a text's form intact.
     """
     result = bytearray(data)
     digits = [at for at, byte in enumerate(data[:head]) if chr(byte).isdigit()]
@@ -57,7 +57,7 @@ def corrupt(data: bytes, rng: np.random.RandomState, head: int) -> bytes:
 
 
 def read_checkpoints(folder: Path, count: int, rng: np.random.RandomState) -> int:
-    """Read corrupt copies of a small checkpoint with both readers; how many were refused."""
+    """Read corrupt copies of a small checkpoint with both readers; return how many were refused."""
     path = folder / "whole.ckpt"
     values = {"conv.weight": np.ones((2, 3), np.float32), "mean": np.zeros(4, np.float32)}
     content = [{"name": k, "data": mindspore.Tensor(v)} for k, v in values.items()]
@@ -72,9 +72,9 @@ def read_checkpoints(folder: Path, count: int, rng: np.random.RandomState) -> in
 
 
 def read_mindrecords(folder: Path, count: int, rng: np.random.RandomState) -> int:
-    """Read corrupt copies of a small MindRecord; how many were refused.
+    """Read corrupt copies of a small MindRecord; return how many were refused.
 
-    Every second one has its index corrupt in place of its header.
+    Every second copy has its index corrupt instead of its header.
     """
     source, target = folder / "whole", folder / "corrupt"
     with locked_folder(source):

@@ -1,9 +1,9 @@
-"""A real engine for tests: Redis and server processes with a handful of tiny weights.
+"""Run a real engine for tests: Redis and server processes with a handful of tiny weights.
 
     with Engine(weights, folder, silos=2) as engine:
         client = Client(engine.addresses, engine.fl_name)
 
-Everything lives in a temporary folder, on free ports, and ends when the block does. As a program
+Everything is in a temporary folder, on free ports, and ends when the block does. As a program
 (`python tests/helpers/engine.py yaml address checkpoint_dir weights.npz`) it is one server.
 """
 
@@ -35,7 +35,7 @@ STOP_SECONDS = 10.0
 
 
 def wait_for(condition, seconds: float, what: str, pause: float = 0.05) -> None:
-    """Poll `condition` until it is true; TimeoutError names `what` after `seconds`."""
+    """Poll `condition` until it is true; raise TimeoutError with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -44,7 +44,7 @@ def wait_for(condition, seconds: float, what: str, pause: float = 0.05) -> None:
 
 
 def listens(address: str) -> bool:
-    """Whether something accepts connections at "host:port"."""
+    """Return whether something accepts connections at "host:port"."""
     host, port = address.rsplit(":", 1)
     with socket.socket() as sock:
         sock.settimeout(1.0)
@@ -52,13 +52,13 @@ def listens(address: str) -> bool:
 
 
 class Engine:
-    """Redis and `servers` engine servers; `silos` uploads make an iteration.
+    """Run Redis and `servers` engine servers; `silos` uploads make an iteration.
 
     Args:
         weights: the servers' initial model, name -> float32 array.
         folder: where the YAML, the logs and the checkpoints go.
         windows: seconds of the start, update and global window.
-        tls: folder of `make_certificates`; all connections are encrypted then, Redis' by a front.
+        tls: folder of `make_certificates`; encrypts all connections, Redis' by a TLS front.
         prefix: client.http_url_prefix of the job.
     """
 
@@ -122,7 +122,7 @@ class Engine:
             self.wait_for_server(number)
 
     def server_command(self, number: int) -> list[str]:
-        # One for all servers, as the launcher has it: only one of them writes an iteration's model.
+        # One for all servers, as in the launcher: only one of them writes an iteration's model.
         checkpoints = self.folder / "ckpt"
         checkpoints.mkdir(exist_ok=True)
         return [
@@ -135,7 +135,7 @@ class Engine:
         ]
 
     def supervise_server(self, number: int) -> None:
-        """Start it as launchers do, below a supervisor that ends it with the job."""
+        """Start it as launchers do, under a supervisor that ends it with the job."""
         label, redis_port = f"server_{number}", int(self.redis_address.rsplit(":", 1)[1])
         spec = SuperviseSpec(
             label=label,
@@ -166,7 +166,7 @@ class Engine:
         wait_for(ready, START_SECONDS, f"server {number}")
 
     def kill(self, name: str) -> None:
-        """kill -9 of "redis" or "server_<number>"."""
+        """Send kill -9 to "redis" or "server_<number>"."""
         process = self.processes.pop(name)
         process.send_signal(signal.SIGKILL)
         process.wait(STOP_SECONDS)
@@ -212,7 +212,7 @@ def federation(
     windows: tuple[int, int, int],
     ratio: float,
 ) -> dict:
-    """The settings that server and worker load, as the engine's YAML has them."""
+    """Return the settings that server and worker load, as the engine's YAML has them."""
     start, update, whole = (seconds * 1000 for seconds in windows)
     return {
         "fl_name": fl_name,

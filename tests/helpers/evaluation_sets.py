@@ -1,4 +1,4 @@
-"""Tiny detectors and small sets to evaluate them on, for tests."""
+"""Make tiny detectors and small evaluation sets for tests."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The real nginx as the gate of a job, with members' certificates, for tests."""
+"""Run the real nginx as the gate of a job, with members' certificates, for tests."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ STOP_S = 10.0
 
 
 def nginx() -> str:
-    """nginx' path, also where only root's PATH has its folder; "" where there is none."""
+    """Return nginx's path, also where only root's PATH has its folder; "" where there is none."""
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin") or ""
 
 
 def why_no_gate(folder: Path) -> str:
-    """Why this machine cannot run the gate; "" where it can."""
+    """Return why this machine cannot run the gate; "" where it can."""
     if not nginx():
         return "no nginx (Debian: apt-get install nginx-light libnginx-mod-http-js)"
     path = folder / "try.conf"
@@ -45,8 +45,8 @@ def why_no_gate(folder: Path) -> str:
 
 
 def start_command(folder: Path) -> list[str]:
-    """Starts the gate of the folder in the foreground."""
-    # As root nginx would give its workers to a user who does not reach the tests' folder.
+    """Return the command that starts the gate of the folder in the foreground."""
+    # As root, nginx would give its workers to a user who cannot reach the tests' folder.
     user = "user root; " if os.geteuid() == 0 else ""
     return [*_command(folder), "-g", f"{user}daemon off;"]
 
@@ -56,7 +56,7 @@ def _command(folder: Path) -> list[str]:
 
 
 class Members:
-    """An authority, the gate's certificate, and one certificate for each name.
+    """Make an authority, the gate's certificate, and one certificate for each name.
 
     Args:
         folder: gets certificates/ and silos.yaml, with all names but the `strangers` in it.
@@ -79,7 +79,7 @@ class Members:
         self.roster.write_text(text_of(entries))
 
     def context(self, name: str = "") -> ssl.SSLContext:
-        """What that silo connects with; "" shows no certificate."""
+        """Return the TLS context that the silo connects with; "" shows no certificate."""
         files = TlsFiles(str(self.certificates / "ca.crt"), ":".join(CIPHERS))
         context = client_context(files)
         if name:
@@ -94,7 +94,7 @@ class Members:
 
 
 class Gate:
-    """The gate before servers on consecutive ports, as tools/make_gate.py has configured it."""
+    """Run the gate before servers on consecutive ports, as tools/make_gate.py configures it."""
 
     def __init__(self, members: Members, yaml_path: Path, listen: str, first: str, count: int):
         self._members = members
@@ -123,17 +123,17 @@ class Gate:
             self._process.wait(STOP_S)
 
     def write(self, *flags: str) -> str:
-        """Call the tool; returns what it says."""
+        """Call the tool; return what it prints."""
         return succeed(self._members.folder, TOOL, *self._flags, *flags)
 
     def reload(self) -> None:
-        """Let nginx read its configuration again, and wait until it has."""
+        """Make nginx read its configuration again, and wait until it has."""
         before = self._workers()
         subprocess.run([*_command(self.folder), "-s", "reload"], check=True, timeout=STOP_S)
         wait_for(lambda: not before & self._workers(), STOP_S, "nginx's reload")
 
     def log(self) -> list[str]:
-        """The lines of the access log."""
+        """Return the lines of the access log."""
         return (self.folder / "access.log").read_text().splitlines()
 
     def _workers(self) -> set[int]:

@@ -1,4 +1,4 @@
-"""Folders of labels for tests: files by name, the images among them drawn, and what is read."""
+"""Write folders of labels for tests, with generated images, and read them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ WIDTH, HEIGHT = 64, 48
 
 
 def png(width: int = WIDTH, height: int = HEIGHT) -> bytes:
-    """A black PNG."""
+    """Return a black PNG."""
     return cv2.imencode(".png", np.zeros((height, width, 3), np.uint8))[1].tobytes()
 
 
 def write_files(folder: Path, files: dict) -> Path:
-    """Write them; None is an image of 64x48."""
+    """Write the files; None is an image of 64x48."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def write_files(folder: Path, files: dict) -> Path:
 
 
 def boxes_of(source: Source) -> dict:
-    """split -> image's path below its dataset -> (class, corners) of each box."""
+    """Return split -> image's path below its dataset -> (class, corners) of each box."""
     return {
         split: {
             image.path.name: [
@@ -45,7 +45,7 @@ def boxes_of(source: Source) -> dict:
 def voc_xml(
     filename: str = "a.jpg", name: str = "cell", box=(11, 11, 30, 25), extra: str = ""
 ) -> str:
-    """An annotation with one object."""
+    """Return an annotation with one object."""
     bounds = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box))
     return (
         f"<annotation><filename>{filename}</filename><size><width>64</width><height>48</height>"

@@ -1,4 +1,4 @@
-"""A job for tests, run with the project's own launchers from a folder, as a user runs it.
+"""Run a job for tests with the project's own launchers from a folder, as a user does.
 
     with Job(folder, shards) as job:
         job.write(iterations=3)
@@ -42,12 +42,12 @@ from src.job.job_record import FOLDER, ProcessRecord, read_record, read_status, 
 
 CONFIG = f"--config_path={TINY}"
 EXIT_FILE = ".exit.json"
-# Of a start and a few iterations on a machine that does other things too.
+# For a start and a few iterations on a machine that is busy with other things too.
 PATIENCE_S = 300
 
 
 class JobFolder:
-    """What the processes that were started from a folder are doing, and what they leave in it.
+    """Inspect what the processes started from a folder are doing, and what they leave there.
 
     A role is named as its log folder: scheduler, server_0, worker_1, worker_distributed.
     """
@@ -56,7 +56,7 @@ class JobFolder:
         self.folder = folder
 
     def records(self, role: str | None = None) -> list[ProcessRecord]:
-        """Of the supervisors that run: all, or those of scheduler, server or worker."""
+        """Return the running supervisors: all, or those of scheduler, server or worker."""
         record = read_record(self.folder)
         return record.running(role) if record else []
 
@@ -64,7 +64,7 @@ class JobFolder:
         return [record.label for record in self.records(role)]
 
     def process(self, label: str) -> psutil.Process:
-        """The role's own process, below its supervisor."""
+        """Return the role's own process, below its supervisor."""
         (record,) = (record for record in self.records() if record.label == label)
         return record.process().children()[0]
 
@@ -72,42 +72,42 @@ class JobFolder:
         return read_status(status_path(self.folder, label))
 
     def exit_codes(self) -> dict[str, int]:
-        """Of each role that has ended."""
+        """Return the exit code of each role that has ended."""
         files = (self.folder / FOLDER / "status").glob(f"*{EXIT_FILE}")
         return {f.name[: -len(EXIT_FILE)]: json.loads(f.read_text())["code"] for f in files}
 
     def log(self, label: str) -> str:
-        """worker_1's worker.log; with "worker_1.1" that of the run before."""
+        """Read worker_1's worker.log; with "worker_1.1" that of the run before."""
         return (self.folder / label / f"{label.split('_')[0]}.log").read_text()
 
     def rounds(self, label: str) -> list[dict]:
-        """A worker's rounds.jsonl; a line that is being written is none."""
+        """Return a worker's rounds.jsonl; a line that is being written is skipped."""
         path = self.folder / label / "rounds.jsonl"
         *lines, _ = path.read_text().split("\n") if path.exists() else [""]
         return [json.loads(line) for line in lines]
 
     def results(self, label: str) -> list[tuple[int, str]]:
-        """Iteration and result of a worker's rounds."""
+        """Return iteration and result of a worker's rounds."""
         return [(one["iteration"], one["result"]) for one in self.rounds(label)]
 
     def model(self, label: str, iteration: int) -> dict[str, np.ndarray]:
-        """The weights that a silo has after an iteration, counted from 1."""
+        """Return the weights that a silo has after an iteration, counted from 1."""
         (path,) = (self.folder / label).glob(f"ckpt/*/*-{iteration - 1}epoch.ckpt")
         return read_model(path)
 
     @property
     def initial(self) -> Path:
-        """The checkpoint of the whole detector that the server launcher has made."""
+        """Return the checkpoint of the whole detector that the server launcher made."""
         (path,) = (self.folder / "fl_ckpt").glob("*_initial.ckpt")
         return path
 
     def recovery(self, iteration: int) -> Path:
-        """The servers' file of an iteration."""
+        """Return the servers' file of an iteration."""
         (path,) = (self.folder / "fl_ckpt").glob(f"*_recovery_iteration_{iteration}_*.ckpt")
         return path
 
     def at_iteration(self, iteration: int, label: str = "worker_0") -> None:
-        """Wait until a worker is that far; at once an error where it has ended before."""
+        """Wait until a worker is that far; raise an error at once where it has ended before."""
 
         def there() -> bool:
             running = label in self.running()
@@ -128,12 +128,12 @@ class JobFolder:
         return f"running: {', '.join(said) or 'nobody'}; ended: {self.exit_codes()}"
 
     def kill(self, label: str) -> None:
-        """kill -9 of a role; its supervisor then ends too."""
+        """Send kill -9 to a role; its supervisor then ends too."""
         self.process(label).kill()
         wait_for(lambda: label not in self.running(), 20, f"the end of {label}")
 
     def kill_supervisors(self, role: str | None = None) -> None:
-        """kill -9 of all, or of a role's; what they supervise does not outlive them."""
+        """Send kill -9 to all supervisors, or a role's; what they supervise ends with them."""
         supervisors = [record.process() for record in self.records(role)]
         roles = [child for one in supervisors for child in one.children(recursive=True)]
         for one in supervisors:
@@ -149,13 +149,13 @@ def _lives(process: psutil.Process) -> bool:
 
 
 class Job(JobFolder):
-    """A folder with a Redis, ports and shards, and the launchers called from it.
+    """Run a folder with a Redis, ports and shards, and call the launchers from it.
 
     Args:
-        folder: made where it is missing.
+        folder: created where it is missing.
         shards: folder of the workers' data.
-        redis_flags: more of redis-server's.
-        redis_port: of one that runs already; none is started then.
+        redis_flags: further flags of redis-server.
+        redis_port: port of a Redis that runs already; none is started then.
     """
 
     def __init__(
@@ -187,13 +187,13 @@ class Job(JobFolder):
         assert not processes_of(self.folder)
 
     def elsewhere(self, folder: Path) -> Job:
-        """The same Redis and ports, and another folder, as on another machine."""
+        """Return a job with the same Redis and ports in another folder, as on another machine."""
         other = Job(folder, self.shards, redis_port=self.redis_port)
         other.manage_port, other.server_port = self.manage_port, self.server_port
         return other
 
     def start_redis(self) -> None:
-        """Again, too: after its end, or after `finish` has stopped it."""
+        """Start Redis, also again after its end, or after `finish` has stopped it."""
         self.kill_redis()
         self.redis = start_redis(self.folder, self.redis_port, *self._redis_flags)
 
@@ -202,7 +202,7 @@ class Job(JobFolder):
             end(self.redis)
 
     def write(self, iterations: int, **values: object) -> Path:
-        """The federation file; `values` are other keys of it."""
+        """Write the federation file; `values` are other keys of it."""
         return write_job(self.folder, self.redis_port, iterations, **values)
 
     @property
@@ -211,7 +211,7 @@ class Job(JobFolder):
 
     @property
     def address(self) -> str:
-        """The first server's."""
+        """Return the first server's address."""
         return f"127.0.0.1:{self.server_port}"
 
     def server_flags(self, count: int = 1) -> list[str]:
@@ -222,14 +222,14 @@ class Job(JobFolder):
         return [CONFIG, f"--http_server_address={self.address}", f"--dataset_path={self.shards}"]
 
     def scheduler(self, *more: str) -> str:
-        """Start it; what its launcher said, as of the next three."""
+        """Start the scheduler; return its launcher's output, like the next three methods."""
         return succeed(self.folder, SCHED, *self.scheduler_flags, *more)
 
     def servers(self, count: int = 1, *more: str) -> str:
         return succeed(self.folder, SERVER, *self.server_flags(count), *more)
 
     def workers(self, *more: str) -> str:
-        """Two, unless a flag says otherwise; returns once servers have let them in."""
+        """Start two workers, or as a flag says; return once servers have admitted them."""
         return succeed(self.folder, WORKER, *self.worker_flags, *more, timeout=PATIENCE_S)
 
     def finish(self) -> str:

@@ -1,4 +1,4 @@
-"""Silos of a few values for tests, their exchanges side by side, and what must come of them."""
+"""Run silos with a few values for tests, exchange side by side, and check the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ASPECTS = {
     "image size": (192, 320),
     FROZEN_ASPECT: "of the seed",
 }
-# Of a silo that starts from a checkpoint.
+# Aspects of a silo that starts from a checkpoint.
 PRE_TRAINED = {**ASPECTS, FROZEN_ASPECT: "of the checkpoint"}
 DEADLINES = Deadlines(join=30, request=10, wait=30)
 WINDOWS = (60, 20, 60)  # of an engine that meets faults: start, update, global; seconds
@@ -41,13 +41,13 @@ def initial() -> dict[str, np.ndarray]:
 
 
 def checkpoint(change: float = 5.0) -> Start:
-    """What a silo has from a checkpoint, of other values than `weights`."""
+    """Return what a silo gets from a checkpoint, with other values than `weights`."""
     flat = {name: value.reshape(-1) + np.float32(change) for name, value in weights().items()}
     return Start(flat, "resnet50.ckpt")
 
 
 class Member(Silo):
-    """A silo whose model is `model` and whose log is `lines`."""
+    """Run a silo whose model is `model` and whose log is `lines`."""
 
     def __init__(self, engine: Engine, name: str, images: int = 10, **options):
         self.model: dict[str, np.ndarray] = {}
@@ -78,7 +78,7 @@ class Member(Silo):
 
 
 class Exchange(threading.Thread):
-    """A silo's exchange next to the test's own; `join` raises what it raised."""
+    """Run a silo's exchange next to the test's own; `join` raises what it raised."""
 
     def __init__(self, silo: Member, change: float):
         super().__init__(daemon=True)
@@ -99,7 +99,7 @@ class Exchange(threading.Thread):
 
 
 def together(first: Member, second: Member, changes=(1.0, 2.0)) -> list[dict]:
-    """Both silos join, train and exchange; returns what they sent."""
+    """Let both silos join, train and exchange; return what they sent."""
     first.join()
     second.join()
     other = Exchange(second, changes[1])
@@ -123,9 +123,9 @@ def copied(model: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def assert_survived(silos: list[Member], before: dict[str, np.ndarray], sent: list[dict]) -> None:
-    """After a fault within an iteration: it is over, for good or ill, and all have one model.
+    """Check after a fault within an iteration that it is over, and that all have one model.
 
-    That is the mean of what was accepted where the iteration was aggregated, else the one before.
+    That is the mean of what was accepted if the iteration was aggregated, else the previous model.
     """
     results = {silo.rounds[-1].result for silo in silos}
     numbers = {silo.iteration for silo in silos}
@@ -144,7 +144,7 @@ def assert_survived(silos: list[Member], before: dict[str, np.ndarray], sent: li
 
 
 def one_fault(engine: Engine, moment: str, strike: Callable[[], None]) -> None:
-    """Two silos, a good iteration, one that `strike` hits at `moment`, and a good one again."""
+    """Run two silos: a good iteration, one that `strike` hits at `moment`, and a good one again."""
     first = Member(engine, "a", 30)
     second = Member(engine, "b", 10, addresses=engine.addresses[::-1])
     assert_mean([first, second], together(first, second))

@@ -1,4 +1,4 @@
-"""Checkpoints: written as servers do, of a few values; read and compared as arrays."""
+"""Write checkpoints of a few values as servers do; read and compare them as arrays."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def save_model(path: Path, weights: dict[str, np.ndarray] | None = None) -> Path
 
 
 def read_model(path: Path) -> dict[str, np.ndarray]:
-    """The weights in a checkpoint."""
+    """Return the weights in a checkpoint."""
     return {name: value.asnumpy() for name, value in load_checkpoint(str(path)).items()}
 
 
 def assert_same_model(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> None:
-    """The same weights, to the last bit."""
+    """Check that the weights are equal to the last bit."""
     assert first.keys() == second.keys()
     for name, value in first.items():
         np.testing.assert_array_equal(value, second[name], err_msg=name)
@@ -38,7 +38,7 @@ def save_resnet(path: Path, seed: int = 7) -> Path:
     """Write a ResNet of the tiny detector's backbone under ModelZoo's names, and return the path.
 
     Args:
-        seed: that its values are drawn from, another one than the tiny configuration's.
+        seed: seed of its values, another one than the tiny configuration's.
     """
     net, _ = build_detector(load_config(TINY, seed=seed))
     values = {}

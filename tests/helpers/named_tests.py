@@ -1,4 +1,4 @@
-"""Tests that a page names, as in `tests/unit/federated/test_silo.py::test_a_round`."""
+"""Find tests that a page names, as in `tests/unit/federated/test_silo.py::test_a_round`."""
 
 import ast
 import re
@@ -9,12 +9,12 @@ NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
 def named_tests(text: str) -> list[tuple[str, str]]:
-    """(file, function) of each."""
+    """Return (file, function) of each."""
     return sorted(set(NAMED.findall(text)))
 
 
 def missing_tests(text: str) -> list[str]:
-    """Those that do not exist, found without importing anything."""
+    """Return those that do not exist, without importing anything."""
     return [f"{file}::{name}" for file, name in named_tests(text) if not _exists(file, name)]
 
 

@@ -1,12 +1,12 @@
-"""Machines for tests: network namespaces with addresses of their own, joined by a bridge.
+"""Simulate machines for tests: network namespaces with their own addresses, joined by a bridge.
 
     with Network() as network:
         coordinator = network.machine("coordinator", "10.77.0.2")
         silo = network.machine("silo_a", "192.168.1.2", outside="10.77.0.11")
 
-A machine with an address `outside` sits behind a router that translates addresses and lets in
-nothing but answers, as an organisation's own does. Everything that runs in the namespaces is killed
-and they are removed when the block ends.
+A machine with an address `outside` is behind a router that translates addresses and lets in nothing
+but answers, like an organisation's own. When the block ends, everything that runs in the namespaces
+is killed and the namespaces are removed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 BACKBONE, MASK = "wan", 24
 NAMES = Path("/etc/netns")
-# The router of one silo: silos' addresses are hidden behind its own, and nobody connects to them.
+# The router of one silo: it hides silos' addresses behind its own, and nobody connects to them.
 TRANSLATION = """
 table ip federation {
     chain outgoing {
@@ -37,7 +37,7 @@ table ip federation {
 
 
 def why_no_namespaces() -> str:
-    """Why this machine cannot have network namespaces, or "" where it can."""
+    """Return why this machine cannot have network namespaces, or "" where it can."""
     if shutil.which("ip") is None:
         return "network namespaces need the command ip (Debian's package iproute2)"
     if os.geteuid() != 0:
@@ -52,12 +52,12 @@ def why_no_namespaces() -> str:
     return ""
 
 
-# What stands before a command that is to see no process outside, as in a container.
+# Prefix of a command that should see no process outside, as in a container.
 CONTAINER = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
 
 def why_no_container() -> str:
-    """Why this machine cannot have PID namespaces, or "" where it can."""
+    """Return why this machine cannot have PID namespaces, or "" where it can."""
     if shutil.which("unshare") is None:
         return "PID namespaces need the command unshare (Debian's package util-linux)"
     tried = subprocess.run([*CONTAINER, "true"], capture_output=True, text=True, check=False)
@@ -65,7 +65,7 @@ def why_no_container() -> str:
 
 
 def why_no_translation() -> str:
-    """Why this machine cannot translate addresses, or "" where it can."""
+    """Return why this machine cannot translate addresses, or "" where it can."""
     found = shutil.which("nft")
     return "" if found else "a router needs the command nft (Debian's package nftables)"
 
@@ -77,7 +77,7 @@ def _run(*command: str, given: str | None = None) -> str:
 
 
 class Machine:
-    """One namespace with an address.
+    """Describe one namespace with an address.
 
     Args:
         namespace: its name.
@@ -92,11 +92,11 @@ class Machine:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """What stands before a command that is to run on this machine."""
+        """Return the prefix of a command that should run on this machine."""
         return ("ip", "netns", "exec", self.namespace)
 
     def start(self, command: Sequence[str], folder: Path, log: Path) -> subprocess.Popen:
-        """A process on this machine."""
+        """Start a process on this machine."""
         with log.open("a") as file:
             return subprocess.Popen(
                 [*self.prefix, *command],
@@ -107,10 +107,10 @@ class Machine:
             )
 
     def knows(self, name: str, address: str) -> None:
-        """Let this machine's name service give `address` for `name`."""
+        """Make this machine's name service return `address` for `name`."""
         folder = NAMES / self.namespace
         folder.mkdir(parents=True, exist_ok=True)
-        # `ip netns exec` lays the files of this folder over those of /etc.
+        # `ip netns exec` mounts the files of this folder over those of /etc.
         with (folder / "hosts").open("a") as hosts:
             hosts.write(f"{address} {name}\n")
 
@@ -124,7 +124,7 @@ class Machine:
 
 
 class Network:
-    """A bridge, and machines and routers on it."""
+    """Run a bridge, with machines and routers on it."""
 
     def __init__(self):
         self._own = f"fl{os.getpid()}"
@@ -145,7 +145,7 @@ class Network:
         self.close()
 
     def machine(self, name: str, address: str, outside: str = "") -> Machine:
-        """A machine on the bridge, or with `outside` behind a router that has this address."""
+        """Add a machine on the bridge, or with `outside` behind a router that has this address."""
         namespace = self._namespace(name)
         if not outside:
             port = self._plug(namespace, address)
@@ -183,7 +183,7 @@ class Network:
         return namespace
 
     def _plug(self, namespace: str, address: str) -> str:
-        """A cable between the bridge and a namespace; returns the bridge's end."""
+        """Connect the bridge and a namespace by a cable; return the bridge's end."""
         self._ports += 1
         port = f"port{self._ports}"
         _run("ip", "-n", self._backbone, "link", "add", port, "type", "veth",

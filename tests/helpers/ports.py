@@ -1,4 +1,4 @@
-"""Free ports for the tests, other ones for each process that runs some of them."""
+"""Find free ports for the tests, different for each process that runs some of them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ PROCESSES = 8
 _EACH = (LAST - FIRST) // PROCESSES
 _NUMBER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % PROCESSES
 _BEGIN = FIRST + _NUMBER * _EACH
-# Not the same ones soon again: a test's last connections may still hold them.
+# Do not reuse ports soon: a test's last connections may still hold them.
 _turn = itertools.count()
 
 
 def free_port_range(count: int) -> int:
-    """First of `count` consecutive ports of the loopback address that are free."""
+    """Return the first of `count` consecutive free ports of the loopback address."""
     for _ in range(_EACH):
         first = _BEGIN + (next(_turn) * 16) % (_EACH - count)
         if all(_is_free(port) for port in range(first, first + count)):
@@ -26,7 +26,7 @@ def free_port_range(count: int) -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` ports of 127.0.0.1 that nobody listens on."""
+    """Return `count` ports of 127.0.0.1 that nobody listens on."""
     first = free_port_range(count)
     return list(range(first, first + count))
 

@@ -1,4 +1,4 @@
-"""What the processes of a job hold, sample by sample, and by how much it grows an iteration."""
+"""Measure what the processes of a job hold, by sample, and how much it grows per iteration."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ UNITS = {"": 1.0, "B": 1.0, "kB": 1000.0}
 
 @dataclass
 class Sample:
-    """What was there at one iteration: name of a row of the page -> amount."""
+    """Hold the amounts at one iteration: name of a row of the page -> amount."""
 
     iteration: int
     values: dict[str, float] = field(default_factory=dict)
 
 
 def limits(page: Path = PAGE) -> dict[str, float]:
-    """The last column of the page's table, in bytes or pieces, by the first."""
+    """Return the last column of the page's table, in bytes or pieces, by the first column."""
     _, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     table, end, _ = rest.partition(END)
     assert begin and end, f"{page}: no table between {BEGIN} and {END}"
@@ -43,7 +43,7 @@ def limits(page: Path = PAGE) -> dict[str, float]:
 
 
 def sample(folder: Path, redis_port: int, redis_pid: int, iteration: int) -> Sample | None:
-    """What the job of `folder` holds now; None where one of its processes has just ended."""
+    """Return what the job of `folder` holds now; None where one of its processes has just ended."""
     taken = Sample(iteration)
     try:
         for name, process in _processes(folder, redis_pid).items():
@@ -75,24 +75,24 @@ def _processes(folder: Path, redis_pid: int) -> dict[str, psutil.Process]:
 
 
 def redis_keys(port: int) -> int:
-    """DBSIZE."""
+    """Return DBSIZE."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(b"DBSIZE\r\n")
         return int(connection.recv(100).strip().lstrip(b":"))
 
 
 def row_of(name: str) -> str:
-    """The page's row for a sampled value: workers share one, supervisors too."""
+    """Return the page's row for a sampled value: workers share one, supervisors too."""
     name = re.sub(r"supervisor of .*", "a supervisor", name)
     name = re.sub(r"worker \d+", "a worker", name)
     return re.sub(r"server \d+", "a server", name)
 
 
 def growth(samples: Sequence[Sample], ends: int = 8) -> dict[str, float]:
-    """Growth per iteration of each sampled value.
+    """Return the growth per iteration of each sampled value.
 
-    Between the median of the first `ends` samples and that of the last: a single sample can fall
-    into a moment in which a model is being sent.
+    It compares the median of the first `ends` samples with that of the last: a single sample can
+    fall into a moment in which a model is being sent.
     """
     first, last = samples[:ends], samples[-ends:]
     iterations = _median(last, lambda s: s.iteration) - _median(first, lambda s: s.iteration)

@@ -1,4 +1,4 @@
-"""Stands between a silo and a real server, and ruins one exchange of a chosen kind."""
+"""Relay between a silo and a real server, and break one exchange of a chosen kind."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ FAULTS = ("request cut", "no reply", "half a reply", "garbage", "silence")
 
 
 class Proxy:
-    """Forwards whole HTTP messages; the first request to `path` meets `fault`, later ones pass.
+    """Forward whole HTTP messages; the first request to `path` gets `fault`, later ones pass.
 
     Args:
-        server: "host:port" of the real one.
+        server: "host:port" of the real server.
         path: /startFLJob, /updateModel or /getModel.
         fault: one of FAULTS.
     """
@@ -63,7 +63,7 @@ class Proxy:
 
 
 def read_message(connection: socket.socket) -> bytes:
-    """Head and body of one HTTP message; b"" where the peer has closed."""
+    """Read head and body of one HTTP message; b"" where the peer has closed."""
     data = bytearray()
     while b"\r\n\r\n" not in data:
         part = connection.recv(65536)

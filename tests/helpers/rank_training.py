@@ -1,4 +1,4 @@
-"""One rank of a silo that trains a small network; as a program, started by test_rank_gradients.py.
+"""Train a small network as one rank of a silo; test_rank_gradients.py starts it as a program.
 
 python tests/helpers/rank_training.py RANK SIZE PORT OUTPUT.npz
 """
@@ -19,7 +19,7 @@ STEPS, BATCH, FEATURES = 5, 4, 6
 
 
 class Net(nn.Cell):
-    """Five inputs as the detector has, two layers, a mean squared error (1,)."""
+    """Take five inputs as the detector has, two layers, a mean squared error (1,)."""
 
     def __init__(self):
         super().__init__()
@@ -31,7 +31,7 @@ class Net(nn.Cell):
 
 
 def batch(step: int, rank: int, size: int, whole: bool) -> list[Tensor]:
-    """A rank's part of a step's images, or all of them, in the order of the ranks."""
+    """Return a rank's part of a step's images, or all of them, in the order of the ranks."""
     random = np.random.default_rng(step)
     x = random.normal(size=(size, BATCH, FEATURES)).astype(np.float32)
     label = random.normal(size=(size, BATCH, 3)).astype(np.float32)
@@ -44,7 +44,7 @@ def batch(step: int, rank: int, size: int, whole: bool) -> list[Tensor]:
 
 
 def trained(rank: int, size: int, ranks: Ranks | None) -> dict[str, np.ndarray]:
-    """The weights after STEPS steps; without `ranks`, on the whole batches."""
+    """Return the weights after STEPS steps; without `ranks`, on the whole batches."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     ms.set_seed(1)
     net = Net()

@@ -1,4 +1,4 @@
-"""The commands in the `sh` blocks of README.md."""
+"""Read the commands in the `sh` blocks of README.md."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ BETWEEN = {"&&", "||", "|", ";", "&"}
 
 
 def section(text: str, heading: str) -> str:
-    """A second-level section of a page, without what follows it."""
+    """Return a second-level section of a page, without what follows it."""
     found = [part for part in HEADING.split(text) if part.startswith(f"## {heading}\n")]
     assert len(found) == 1, f"{len(found)} sections '## {heading}'"
     return found[0]
 
 
 def command_lines(text: str) -> list[str]:
-    """The lines of the `sh` blocks, continued ones joined, without empty ones and comments."""
+    """Return the lines of the `sh` blocks, continued ones joined, without blanks and comments."""
     lines = "".join(BLOCK.findall(text)).replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def words_of(line: str) -> list[str]:
-    """A line's words as the shell takes them, without the comment behind it."""
+    """Return a line's words as the shell reads them, without the comment after it."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;")
     lexer.whitespace_split = True
     return list(lexer)
 
 
 def commands_of(line: str) -> list[list[str]]:
-    """The commands of a line: `cd a && grep b *` is two."""
+    """Return the commands of a line: `cd a && grep b *` is two."""
     commands: list[list[str]] = [[]]
     for word in words_of(line):
         if word in BETWEEN:

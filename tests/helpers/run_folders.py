@@ -1,4 +1,4 @@
-"""Run folders for tests, written line by line as the suite's processes write them."""
+"""Write run folders for tests, line by line as the suite's processes do."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ BEGIN = datetime(2026, 11, 22, 8, 0, 0)
 
 
 def stamp(seconds: float) -> str:
-    """The time in a log line, so many seconds after the run's begin."""
+    """Return the time in a log line, this many seconds after the run's start."""
     return f"{BEGIN + timedelta(seconds=seconds):%Y-%m-%d %H:%M:%S}"
 
 
 def own_line(seconds: float, label: str, text: str) -> str:
-    """A line of the suite itself."""
+    """Return a line of the suite itself."""
     return f"[{stamp(seconds)}][{label}] {text}"
 
 
 def engine_line(seconds: float, level: str, text: str, file: str = "redis.cc:310") -> str:
-    """A line of the engine."""
+    """Return a line of the engine."""
     time = stamp(seconds).replace(" ", "-")
     where = f"mindspore_federated/fl_arch/ccsrc/{file}"
     return f"[{level}] FEDERATED(12,7f7fbd,python):{time}.601.195 [{where}] {text}"
@@ -35,11 +35,11 @@ def write_worker(
     more: Sequence[str] = (),
     label: str = "",
 ) -> Path:
-    """A worker's folder: an epoch of each list of losses, a step and a second each.
+    """Write a worker's folder: an epoch for each list of losses, with a step per second.
 
     Args:
-        first_iteration: of the federation; an epoch is an iteration.
-        seconds: of the first line, after the run's begin.
+        first_iteration: first iteration of the federation; an epoch is an iteration.
+        seconds: time of the first line, after the run's start.
         more: lines at the end of worker.log.
     """
     folder.mkdir(parents=True)
@@ -59,7 +59,7 @@ def write_worker(
 
 
 def write_rounds(folder: Path, numbers: Sequence[int], tail: str = "", **values: object) -> None:
-    """rounds.jsonl of 10 s a round: 2 upload, 3 wait, 1 download, 0.5 own work, so 3.5 training."""
+    """Write rounds.jsonl with 10 s a round: 2 upload, 3 wait, 1 download, 0.5 own, 3.5 training."""
     line = {
         "result": "aggregated", "bytes_up": 2_000_000, "bytes_down": 1_000_000, "upload_s": 2.0,
         "wait_s": 3.0, "download_s": 1.0, "client_s": 0.5, "round_s": 10.0, "peak_rss_mb": 1500.0,
@@ -70,7 +70,7 @@ def write_rounds(folder: Path, numbers: Sequence[int], tail: str = "", **values:
 
 
 def write_metrics(folder: Path, precisions: Sequence[float | None]) -> None:
-    """metrics.jsonl with an AP for each iteration."""
+    """Write metrics.jsonl with an AP for each iteration."""
     lines = [
         {"iteration": n, "AP": ap, "AP50": ap and 2 * ap, "per_class": {"dog <b>": ap, "cat": None}}
         for n, ap in enumerate(precisions, 1)

@@ -1,11 +1,11 @@
-"""A silo in a process of its own, to be killed wherever a test wants it.
+"""Run a silo in its own process, to be killed wherever a test wants it.
 
     with SiloProcess(engine, "a", images=30, change=1.0, halt="train") as silo:
         silo.await_line("train")
         silo.kill()
 
-It joins, trains (adds `change` to every weight) and exchanges, `rounds` times, and prints the phase
-that it is in; at `halt` it stays for ever: "train" is before the upload, "half" within it, "wait"
+It joins, trains (adds `change` to every weight) and exchanges, `rounds` times, and prints its
+current phase; at `halt` it stays forever: "train" is before the upload, "half" within it, "wait"
 after it. As a program (`python tests/helpers/silo_process.py <json>`) it is that silo.
 """
 
@@ -27,7 +27,7 @@ PROJECT_DIR = Path(__file__).resolve().parents[2]
 
 
 class SiloProcess:
-    """A silo's process; killed at the end of a `with` block."""
+    """Run a silo's process; it is killed at the end of a `with` block."""
 
     def __init__(self, engine, name: str, images: int, change: float, halt: str = "", **more):
         values = {
@@ -63,7 +63,7 @@ class SiloProcess:
         self.kill()
 
     def await_line(self, words: str, seconds: float = 30) -> str:
-        """The next line that has `words` in it."""
+        """Return the next line that contains `words`."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with contextlib.suppress(queue.Empty):
@@ -73,18 +73,18 @@ class SiloProcess:
         raise TimeoutError(f"{words!r} is not in {self.lines}")
 
     def kill(self) -> None:
-        """kill -9."""
+        """Send kill -9."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL)
         self._process.wait(10)
 
     def end(self, seconds: float = 40) -> int:
-        """Its exit code, once it has ended by itself."""
+        """Return its exit code, once it has ended by itself."""
         return self._process.wait(seconds)
 
 
 def main() -> None:
-    """Be the silo that the command line describes."""
+    """Run the silo that the command line describes."""
     from members import Member
 
     from src.federated import messages

@@ -1,4 +1,4 @@
-"""A disk of a few megabytes for tests, that can be filled and made read-only."""
+"""Provide a disk of a few megabytes for tests, which can be filled and made read-only."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ BALLAST = "ballast"
 
 
 class SmallDisk:
-    """A tmpfs. Modes do not stop root, so read-only is the mount's, not the folder's."""
+    """Use a tmpfs. Modes do not stop root, so the mount is read-only, not the folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def fill(self, leave: int = 0) -> None:
         """Leave no free byte, or about `leave`."""
-        # Not buffered: a short write tells that the disk is full.
+        # Not buffered: a short write shows that the disk is full.
         with (self.folder / BALLAST).open("ab", buffering=0) as file:
             for size in (2**20, 2**12, 1):
                 with contextlib.suppress(OSError):
@@ -32,14 +32,14 @@ class SmallDisk:
         (self.folder / BALLAST).unlink()
 
     def read_only(self, on: bool = True) -> None:
-        """Refuse every write, or take them again."""
+        """Refuse every write, or accept writes again."""
         mode = "ro" if on else "rw"
         subprocess.run(["mount", "-o", f"remount,{mode}", str(self.folder)], check=True)
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path, megabytes: int = 8) -> Iterator[SmallDisk]:
-    """Mount one at `folder` for the block."""
+    """Mount a small disk at `folder` for the block."""
     folder.mkdir()
     size = f"size={megabytes}m"
     subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True)
@@ -50,7 +50,7 @@ def small_disk(folder: Path, megabytes: int = 8) -> Iterator[SmallDisk]:
 
 
 def cannot_mount(folder: Path) -> str:
-    """Why this machine lets tests mount no file system; "" where it does."""
+    """Return why this machine does not let tests mount a file system; "" where it does."""
     if os.geteuid() != 0:
         return "only root may mount a small file system"
     try:

@@ -1,4 +1,4 @@
-"""Small stand-ins for a server: each connection is handled as a test says."""
+"""Replace a server with a small stand-in: each connection is handled as a test says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def model_reply(iteration: int = 4) -> bytes:
 
 
 def read_request(connection: socket.socket) -> bytes:
-    """Head and body of one request."""
+    """Read head and body of one request."""
     data = b""
     while b"\r\n\r\n" not in data:
         part = connection.recv(65536)
@@ -51,7 +51,7 @@ def answer(body: bytes, times: int = 100) -> Callable[[socket.socket], None]:
 
 
 class StandIn:
-    """Listens; the n-th connection is handled by the n-th handler, later ones by the last."""
+    """Listen; the n-th handler gets the n-th connection, the last handler all later ones."""
 
     def __init__(self, *handlers: Callable[[socket.socket], None]):
         self.handlers = handlers

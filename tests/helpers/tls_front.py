@@ -1,7 +1,7 @@
-"""TLS before a plain-text service on this machine: the wheel's Redis has none of its own.
+"""Put TLS in front of a plain-text service on this machine: the wheel's Redis has none.
 
 As a program (`python tests/helpers/tls_front.py listen_address service certificate key`) it
-runs until it is killed; a test starts it so in a network namespace.
+runs until it is killed; a test starts it this way in a network namespace.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ PIECE = 65536
 
 
 class TlsFront:
-    """Takes TLS connections at `address` and hands their bytes on to `service`.
+    """Accept TLS connections at `address` and forward their bytes to `service`.
 
     Args:
-        service: "host:port" of the plain-text one.
+        service: "host:port" of the plain-text service.
         certificate, key: PEM files that it shows.
         authority: PEM file; clients must show a certificate that it has signed. None asks for none.
         listen: (host, port) to listen on; port 0 is any.
@@ -55,8 +55,8 @@ class TlsFront:
         self.close()
 
     def close(self) -> None:
-        """Take no more connections."""
-        # A close alone would leave the thread in accept, and the port taken.
+        """Accept no more connections."""
+        # A close alone would leave the thread in accept, and the port in use.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -79,7 +79,7 @@ class TlsFront:
 
 
 def forward(client: ssl.SSLSocket, plain: socket.socket) -> None:
-    """Until one of the two closes."""
+    """Forward bytes until one of the two closes."""
     while True:
         waiting = [client] if client.pending() else select.select([client, plain], [], [])[0]
         for source, target in ((client, plain), (plain, client)):

@@ -1,6 +1,6 @@
-"""Files as torch.save writes them, made without PyTorch: for tests of who reads them.
+"""Write files as torch.save does, without PyTorch, to test their readers.
 
-After torch/serialization.py of PyTorch: `_save` for the zip archive, `_legacy_save` for the form
+Based on torch/serialization.py of PyTorch: `_save` for the zip archive, `_legacy_save` for the form
 before it.
 """
 
@@ -25,17 +25,17 @@ STORAGES = {
 
 
 class Name:
-    """A module's name as a pickle refers to it, whether or not there is such a module."""
+    """Name a module's member as a pickle refers to it, whether or not the module exists."""
 
     def __init__(self, module: str, name: str):
         self.module, self.name = module, name
 
     def __call__(self) -> None:
-        """The pickler wants what it reduces to be callable."""
+        """Do nothing: the pickler requires a callable."""
 
 
 class Call:
-    """An object whose pickle is a call of a name."""
+    """Represent an object whose pickle is a call of a name."""
 
     def __init__(self, name: Name, *arguments: Any):
         self.name, self.arguments = name, arguments
@@ -45,7 +45,7 @@ class Call:
 
 
 class Built:
-    """The result of a call, on which the pickle then sets attributes."""
+    """Represent the result of a call, on which the pickle then sets attributes."""
 
     def __init__(self, call: Call, state: Any):
         self.call, self.state = call, state
@@ -55,7 +55,7 @@ class Built:
 
 
 class Storage:
-    """Numbers next to the pickle."""
+    """Hold numbers next to the pickle."""
 
     def __init__(self, key: str, values: np.ndarray, kind: str | None = None):
         self.key, self.values = key, values
@@ -63,7 +63,7 @@ class Storage:
 
 
 class TorchPickler(pickle._Pickler):
-    """Writes `Name` as a global and `Storage` as a persistent id."""
+    """Write `Name` as a global and `Storage` as a persistent id."""
 
     def __init__(self, stream: io.BytesIO, old: bool = False):
         super().__init__(stream, protocol=2)
@@ -85,7 +85,7 @@ class TorchPickler(pickle._Pickler):
 
 
 def tensor(storage: Storage, shape: tuple, stride: tuple | None = None, offset: int = 0) -> Call:
-    """A view of a storage, contiguous unless `stride` says otherwise."""
+    """Return a view of a storage, contiguous unless `stride` says otherwise."""
     if stride is None:
         stride = tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
     rebuild = Name("torch._utils", "_rebuild_tensor_v2")
@@ -93,7 +93,7 @@ def tensor(storage: Storage, shape: tuple, stride: tuple | None = None, offset: 
 
 
 def state_dict(values: dict[str, np.ndarray], kinds: dict[str, str] | None = None) -> OrderedDict:
-    """What `model.state_dict()` gives, with its `_metadata`."""
+    """Return what `model.state_dict()` returns, with its `_metadata`."""
     result = OrderedDict()
     for number, (name, value) in enumerate(values.items()):
         storage = Storage(str(number), value.reshape(-1), (kinds or {}).get(name))
@@ -103,10 +103,10 @@ def state_dict(values: dict[str, np.ndarray], kinds: dict[str, str] | None = Non
 
 
 def save_archive(path: Path, obj: Any, pickled: bytes | None = None, **entries: bytes) -> Path:
-    """The zip archive of PyTorch 1.6 and later.
+    """Write the zip archive of PyTorch 1.6 and later.
 
     Args:
-        pickled: in place of the object's pickle.
+        pickled: replaces the object's pickle.
         entries: further files of the archive.
     """
     stream = io.BytesIO()
@@ -124,7 +124,7 @@ def save_archive(path: Path, obj: Any, pickled: bytes | None = None, **entries: 
 
 
 def save_old(path: Path, obj: Any) -> Path:
-    """The form before the archive."""
+    """Write the format before the archive."""
     stream = io.BytesIO()
     machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
     for head in (0x1950A86A20F9469CFC6C, 1001, machine):
