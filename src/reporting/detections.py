@@ -118,7 +118,7 @@ def _file_of(finder: ImageFolder, name: str) -> Path:
 
 
 def _folders(json_path: Path, info: Any, image_dir: str) -> list[Path]:
-    """Return the folders where images may be; first the JSON's name: instances_val2017, val2017.
+    """Return folders where images may be; first by the JSON: val2017 for instances_val2017.
 
     File names alone are not enough: training and evaluation data may use the same ones.
     """

@@ -1,4 +1,4 @@
-"""A ResNet-50 in plain numpy, from weights by PyTorch's names: for tests of converted weights.
+"""Run a ResNet-50 in plain numpy, from weights by PyTorch's names, to test converted weights.
 
 Written from the papers (He et al., 2015; Ioffe and Szegedy, 2015), not from the detector's code.
 """
@@ -16,7 +16,7 @@ Pads = tuple[int, int]  # rows above and below, columns to the left and right al
 
 
 def names_and_shapes(blocks_of_stages: Sequence[int] = BLOCKS) -> dict[str, tuple[int, ...]]:
-    """Of torchvision's `resnet50().state_dict()`, without the classifier and counters."""
+    """Return names and shapes as in torchvision's ResNet-50, without classifier and counters."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def unit(conv: str, norm: str, out: int, channels: int, kernel: int) -> None:
@@ -41,11 +41,11 @@ def names_and_shapes(blocks_of_stages: Sequence[int] = BLOCKS) -> dict[str, tupl
 def random_weights(
     small_variances: bool = False, blocks: Sequence[int] = BLOCKS
 ) -> dict[str, np.ndarray]:
-    """Weights whose features keep their size over the layers.
+    """Return weights whose features keep their size over the layers.
 
     Args:
-        small_variances: statistics of the size of epsilon, where its value matters much.
-        blocks: of the four stages.
+        small_variances: use statistics of the size of epsilon, where its value matters much.
+        blocks: number of blocks of the four stages.
     """
     shapes = names_and_shapes(blocks)
     return {name: _draw(name, shape, small_variances) for name, shape in shapes.items()}
@@ -54,7 +54,7 @@ def random_weights(
 def _draw(name: str, shape: tuple[int, ...], small: bool) -> np.ndarray:
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if len(shape) == 4:
-        # Small statistics go with small activations before them, by which the norm divides.
+        # Small statistics go with small activations before them, which the norm divides by.
         scale = np.sqrt(2 / np.prod(shape[1:])) * (0.01 if small else 1)
         values = scale * rng.standard_normal(shape, dtype=np.float32)
     elif name.endswith("running_var"):
@@ -68,15 +68,15 @@ def _draw(name: str, shape: tuple[int, ...], small: bool) -> np.ndarray:
 
 
 class ResNet50:
-    """The forward pass.
+    """Run the forward pass.
 
     Args:
         weights: by PyTorch's names.
-        eps: of BatchNorm.
+        eps: epsilon of BatchNorm.
         v1: stride on the first 1x1 of a block; False: on the 3x3.
         pool: zero rows and columns (before, behind) around the input of the stem's pooling.
-        stem: the same of the 7x7 convolution.
-        strided: the same of 3x3 convolutions of stride 2.
+        stem: zero rows and columns of the 7x7 convolution.
+        strided: zero rows and columns of 3x3 convolutions of stride 2.
     """
 
     def __init__(
@@ -92,9 +92,9 @@ class ResNet50:
         self.eps, self.v1, self.pool, self.stem, self.strided = eps, v1, pool, stem, strided
 
     def __call__(self, image: np.ndarray) -> list[np.ndarray]:
-        """(3, H, W) to C2, C3, C4, C5, each (channels, h, w) float64."""
+        """Map (3, H, W) to C2, C3, C4, C5, each (channels, h, w) float64."""
         x = np.maximum(self._unit("conv1", "bn1", image, 2, self.stem), 0)
-        # After a ReLU a zero is as good as minus infinity.
+        # After a ReLU a zero has the same effect as minus infinity.
         padded = np.pad(x, [(0, 0), self.pool, self.pool])
         x = _windows(padded, 3, 2).max((3, 4))
         features = []
@@ -117,7 +117,7 @@ class ResNet50:
     def _unit(
         self, conv: str, norm: str, x: np.ndarray, stride: int, pads: Pads = (0, 0)
     ) -> np.ndarray:
-        """A convolution and the normalisation behind it."""
+        """Apply a convolution and the normalisation after it."""
         kernel = self.weights[f"{conv}.weight"]
         windows = _windows(np.pad(x, [(0, 0), pads, pads]), kernel.shape[2], stride)
         out = np.tensordot(kernel, windows, axes=((1, 2, 3), (0, 3, 4)))
@@ -129,6 +129,6 @@ class ResNet50:
 
 
 def _windows(x: np.ndarray, kernel: int, stride: int) -> np.ndarray:
-    """(C, H, W) to (C, h, w, kernel, kernel)."""
+    """Reshape (C, H, W) to (C, h, w, kernel, kernel)."""
     found = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), (1, 2))
     return found[:, ::stride, ::stride]
