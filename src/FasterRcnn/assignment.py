@@ -1,7 +1,14 @@
-"""What both stages of the detector share: boxes are assigned to ground truths, then sampled.
+"""Assign boxes to ground truths and sample them; both stages of the detector use this.
 
-Ren et al., "Faster R-CNN", 2015, section 3.1.2. Widths count one pixel more than x2 - x1, here as
-in the box encoding.
+Ren et al., "Faster R-CNN", 2015, section 3.1.2. All arrays are of one image. Names of sizes:
+
+    N  boxes to assign: anchors in the first stage, proposals in the second
+    G  ground-truth rows, padding included
+    V  ground truths that take part, the True rows of `truth_valid`
+
+Boxes are float32 x1, y1, x2, y2 in pixels of the network's input. A width is x2 - x1 + 1, here as
+in the box encoding. Assignments are int32: j + 1 for ground truth j, 0 for background, -1 for a box
+that is neither and is not trained on. Overlaps are IoUs, (G, N) where they are kept as an array.
 """
 
 from __future__ import annotations
@@ -14,11 +21,11 @@ from src.FasterRcnn.cpu.compiled import compiled, graph_operator, kernels_usable
 
 
 class BoxAssigner(nn.Cell):
-    """Tell for each box the ground truth that it stands for, or that it is background.
+    """Assign each box to a ground truth or to the background, or leave it out.
 
-    A box whose best IoU reaches `pos_iou` belongs to that ground truth (of equals the first one);
-    below `neg_iou` it is background. Then each ground truth takes the boxes that overlap it most,
-    if that is at least `min_pos_iou`; where two want the same box, the last one has it.
+    A box whose best IoU reaches `pos_iou` belongs to that ground truth (the first one on a tie);
+    below `neg_iou` it is background. Then each ground truth claims the boxes with its highest IoU,
+    if that is at least `min_pos_iou`; a box that several claim goes to the last of them.
 
     Args:
         neg_iou: below it a box is background.
@@ -39,11 +46,11 @@ class BoxAssigner(nn.Cell):
     def construct(
         self, truths: Tensor, truth_valid: Tensor, boxes: Tensor, box_valid: Tensor
     ) -> Tensor:
-        """Assign.
+        """Assign the boxes of one image.
 
         Args:
             truths: (G, 4) float32, x1, y1, x2, y2.
-            truth_valid: (G,) bool; the others take no part.
+            truth_valid: (G,) bool; False rows take no part.
             boxes: (N, 4) float32.
             box_valid: (N,) bool.
 
@@ -57,35 +64,37 @@ class BoxAssigner(nn.Cell):
     def assign_by_operators(
         self, truths: Tensor, truth_valid: Tensor, boxes: Tensor, box_valid: Tensor
     ) -> Tensor:
-        """The same rules, without a kernel of our own; the memory is that of several (G, N)."""
-        # A box beyond the image border overlaps nothing.
+        """Apply the same rules with library operators, which takes several (G, N) arrays."""
+        # Rows that take no part become single pixels outside the image, two different ones for
+        # truths and boxes, so that they overlap nothing.
         truths = replace_rows(truths, truth_valid, -1.0)
         boxes = replace_rows(boxes, box_valid, -2.0)
-        overlaps = self.iou(boxes, truths)
+        overlaps = self.iou(boxes, truths)  # (G, N)
         nearest, best = self.best_truth(overlaps)
         most = overlaps.max(axis=1, keepdims=True)
         claimable = ops.logical_and(most >= self.min_pos_iou, truth_valid.reshape((-1, 1)))
         claims = ops.cast(ops.logical_and(overlaps == most, claimable), ms.float32)
+        # The greatest number among the claims of a box is that of the last claimant.
         numbers = ops.cast(ops.tuple_to_array(ops.make_range(1, truths.shape[0] + 1)), ms.float32)
         claimed = ops.cast((claims * numbers.reshape((-1, 1))).max(axis=0), ms.int32)
-        assigned = ops.cast(best < self.neg_iou, ms.int32) - 1
+        assigned = ops.cast(best < self.neg_iou, ms.int32) - 1  # 0 background, -1 neither
         assigned = ops.select(best >= self.pos_iou, ops.cast(nearest, ms.int32) + 1, assigned)
         assigned = ops.select(claimed > 0, claimed, assigned)
         return ops.select(box_valid, assigned, ops.zeros_like(assigned) - 1)
 
 
 def replace_rows(rows: Tensor, keep: Tensor, value: float) -> Tensor:
-    """`rows` (N, K) with `value` in the rows that the bool mask `keep` (N,) leaves out."""
+    """Return `rows` (N, any width) with `value` in the rows where the bool `keep` (N,) is False."""
     mask = ops.broadcast_to(keep.reshape((-1, 1)), rows.shape)
     return ops.select(mask, rows, ops.ones_like(rows) * value)
 
 
 class BoxSampler(nn.Cell):
-    """Draw positives and negatives at random; negatives fill up what positives leave free.
+    """Sample positives and negatives at random; negatives use the slots that positives leave free.
 
     Args:
-        num_pos: most positives that are drawn.
-        num_neg: slots of negatives; with p positives num_neg - p of them are used.
+        num_pos: the largest number of positives.
+        num_neg: slots for negatives; with p positives at most num_neg - p of them are used.
     """
 
     def __init__(self, num_pos: int, num_neg: int):
@@ -96,10 +105,10 @@ class BoxSampler(nn.Cell):
         self.slots = Tensor(np.arange(num_neg), ms.int32)
 
     def construct(self, assigned: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Sample.
+        """Sample the boxes of one image.
 
         Args:
-            assigned: (N,) int32 as `BoxAssigner` gives it.
+            assigned: (N,) int32 as `BoxAssigner` returns it.
 
         Returns:
             Indices (num_pos,) int32 and whether each is used (num_pos,) bool, then the same for
@@ -113,7 +122,7 @@ class BoxSampler(nn.Cell):
 
 
 def assignment_operator(neg_iou: float, pos_iou: float, min_pos_iou: float) -> ops.Custom:
-    """`BoxAssigner`'s rules as a compiled operator of a CPU graph, with its arguments."""
+    """Make `BoxAssigner`'s rules a compiled operator of a CPU graph, with the same arguments."""
     thresholds = np.array([neg_iou, pos_iou, min_pos_iou], np.float32)
 
     def assign(truths, truth_valid, boxes, box_valid):
@@ -133,7 +142,18 @@ def assignment_operator(neg_iou: float, pos_iou: float, min_pos_iou: float) -> o
 
 @compiled
 def assign_boxes(truths, numbers, boxes, box_valid, thresholds, assigned) -> None:
-    """Fill `assigned` (N,) for the valid ground truths (V, 4), whose indices are `numbers`."""
+    """Fill `assigned` (N,) int32.
+
+    It keeps no (G, N) array: IoUs are computed once to find the best ground truth of each box and
+    the highest IoU of each ground truth, and again to find which boxes have that highest IoU.
+
+    Args:
+        truths: (V, 4) valid ground truths.
+        numbers: (V,) their indices among the G rows.
+        boxes: (N, 4).
+        box_valid: (N,) bool.
+        thresholds: (3,) neg_iou, pos_iou, min_pos_iou.
+    """
     neg_iou, pos_iou, min_pos_iou = thresholds
     best = np.zeros(len(boxes), np.float32)
     nearest = np.zeros(len(boxes), np.int64)
@@ -160,7 +180,7 @@ def assign_boxes(truths, numbers, boxes, box_valid, thresholds, assigned) -> Non
 
 @compiled
 def _iou(one, other):
-    """Intersection over union of two boxes, float32, widths with one pixel more."""
+    """Return the IoU of two boxes, float32, where a width is x2 - x1 + 1."""
     pixel = np.float32(1)
     width = min(one[2], other[2]) - max(one[0], other[0]) + pixel
     height = min(one[3], other[3]) - max(one[1], other[1]) + pixel

@@ -1,4 +1,17 @@
-"""Proposals: the best anchors of each level, decoded, and suppressed where they overlap."""
+"""Proposals: the best anchors of each level, decoded, with NMS within each level.
+
+Ren et al., "Faster R-CNN", 2015, section 3.1. Names of sizes in this module:
+
+    B     images of a batch
+    h, w  height and width of a level's map
+    A     anchors of one position of a map
+
+Maps are NCHW float32: logits (B, A, h, w), offsets (B, 4 A, h, w). Anchors and boxes are float32
+x1, y1, x2, y2 in pixels of the network's input; a proposal is a row of 5, a box and its score, the
+sigmoid of the logit. For each image: take the `nms_pre` best anchors of each level, decode their
+offsets to boxes, apply NMS to the level, join the levels and take the `max_num` best. Shapes are
+fixed in a graph, so what NMS suppresses stays as a row, and a bool mask says which rows count.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +21,21 @@ from mindspore import Tensor, nn, ops
 from src.FasterRcnn.nms import sorting_suppression
 from src.model_utils.config import Config
 
-# Below every score: sorts suppressed boxes behind all others.
+# Below every score, so that suppressed boxes sort behind all others.
 SUPPRESSED = -65500.0
-# Existing models were trained with so many, however many anchors a position has.
+# At most this many candidates per position, however many anchors it has: existing models were
+# trained so.
 CANDIDATES_PER_POSITION = 3
 
 
 class Proposal(nn.Cell):
-    """Regions of interest from the maps of the region proposal network.
+    """Select regions of interest from the maps of the region proposal network.
 
     Args:
         config: the detector's configuration.
-        batch_size: kept for callers of the usual signature; the maps decide.
-        num_classes, use_sigmoid_cls: kept likewise; one logit an anchor is the only form.
-        target_means, target_stds: of the offsets.
+        batch_size: unused, kept for callers of the usual signature; the maps tell the batch.
+        num_classes, use_sigmoid_cls: unused, kept likewise; one logit per anchor is the only form.
+        target_means, target_stds: means and standard deviations of the offsets, (dx, dy, dw, dh).
     """
 
     def __init__(
@@ -46,7 +60,7 @@ class Proposal(nn.Cell):
         self.set_train_local(config, training=True)
 
     def set_train_local(self, config: Config, training: bool = True) -> None:
-        """Take the sizes and the threshold of training, or those of evaluation."""
+        """Use the sizes and the NMS threshold of training, or those of evaluation."""
         if training:
             self.nms_pre = config.rpn_proposal_nms_pre
             self.max_num = config.rpn_proposal_max_num
@@ -63,7 +77,7 @@ class Proposal(nn.Cell):
         rpn_bbox_pred_total: tuple[Tensor, ...],
         anchor_list: tuple[Tensor, ...],
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Proposals of each image of a batch.
+        """Select the proposals of each image of a batch.
 
         Args:
             rpn_cls_score_total: logits of each level, (B, A, h, w).
@@ -72,7 +86,7 @@ class Proposal(nn.Cell):
 
         Returns:
             For each image (max_num, 5) x1, y1, x2, y2 in pixels and score, best first; and for
-            each image (max_num,) bool, False for rows that only fill up.
+            each image (max_num,) bool, False for rows of padding.
         """
         scores, offsets = (), ()  # type: tuple, tuple
         for level in range(len(anchor_list)):
@@ -95,7 +109,7 @@ class Proposal(nn.Cell):
         bbox_preds: tuple[Tensor, ...],
         mlvl_anchors: tuple[Tensor, ...],
     ) -> tuple[Tensor, Tensor]:
-        """Proposals of one image.
+        """Select the proposals of one image.
 
         Args:
             cls_scores: logits of each level, (A, h, w).
@@ -108,6 +122,7 @@ class Proposal(nn.Cell):
         boxes, kept = (), ()  # type: tuple, tuple
         for level in range(len(mlvl_anchors)):
             anchors, height, width = ops.shape(cls_scores[level])
+            # Channels last, so that the flat order is that of the anchors.
             scores = ops.reshape(ops.transpose(cls_scores[level], (1, 2, 0)), (-1,))
             offsets = ops.reshape(ops.transpose(bbox_preds[level], (1, 2, 0)), (-1, 4))
             count = min(self.nms_pre, height * width * min(anchors, CANDIDATES_PER_POSITION))
@@ -121,7 +136,15 @@ class Proposal(nn.Cell):
         return self.best(ops.concat(boxes, 0), ops.concat(kept, 0))
 
     def best(self, boxes: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """The `max_num` best of the kept boxes, filled up with masked ones where they are fewer."""
+        """Take the `max_num` best of the kept boxes, padded with masked rows where they are fewer.
+
+        Args:
+            boxes: (n, 5) boxes with scores of all levels.
+            kept: (n,) bool, True for boxes that NMS kept.
+
+        Returns:
+            (max_num, 5) boxes with scores and (max_num,) mask.
+        """
         missing = self.max_num - ops.shape(boxes)[0]
         if missing > 0:
             boxes = ops.concat((boxes, ops.zeros((missing, 5), mindspore.float32)), 0)

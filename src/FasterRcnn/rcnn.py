@@ -1,4 +1,21 @@
-"""Box head: two dense layers on the pooled features, then classes and class-wise offsets."""
+"""Box head: two dense layers on the pooled features, then classes and class-wise offsets.
+
+Girshick, "Fast R-CNN", 2015, section 2. Names of sizes in this module:
+
+    N       rows, one per RoI slot of all images of the batch; `mask` tells which rows count
+    C       channels of the pooled features
+    h, w    bins of the pooled features, `roi_layer.out_size` each
+    hidden  width of the two dense layers
+    num_classes  classes with the background, which is class 0
+    classes      classes that have offsets of their own: num_classes, or without the background
+                 (`without_bg_loss`) num_classes - 1
+
+Pooled features are NCHW float32, (N, C, h, w), flattened to (N, C * h * w) in this order. A dense
+weight is stored (in, out), the transpose of `nn.Dense`. Offsets are (dx, dy, dw, dh), encoded as in
+rpn.py with `rcnn_target_means` and `rcnn_target_stds`; column 4 k + i of the regression output is
+offset i of the k-th of `classes`. On Ascend the dense layers multiply in float16; their results
+are float32.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +28,7 @@ from src.model_utils.config import Config
 
 
 class DenseNoTranpose(nn.Cell):
-    """A dense layer whose weight is stored `(input_channels, output_channels)`.
+    """Apply a dense layer whose weight is stored `(input_channels, output_channels)`.
 
     Args:
         input_channels, output_channels: features in and out.
@@ -30,20 +47,20 @@ class DenseNoTranpose(nn.Cell):
         self.dtype = head_dtype()
 
     def construct(self, x: Tensor) -> Tensor:
-        """(N, input_channels) to (N, output_channels) float32."""
+        """Map (N, input_channels) to (N, output_channels) float32."""
         out = self.matmul(ops.cast(x, self.dtype), ops.cast(self.weight, self.dtype))
         return self.bias_add(ops.cast(out, mindspore.float32), self.bias)
 
 
 class Rcnn(nn.Cell):
-    """The head and its loss (Girshick, "Fast R-CNN", section 2.3).
+    """Compute the head and its loss (Girshick, "Fast R-CNN", section 2.3).
 
     Args:
         config: the detector's configuration.
-        representation_size: features of one pooled region, channels times height times width.
-        batch_size: kept for callers of the usual signature; the number of regions decides.
-        num_classes: with the background.
-        target_means, target_stds: kept likewise; the targets come encoded.
+        representation_size: features of one pooled region, C * h * w.
+        batch_size: unused, kept for callers of the usual signature; the rows tell their number.
+        num_classes: number of classes with the background.
+        target_means, target_stds: unused, kept likewise; the targets come encoded.
     """
 
     def __init__(
@@ -74,7 +91,7 @@ class Rcnn(nn.Cell):
     def construct(
         self, featuremap: Tensor, bbox_targets: Tensor, labels: Tensor, mask: Tensor
     ) -> tuple:
-        """Losses in training, logits and offsets in evaluation.
+        """Compute losses in training, logits and offsets in evaluation.
 
         Args:
             featuremap: (N, C, h, w) pooled features.
@@ -84,7 +101,7 @@ class Rcnn(nn.Cell):
 
         Returns:
             In training total loss, classification loss and regression loss, each (1,), and a
-            tuple of the last two. In evaluation, where the last three inputs are not looked at,
+            tuple of the last two. In evaluation, which ignores the last three inputs,
             logits (N, num_classes) twice, offsets (N, 4 * classes), and a tuple of these two.
         """
         x = ops.reshape(featuremap, (-1, self.representation_size))
@@ -93,7 +110,7 @@ class Rcnn(nn.Cell):
     def from_first_layer(
         self, x: Tensor, bbox_targets: Tensor, labels: Tensor, mask: Tensor
     ) -> tuple:
-        """As `construct`, from the first dense layer's output (N, hidden), bias added."""
+        """Do what `construct` does from the first dense layer's output (N, hidden), bias added."""
         x = self.relu(self.shared_fc_1(self.relu(x)))
         cls_score = self.cls_scores(x)
         bbox_pred = self.reg_scores(x)
@@ -113,7 +130,10 @@ class Rcnn(nn.Cell):
         labels: Tensor,
         weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Cross entropy, and smooth L1 of the offsets of the true class, per counted row.
+        """Compute cross entropy, and smooth L1 of the true class's offsets, per counted row.
+
+        The regression loss sums over the rows with an object and is divided by all counted rows,
+        as the classification loss is.
 
         Args:
             cls_score: (N, num_classes) logits.
@@ -148,7 +168,7 @@ class Rcnn(nn.Cell):
 
 
 def one_hot(labels: Tensor, depth: int) -> Tensor:
-    """(N,) int32 to (N, depth) float32; a label outside 0 to depth - 1 gives a row of zeros."""
+    """Map (N,) int32 to (N, depth) float32; a label outside 0 to depth - 1 gives a row of zeros."""
     return ops.OneHot()(
         labels, depth, Tensor(1.0, mindspore.float32), Tensor(0.0, mindspore.float32)
     )

@@ -1,4 +1,23 @@
-"""Region proposal network: objectness and box offsets of every anchor, and their loss."""
+"""Region proposal network: objectness and box offsets of every anchor, and their loss.
+
+Ren et al., "Faster R-CNN", 2015, section 3.1. Names of sizes in this module:
+
+    B     images of a batch
+    C     channels of a pyramid level
+    h, w  height and width of a level's map; they differ from level to level
+    A     anchors of one position of a map
+    N     anchors of one image: the sum of h * w * A over the levels
+    G     ground-truth rows of one image, padding included
+
+Maps are NCHW: logits (B, A, h, w), one logit per anchor, and offsets (B, 4 A, h, w), channels
+4 a to 4 a + 3 for anchor a. Flat arrays over all anchors run level by level (finest first), then
+row by row and column by column, with the A anchors of a position next to each other.
+
+Boxes are float32 x1, y1, x2, y2 in pixels of the network's input; x2 and y2 are the last pixels,
+so a width is x2 - x1 + 1. Offsets are (dx, dy, dw, dh), as `ops.BoundingBoxEncode` makes them: the
+shift of the centre in parts of the anchor's width and height, and the logarithms of the ratios of
+widths and heights, less the means and divided by the standard deviations of the configuration.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +35,7 @@ INIT_STD = 0.01
 
 
 class RpnRegClsBlock(nn.Cell):
-    """A 3x3 convolution, and from it by 1x1 the logit and the four offsets of each anchor.
+    """Apply a 3x3 convolution, then two 1x1 ones: the logit and the four offsets of each anchor.
 
     Args:
         in_channels, feat_channels: channels of the input and of the hidden map.
@@ -68,7 +87,7 @@ class RpnRegClsBlock(nn.Cell):
 
 
 class RPN(nn.Cell):
-    """Logits and offsets of all levels from one shared block, and in training their loss.
+    """Compute logits and offsets of all levels with one shared block, and in training their loss.
 
     Args:
         config: the detector's configuration.
@@ -89,7 +108,7 @@ class RPN(nn.Cell):
     ):
         super().__init__()
         block = _block(in_channels, feat_channels, num_anchors, cls_out_channels)
-        # A list of one: every level uses it, and its parameters are named as in a list.
+        # All levels share this block. It stays in a list because parameter names contain its index.
         self.rpn_convs_list = nn.CellList([block])
         anchors = num_anchors * sum(height * width for height, width in config.feature_shapes)
         self.get_targets = BboxAssignSample(config, batch_size, anchors, False)
@@ -108,14 +127,14 @@ class RPN(nn.Cell):
         gt_labels: Tensor,
         gt_valids: Tensor,
     ) -> tuple:
-        """Loss and maps of a batch.
+        """Compute the loss and the maps of a batch.
 
         Args:
             inputs: pyramid levels, each (B, C, h, w).
             img_metas: (B, 3) height, width and scale of the network's input.
             anchor_list: anchors of each level, (h * w * A, 4) x1, y1, x2, y2 in pixels.
             gt_bboxes: (B, G, 4) in pixels.
-            gt_labels: (B, G).
+            gt_labels: (B, G); unused, an anchor is an object or none.
             gt_valids: (B, G) bool; False for padding and crowds.
 
         Returns:
@@ -144,7 +163,15 @@ class RPN(nn.Cell):
         gt_labels: Tensor,
         gt_valids: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Offsets (B, N, 4), their weights, labels and their weights (B, N) of all N anchors."""
+        """Assign and sample the anchors of each image; no gradient flows through the targets.
+
+        Args: as for `construct`.
+
+        Returns:
+            Offsets (B, N, 4), their weights (B, N), labels (B, N), 1 for objects, and their weights
+            (B, N), all float32. A weight is 1 for a sampled anchor and 0 for all others; offsets
+            count for sampled positives only.
+        """
         anchors = ops.concat(anchor_list, 0)
         offsets, offset_weights, labels, label_weights = (), (), (), ()  # type: tuple, tuple, tuple, tuple
         inside = ops.Unstack()(inside_image(anchors, img_metas))
@@ -169,7 +196,19 @@ class RPN(nn.Cell):
         bbox_preds: tuple[Tensor, ...],
         targets: tuple[Tensor, Tensor, Tensor, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Sums over the sampled anchors, divided by a constant: slots per image times images."""
+        """Sum the losses over the sampled anchors and divide by a constant.
+
+        The constant is `num_expected_neg`, the sampled anchors of an image, times the batch size,
+        also where fewer anchors are sampled.
+
+        Args:
+            cls_scores: logits of each level, (B, A, h, w).
+            bbox_preds: offsets of each level, (B, 4 A, h, w).
+            targets: as `batch_targets` returns them.
+
+        Returns:
+            Classification loss (1,) and regression loss (1,).
+        """
         offsets, offset_weights, labels, label_weights = targets
         logits = ops.concat([per_anchor(m, 1) for m in cls_scores], 1)
         preds = ops.concat([per_anchor(m, 4) for m in bbox_preds], 1)
@@ -184,7 +223,7 @@ class RPN(nn.Cell):
 def _block(
     in_channels: int, feat_channels: int, num_anchors: int, cls_out_channels: int
 ) -> RpnRegClsBlock:
-    """The block with normal weights of standard deviation 0.01 and zero biases."""
+    """Make the block, with normal weights of standard deviation 0.01 and zero biases."""
     draw = np.random.default_rng(0)
 
     def weight(out: int, channels: int, kernel: int) -> Tensor:
@@ -210,13 +249,13 @@ def _block(
 
 
 def per_anchor(level: Tensor, width: int) -> Tensor:
-    """A map (B, A * width, h, w) as (B, h * w * A, width), in the order of the anchors."""
+    """Reshape a map (B, A * width, h, w) to (B, h * w * A, width), in the order of the anchors."""
     batch = ops.shape(level)[0]
     return ops.reshape(ops.transpose(level, (0, 2, 3, 1)), (batch, -1, width))
 
 
 def inside_image(boxes: Tensor, img_metas: Tensor) -> Tensor:
-    """Which boxes lie wholly in an image.
+    """Tell which boxes lie wholly inside an image.
 
     Args:
         boxes: (N, 4) x1, y1, x2, y2.
