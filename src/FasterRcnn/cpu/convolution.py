@@ -1,7 +1,35 @@
-"""The detector's 3x3 convolutions of stride 1: `nn.Conv2d`, computed by minimal filtering on CPUs.
+"""The detector's 3x3 convolutions of stride 1: `nn.Conv2d`, computed by Winograd filtering on CPUs.
 
 Parameters, their names and their initial values are those of `nn.Conv2d`. Maps too small to gain,
 other devices and machines without numba take the library's convolution.
+
+The algorithm is F(4x4, 3x3) of Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks",
+2016, section 4. It computes a 4x4 tile Y of the result from a 6x6 patch d of the input and a 3x3
+filter g (matrices in winograd_transforms.py):
+
+    Y = A' [ (G g G') * (B' d B) ] A        ' transposes, * multiplies element by element
+
+Why tiles: the 36 element-wise products replace the 16 * 9 = 144 multiplications of the direct sum.
+Larger tiles would save more, but lose precision and cost more additions in the transforms. Patches
+of neighbouring tiles overlap by 2 pixels, and tiles that reach over the border see zeros.
+
+A sum over input channels can be taken before the transform by A, which is linear. So the
+element-wise products of all channels and tiles become one matrix product for each of the 36 points
+of a patch. With I input channels, O output channels and T tiles:
+
+    1. take_weight: all filters to u (36, O, I)
+    2. take_input:  the patches of a piece to v (36, I, T)
+    3. products:    m[k] = u[k] v[k], (36, O, T); the sum over input channels happens here
+    4. give_result: m to the 4x4 tiles of the result
+
+Steps 2 to 4 run piece by piece, a piece being some rows of tiles of all images, so that v and m
+stay in the caches. Both gradients work on the same tiles:
+
+    input:  steps 1 to 4 on the result's gradient, with the filters turned by 180 degrees and, in
+            step 3, m[k] = u[k]' v[k] to swap the channels.
+    weight: take_gradient makes g (36, O, T) of the result's gradient, and sums[k] += g[k] v[k]',
+            (36, O, I). The sum over the tiles of a piece happens in the product, that over the
+            pieces in the +=, and give_weight transforms the sums once at the end.
 """
 
 from __future__ import annotations
@@ -26,29 +54,29 @@ from src.FasterRcnn.cpu.winograd_transforms import (
     take_weight,
 )
 
-# Tiles in a piece: enough for the full rate of the products, few enough for the caches.
+# Tiles in a piece, about: enough for the full rate of the products, few enough for the caches.
 TILES_AT_ONCE = 160
 
 _kept = threading.local()
 
 
 def worth_it(batch: int, inputs: int, outputs: int, height: int, width: int) -> bool:
-    """Whether this is faster than the library's convolution of maps of the given size.
+    """Tell whether this is faster than the library's convolution for maps of this size.
 
-    The weights have to be transformed in every step: it takes some tiles to pay for that, and
-    few tiles may be half empty.
+    The weights are transformed in every step, which pays off only with enough tiles; and on small
+    maps a larger part of the tiles lies outside the map.
     """
     tiles = batch * _tiles(height) * _tiles(width)
     return tiles * 12 >= min(inputs, outputs)
 
 
 def convolve(x: np.ndarray, weight: np.ndarray, threads: int) -> np.ndarray:
-    """The convolution.
+    """Convolve with stride 1; the maps keep their size.
 
     Args:
         x: (B, I, H, W) float32.
         weight: (O, I, 3, 3) float32.
-        threads: how many may run.
+        threads: the largest number of threads.
 
     Returns:
         (B, O, H, W) float32.
@@ -57,7 +85,7 @@ def convolve(x: np.ndarray, weight: np.ndarray, threads: int) -> np.ndarray:
 
 
 def input_gradient(grad: np.ndarray, weight: np.ndarray, threads: int) -> np.ndarray:
-    """Gradient of `convolve` with respect to x, from that of its result.
+    """Return the gradient of `convolve` with respect to x, from that of its result.
 
     It is the convolution of `grad` with the weight turned by 180 degrees and its channels swapped.
     """
@@ -65,12 +93,12 @@ def input_gradient(grad: np.ndarray, weight: np.ndarray, threads: int) -> np.nda
 
 
 def weight_gradient(x: np.ndarray, grad: np.ndarray, threads: int) -> np.ndarray:
-    """Gradient of `convolve` with respect to the weight.
+    """Return the gradient of `convolve` with respect to the weight.
 
     Args:
         x: (B, I, H, W) float32.
         grad: (B, O, H, W) float32, of the result.
-        threads: how many may run.
+        threads: the largest number of threads.
 
     Returns:
         (O, I, 3, 3) float32.
@@ -83,6 +111,7 @@ def weight_gradient(x: np.ndarray, grad: np.ndarray, threads: int) -> np.ndarray
         g = _scratch("result", PRODUCTS, outputs, (end - start) * columns)
         run_split(take_input, inputs, threads, x, start, end, v)
         run_split(take_gradient, outputs, threads, grad, start, end, g)
+        # The first piece overwrites what an earlier call left in `sums`, the others add to it.
         products(g, v, sums, (PLAIN, TRANSPOSED), threads, onto=start > 0)
     weight = np.empty((outputs, inputs, 3, 3), np.float32)
     run_split(give_weight, outputs, threads, sums, weight)
@@ -90,7 +119,15 @@ def weight_gradient(x: np.ndarray, grad: np.ndarray, threads: int) -> np.ndarray
 
 
 def _filtered(x: np.ndarray, weight: np.ndarray, backward: bool, threads: int) -> np.ndarray:
-    """`weight` over x, or, backward, turned by 180 degrees and from its outputs to its inputs."""
+    """Convolve x with `weight`; backward, turn it by 180 degrees and swap its channels.
+
+    Args:
+        x: (B, I, H, W); backward the result's gradient, (B, O, H, W).
+        weight: (O, I, 3, 3).
+
+    Returns:
+        (B, O, H, W); backward (B, I, H, W).
+    """
     u = _scratch("weights", PRODUCTS, *weight.shape[:2])
     run_split(take_weight, len(weight), threads, weight, backward, u)
     rows, columns = _tile_rows(x), _tiles(x.shape[3])
@@ -106,20 +143,25 @@ def _filtered(x: np.ndarray, weight: np.ndarray, backward: bool, threads: int) -
 
 
 def _tiles(length: int) -> int:
+    # Return the number of tiles along one side of a map.
     return -(-length // TILE)
 
 
 def _tile_rows(maps: np.ndarray) -> int:
-    """Rows of tiles in all images."""
+    """Return the number of rows of tiles, counted through all images."""
     return len(maps) * _tiles(maps.shape[2])
 
 
 def _pieces(rows: int, columns: int) -> list[tuple[int, int]]:
+    # Return [first, last) rows of tiles of each piece; a piece has at least one whole row.
     return split_range(rows, max(1, TILES_AT_ONCE // columns))
 
 
 def _scratch(name: str, *shape: int) -> np.ndarray:
-    """An array to work in, of this thread; fresh memory would cost more than the transforms."""
+    """Return an uninitialised float32 work array that this thread reuses under `name`.
+
+    Fresh memory in each call would cost more time than the transforms.
+    """
     size = int(np.prod(shape))
     held = getattr(_kept, name, None)
     if held is None or held.size < size:
@@ -132,7 +174,7 @@ class Conv3x3(nn.Conv2d):
     """A 3x3 convolution of stride 1 that keeps the size of its maps.
 
     Args:
-        in_channels, out_channels: of the maps.
+        in_channels, out_channels: channels of the input and of the output.
         options: of `nn.Conv2d`: has_bias, weight_init, bias_init.
     """
 
@@ -143,7 +185,7 @@ class Conv3x3(nn.Conv2d):
             self.filter = filtering_operator(thread_count())
 
     def construct(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, H, W)."""
+        """Map (B, in_channels, H, W) to (B, out_channels, H, W)."""
         batch, _, height, width = ops.shape(x)
         if not self.filtered or not worth_it(
             batch, self.in_channels, self.out_channels, height, width
@@ -156,7 +198,7 @@ class Conv3x3(nn.Conv2d):
 
 
 def filtering_operator(threads: int) -> ops.Custom:
-    """`convolve`, with its gradients, as an operator of a CPU graph."""
+    """Make `convolve`, with its gradients, an operator of a CPU graph."""
 
     def forward(x, weight):
         return convolve(x, weight, threads)

@@ -1,7 +1,22 @@
 """RoI pooling and the box head's first dense layer as one compiled operator.
 
-Most slots for regions hold one, some only fill up. Together the two know which rows count, and
-neither pools nor multiplies the others: a row that does not count is zero and has no gradient.
+A graph has a fixed number N of RoI slots, and some of them are padding. A joined operator knows
+which rows count and neither pools nor multiplies the others: a row that does not count is zero and
+has no gradient. With n counted rows and F = C * bins features of a pooled region:
+
+    forward                                      backward
+    1. select the n counted RoIs                 1. select the n rows of the gradient (n, hidden)
+    2. pool them: (n, F)                         2. weight gradient (F, hidden) = pooled' gradient
+    3. multiply by the weight (F, hidden)        3. pooled gradient (n, F) = gradient weight'
+    4. scatter to (N, hidden), zero elsewhere    4. spread it over the maps (RoIAlign backward)
+
+Step 2 of the backward pass needs the pooled features. `forward` keeps them in the operator's own
+memory until `backward` takes them: as a tensor of the graph they would be copied twice and held
+longer. `backward` then reuses their memory for the pooled gradient. The graph carries a number
+instead, which says whether what is kept belongs to this result. If another `forward` has run in
+between, it does not, and `backward` pools again.
+
+The bias is not part of the operator; the caller adds it. RoIs get no gradient.
 """
 
 from __future__ import annotations
@@ -21,14 +36,14 @@ LARGEST_NUMBER = 2**31 - 1
 
 
 class RegionLayer:
-    """The operator's computation, on arrays.
-
-    What `forward` pooled last is kept for `backward`, under a number that travels with the
-    result: as a tensor of the graph it would be copied twice and held longer.
+    """Compute the operator's forward and backward pass on arrays.
 
     Args:
-        extractor: its levels, bins and sampling points.
-        threads: how many may run.
+        extractor: gives levels, bins and sampling points.
+        threads: the largest number of threads.
+
+    Attributes:
+        kept: pooled features (n, F) of the last `forward` by its number; at most one entry.
     """
 
     def __init__(self, extractor: SingleRoIExtractor, threads: int):
@@ -50,16 +65,18 @@ class RegionLayer:
         """Pool, then multiply.
 
         Args:
-            features: maps (B, C, H, W) float32, finest first.
+            features: maps (B, C, H, W) float32, one per level, finest first.
             rois: (N, 5) float32, image index and box in pixels of the image.
             counts: (N,) int32, nonzero for the rows that count.
             weight: (C * bins, hidden) float32.
-            keep: a gradient may follow.
+            keep: a backward pass may follow, so keep the pooled features.
 
         Returns:
-            (N, hidden), zero in rows that do not count, and (1,) int32 for `backward`.
+            (N, hidden) float32, zero in rows that do not count, and the number (1,) int32 for
+            `backward`.
         """
         rows = np.flatnonzero(counts)
+        # Features that no backward pass has taken would hold memory for nothing.
         self.kept.clear()
         pooled = self._pool(features, rois[rows])
         hidden = np.zeros((len(rois), weight.shape[1]), np.float32)
@@ -73,6 +90,7 @@ class RegionLayer:
         return hidden, np.array([number], np.int32)
 
     def _pool(self, features: list[np.ndarray], rois: np.ndarray) -> np.ndarray:
+        # Pool the RoIs (n, 5) to (n, F) float32.
         pooled = roi_kernels.pool_forward(features, rois, self.strides, self.bins, *self.rule)
         return pooled.reshape(len(rois), features[0].shape[1] * self.bins[0] * self.bins[1])
 
@@ -85,14 +103,14 @@ class RegionLayer:
         counts: np.ndarray,
         weight: np.ndarray,
     ) -> tuple[np.ndarray, ...]:
-        """Gradients of the first result of `forward` with respect to features and weight.
+        """Return the gradients of the first result of `forward` for features and weight.
 
         Args:
             grad: (N, hidden) float32.
-            number: the second result of `forward`; the others as given to it.
+            number: the second result of `forward`; all others are those given to `forward`.
 
         Returns:
-            One (B, C, H, W) array per level, then (C * bins, hidden).
+            One (B, C, H, W) float32 array per level, then (C * bins, hidden) float32.
         """
         rows = np.flatnonzero(counts)
         pooled = self.kept.pop(int(number[0]), None)
@@ -102,7 +120,7 @@ class RegionLayer:
         to_weight = np.zeros_like(weight)
         if len(rows):
             blas.product(pooled, grad, to_weight, (TRANSPOSED, PLAIN), self.threads)
-            # From here on the pooled features are not needed: their place takes the gradient.
+            # The pooled features are not needed any more: the gradient overwrites them.
             blas.product(grad, weight, pooled, (PLAIN, TRANSPOSED), self.threads)
         to_pooled = pooled.reshape(len(rows), features[0].shape[1], *self.bins)
         shapes = [(len(one), *one.shape[2:]) for one in features]
@@ -111,7 +129,7 @@ class RegionLayer:
 
 
 def region_operator(extractor: SingleRoIExtractor, training: bool) -> ops.Custom:
-    """`RegionLayer` as an operator of a CPU graph, in training with its gradient.
+    """Make `RegionLayer` an operator of a CPU graph, in training with its gradient.
 
     Returns:
         An operator of four maps, RoIs, counts and weight as `RegionLayer.forward` takes them.

@@ -1,9 +1,34 @@
-"""The transforms of minimal filtering F(4x4, 3x3), as compiled kernels.
+"""The transforms of Winograd filtering F(4x4, 3x3), as compiled kernels.
 
-Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, section 4. The points of
-interpolation are 0, +-5/8, +-3/2 and infinity, which lose little in single precision (Barabasz et
-al., "Error analysis and improving the accuracy of Winograd convolution", 2020). The last axis of
-every inner loop lies in one piece of memory, so that the loops become vector instructions.
+Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, section 4; convolution.py
+says how the kernels work together. The points of interpolation are 0, +-a, +-b and infinity with
+a = 5/8 and b = 3/2, which lose little in single precision (Barabasz et al., "Error analysis and
+improving the accuracy of Winograd convolution", 2020). With ' for the transpose, S = a^2 + b^2,
+P = a^2 b^2, p = 1 / (2 a^2 (a^2 - b^2)) and q = 1 / (2 b^2 (b^2 - a^2)) the matrices are:
+
+    filter G (6x3)         input B' (6x6)                     result A' (4x6)
+    1/P  0    0            P   0       -S    0    1  0        1  1    1     1    1     0
+    p    p a  p a^2        0   -a b^2  -b^2  a    1  0        0  a    -a    b    -b    0
+    p   -p a  p a^2        0    a b^2  -b^2  -a   1  0        0  a^2  a^2   b^2  b^2   0
+    q    q b  q b^2        0   -a^2 b  -a^2  b    1  0        0  a^3  -a^3  b^3  -b^3  1
+    q   -q b  q b^2        0    a^2 b  -a^2  -b   1  0
+    0    0    1            0   P       0     -S   0  1
+
+In the code `A` and `B` are the numbers a and b, not these matrices. In G, B' and A the rows of +a
+and -a, and those of +b and -b, differ in the sign of the odd columns only, so the kernels compute
+an even and an odd sum for each pair of rows.
+
+    take_weight    u = G g G'         3x3 filters to 6x6 points
+    take_input     v = B' d B         6x6 patches, 4 pixels apart, to 6x6 points
+    give_result    Y = A' m A         6x6 points to 4x4 tiles
+    take_gradient  g = A dY A'        4x4 tiles of the result's gradient to 6x6 points
+    give_weight    dg = G' sums G     6x6 points to the 3x3 filters' gradient
+
+The last two are the adjoints of give_result and take_weight. A transform of two axes is a transform
+of columns and then of rows, or the other way round, by helpers that transform one axis. Arrays of
+points are (36, channels, tiles) or (36, O, I), point SPAN * y + x being row y and column x of the
+6x6. The last axis of every inner loop lies in one piece of memory, so that the loops become vector
+instructions.
 
 Each kernel works on channels `start` to `end` of its output; `first` to `last` are rows of tiles,
 counted through all images.
@@ -15,13 +40,14 @@ import numpy as np
 
 from src.FasterRcnn.cpu.compiled import compiled
 
-TILE = 4
-SPAN = TILE + 2
-PRODUCTS = SPAN * SPAN
+TILE = 4  # side of a tile of the result
+SPAN = TILE + 2  # side of the patch of the input that it depends on
+PRODUCTS = SPAN * SPAN  # multiplications of one tile and one pair of channels
 F32 = np.float32
 A, B = F32(5 / 8), F32(3 / 2)
 A2, B2, A3, B3 = A * A, B * B, A * A * A, B * B * B
 SUM2, PRODUCT2 = A2 + B2, A2 * B2
+# The scales 1/P, p and q of G.
 WEIGHT_0 = F32(1) / PRODUCT2
 WEIGHT_A = F32(1) / (F32(2) * A2 * (A2 - B2))
 WEIGHT_B = F32(1) / (F32(2) * B2 * (B2 - A2))
@@ -29,7 +55,11 @@ WEIGHT_B = F32(1) / (F32(2) * B2 * (B2 - A2))
 
 @compiled
 def take_weight(start, end, weight, turned, u) -> None:
-    """Transform the filters (., ., 3, 3), turned by 180 degrees where asked, into `u`."""
+    """Transform filters `start` to `end` of `weight` (O, I, 3, 3) into `u` (36, O, I).
+
+    `turned` turns each filter by 180 degrees. Each filter's input channels become the last axis
+    first, so that the inner loops run along them.
+    """
     inputs = weight.shape[1]
     w = np.empty((3, 3, inputs), np.float32)
     t = np.empty((SPAN, 3, inputs), np.float32)
@@ -49,6 +79,7 @@ def take_weight(start, end, weight, turned, u) -> None:
 
 @compiled
 def _weight_points(w0, w1, w2, out):
+    # Multiply three rows by G: `out` (6, n).
     for i in range(len(w0)):
         even, odd = w0[i] + A2 * w2[i], A * w1[i]
         out[0, i] = WEIGHT_0 * w0[i]
@@ -62,7 +93,7 @@ def _weight_points(w0, w1, w2, out):
 
 @compiled
 def give_weight(start, end, sums, weight) -> None:
-    """Fill the filters' gradient from the `sums` over all tiles."""
+    """Fill the filters' gradient `weight` (O, I, 3, 3) from `sums` (36, O, I) over all tiles."""
     inputs = weight.shape[1]
     t = np.empty((3, SPAN, inputs), np.float32)
     w = np.empty((3, 3, inputs), np.float32)
@@ -79,6 +110,7 @@ def give_weight(start, end, sums, weight) -> None:
 
 @compiled
 def _weight_back(s, out):
+    # Multiply six rows `s` (6, n) by the transpose of G: `out` (3, n).
     for i in range(s.shape[1]):
         sum_a, dif_a = WEIGHT_A * (s[1, i] + s[2, i]), WEIGHT_A * (s[1, i] - s[2, i])
         sum_b, dif_b = WEIGHT_B * (s[3, i] + s[4, i]), WEIGHT_B * (s[3, i] - s[4, i])
@@ -89,7 +121,11 @@ def _weight_back(s, out):
 
 @compiled
 def take_input(start, end, x, first, last, v) -> None:
-    """Transform the tiles of the maps `x`, each with its rim of a pixel, into `v`."""
+    """Transform the patches of `x` (B, I, H, W) into `v` (36, I, tiles).
+
+    A patch is a tile with a rim of one pixel. `patch` holds a whole row of them, which overlap by
+    2 columns; its columns left and right of the map stay zero, as do rows above and below.
+    """
     height, width = x.shape[2], x.shape[3]
     tiles, rows = -(-width // TILE), -(-height // TILE)
     patch = np.zeros((SPAN, TILE * tiles + 2), np.float32)
@@ -111,6 +147,7 @@ def take_input(start, end, x, first, last, v) -> None:
 
 @compiled
 def _input_points_down(d):
+    # Multiply the six rows of `d` (6, n) by the transpose of B, in place.
     for i in range(d.shape[1]):
         d0, d1, d2, d3, d4, d5 = d[0, i], d[1, i], d[2, i], d[3, i], d[4, i], d[5, i]
         d[0, i] = PRODUCT2 * d0 - SUM2 * d2 + d4
@@ -125,6 +162,7 @@ def _input_points_down(d):
 
 @compiled
 def _input_points_along(d, out):
+    # Multiply each patch's six values of one row `d` by the transpose of B: `out` (6, tiles).
     for t in range(out.shape[1]):
         i = TILE * t
         d1, d2, d3, d4 = d[i + 1], d[i + 2], d[i + 3], d[i + 4]
@@ -140,7 +178,10 @@ def _input_points_along(d, out):
 
 @compiled
 def take_gradient(start, end, grad, first, last, g) -> None:
-    """Transform the tiles of the results' gradient into `g`."""
+    """Transform the tiles of the result's gradient (B, O, H, W) into `g` (36, O, tiles).
+
+    These tiles do not overlap; what lies outside the map is zero.
+    """
     height, width = grad.shape[2], grad.shape[3]
     tiles, rows = -(-width // TILE), -(-height // TILE)
     patch = np.zeros((TILE, TILE * tiles), np.float32)
@@ -168,6 +209,7 @@ def take_gradient(start, end, grad, first, last, g) -> None:
 
 @compiled
 def _gradient_points(g0, g1, g2, g3, out):
+    # Multiply four rows by A: `out` (6, n).
     for i in range(out.shape[1]):
         even, odd = g0[i] + A2 * g2[i], A * g1[i] + A3 * g3[i]
         out[0, i] = g0[i]
@@ -181,7 +223,10 @@ def _gradient_points(g0, g1, g2, g3, out):
 
 @compiled
 def give_result(start, end, m, first, last, result) -> None:
-    """Fill the tiles of `result` from the products `m`."""
+    """Fill tiles of `result` (B, O, H, W) from the products `m` (36, O, tiles).
+
+    What a tile has outside the map is dropped.
+    """
     height, width = result.shape[2], result.shape[3]
     tiles, rows = -(-width // TILE), -(-height // TILE)
     t = np.empty((TILE, SPAN, tiles), np.float32)
@@ -200,6 +245,7 @@ def give_result(start, end, m, first, last, result) -> None:
 
 @compiled
 def _result_down(m, out):
+    # Multiply six rows `m` (6, tiles) by the transpose of A: `out` (4, tiles).
     for i in range(m.shape[1]):
         sum_a, dif_a = m[1, i] + m[2, i], m[1, i] - m[2, i]
         sum_b, dif_b = m[3, i] + m[4, i], m[3, i] - m[4, i]
@@ -211,6 +257,7 @@ def _result_down(m, out):
 
 @compiled
 def _result_along(m, out):
+    # Do what `_result_down` does, and write the 4 values of each tile next to each other.
     for i in range(m.shape[1]):
         sum_a, dif_a = m[1, i] + m[2, i], m[1, i] - m[2, i]
         sum_b, dif_b = m[3, i] + m[4, i], m[3, i] - m[4, i]
