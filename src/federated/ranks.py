@@ -1,10 +1,33 @@
-"""The ranks of one silo: processes that train on a share of its images each, as one.
+"""The ranks of one silo: processes that train together, each on a share of the silo's images.
 
-Rank 0 alone talks to the servers; the others get its weights and its decisions, and all of them
-the mean of their gradients. On a CPU the gradients travel over the same connections, a star with
-rank 0 in its middle: MindSpore's cluster of CPU processes loses a registration now and then when
-they start at once, and its AllReduce gives up after 30 s, which one rank's evaluation or a longer
-compilation can take. On other devices the device's own library averages them.
+Only rank 0 talks to the servers; the others get its weights and its decisions, and all of them get
+the mean of their gradients. On a CPU the gradients use the same connections, a star with rank 0 in
+its middle: MindSpore's cluster of CPU processes sometimes loses a registration when they start at
+once, and its AllReduce gives up after 30 s, which one rank's evaluation or a longer compilation can
+take. On other devices the device's own library averages them.
+
+A message on a connection is
+
+    uint32, big-endian      bytes of the head
+    head, JSON              [kind, {fields}, [[name of an array, count of its numbers], ...]]
+    arrays                  float32 of each array in the order of the head, in the byte order of
+                            the machine, without padding
+
+The kinds of messages, in the order in which they come. Load, state and gradients come again and
+again: after a join the gradients of the iteration's steps, then load and state of its exchange.
+
+    kind        from -> to          when
+    hello       each -> rank 0      once, on connecting; rank 0 waits until all ranks are there, and
+                                    answers only a rank that it refuses, with an error
+    resume      rank 0 -> each      once, with --resume: the state to go on from, or no fields
+    agree       each -> rank 0      once; rank 0 reads them rank by rank and compares
+    agreed      rank 0 -> each      once, when all of them have rank 0's values
+    load        rank 0 -> each      before a state: a model that rank 0 loads, none or several times
+    state       rank 0 -> each      at the end of each join, exchange and reload of rank 0's silo
+    gradients   each -> rank 0,     in each training step on a CPU: rank 0 reads them rank by rank,
+                then back           adds them to its own in this order, and sends the mean to all
+    error       any -> its peers    at any time, in place of what the other side waits for: why the
+                                    sender ends
 """
 
 from __future__ import annotations
@@ -30,29 +53,29 @@ from src.files import parsed_json
 from src.printing import printable
 
 _LENGTH = struct.Struct("!I")
-# A machine that vanishes without a word is noticed after 15 + 5 * 3 s, or, where something was sent
-# to it, after so many ms without an acknowledgement.
+# A machine that vanishes without closing its connections is noticed after 15 + 5 * 3 s, or, where
+# something was sent to it, after TCP_USER_TIMEOUT ms without an acknowledgement.
 _KEEPALIVE = (
     (socket.TCP_KEEPIDLE, 15),
     (socket.TCP_KEEPINTVL, 5),
     (socket.TCP_KEEPCNT, 3),
     (socket.TCP_USER_TIMEOUT, 30_000),
 )
-_LARGEST_HEAD = 1 << 24
+_LARGEST_HEAD = 1 << 24  # bytes
 _MOST_NUMBERS = 1 << 29  # of one message's arrays; a detector has less than a fifth
 
 
 class RankError(SyncError):
-    """Another rank of this silo has ended, has failed, or says nothing."""
+    """Raised where another rank of this silo has ended, has failed, or is silent for too long."""
 
 
 @dataclass
 class Message:
-    """What one rank tells another.
+    """Hold what one rank tells another.
 
     Attributes:
-        kind: hello, agree, agreed, gradients, load, state or error.
-        fields: plain values.
+        kind: hello, resume, agree, agreed, gradients, load, state or error.
+        fields: values that JSON can hold.
         arrays: name -> 1-D float32 array.
     """
 
@@ -62,12 +85,12 @@ class Message:
 
 
 class Channel:
-    """One end of the connection of two ranks.
+    """Send and receive messages at one end of the connection of two ranks.
 
     Args:
-        sock: connected.
+        sock: a connected TCP socket.
         peer: the other rank as messages name it, "rank 1".
-        seconds: longest silence while something is waited for.
+        seconds: the longest silence while this end waits for something.
     """
 
     def __init__(self, sock: socket.socket, peer: str, seconds: float):
@@ -81,7 +104,7 @@ class Channel:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def wait_at_most(self, seconds: float) -> None:
-        """Take this as the longest silence from here on."""
+        """Set the longest silence from here on."""
         self._seconds = seconds
         self._socket.settimeout(seconds)
 
@@ -89,7 +112,7 @@ class Channel:
         """Send all of a message.
 
         Raises:
-            RankError: the other rank is gone or takes nothing.
+            RankError: the other rank is gone or does not read.
         """
         flat = [np.ascontiguousarray(a, np.float32).reshape(-1) for a in message.arrays.values()]
         sizes = [[name, array.size] for name, array in zip(message.arrays, flat)]
@@ -102,15 +125,16 @@ class Channel:
             raise self._lost(error) from error
 
     def receive(self, kind: str = "", within_s: float | None = None) -> Message:
-        """The next message.
+        """Return the next message.
 
         Args:
-            kind: the only one that can come now; "" where several can.
-            within_s: until all of it is there; None where only silence is too long.
+            kind: the only kind that can come now; "" where several can.
+            within_s: seconds until all of it has to be there; None limits only the silence between
+                bytes.
 
         Raises:
-            RankError: the other rank is gone, says nothing for `seconds`, tells an error, or
-                something that no rank tells.
+            RankError: the other rank is gone, is silent for `seconds`, sends an error, or sends
+                something that no rank sends here.
         """
         self._deadline = None if within_s is None else time.monotonic() + within_s
         try:
@@ -130,11 +154,11 @@ class Channel:
         return Message(told, fields, arrays)
 
     def close(self) -> None:
-        """The other rank reads what was sent and then the end."""
+        """Close the connection; the other rank reads what was sent and then its end."""
         self._socket.close()
 
     def _head(self, length: int) -> list:
-        """Kind, fields and sizes of the arrays of a message."""
+        """Read and check kind, fields and sizes of the arrays of a message."""
         with contextlib.suppress(ValueError):
             head = parsed_json(bytes(self._exactly(length))) if length <= _LARGEST_HEAD else None
             if isinstance(head, list) and len(head) == 3 and isinstance(head[1], dict):
@@ -172,7 +196,10 @@ class Channel:
 
 
 def _are_sizes(sizes: Any) -> bool:
-    """Whether these are names of arrays and how many numbers each has."""
+    """Tell whether these are pairs of an array's name and count, not too many numbers in all.
+
+    It is checked before memory is taken for the arrays.
+    """
     if not isinstance(sizes, list):
         return False
     for pair in sizes:
@@ -184,7 +211,7 @@ def _are_sizes(sizes: Any) -> bool:
 
 
 RETRY_S = 0.2
-# A rank introduces itself at once; what does not is something else that found the port.
+# A rank sends its hello at once; what does not is something else that found the port.
 HELLO_S = 10.0
 ACCEPT_S = 0.1
 
@@ -192,19 +219,20 @@ logger = logging.getLogger(__name__)
 
 
 class Ranks:
-    """This process's connections to the other ranks of its silo.
+    """Hold this process's connections to the other ranks of its silo.
 
     Args:
-        rank: this one's number; 0 listens and the others connect to it.
-        size: all ranks of the silo, on all machines.
+        rank: number of this rank; 0 listens and the others connect to it.
+        size: number of ranks of the silo, on all machines.
         address: host and port of rank 0.
-        silo: equal in all ranks, and in no other silo that may use the same port by mistake.
-        connect_s: how long the others may take to start.
-        silence_s: see `Channel`.
+        silo: text that is equal in all ranks and differs in any other silo that may use the same
+            port by mistake.
+        connect_s: seconds that the others may take to start.
+        silence_s: seconds, see `Channel`.
 
     Raises:
         UserError: rank 0 cannot listen at the address.
-        GaveUpError: not all ranks were there in time; names those that are missing.
+        GaveUpError: not all ranks connected in time; names those that are missing.
         RankError: rank 0 is of another silo, or has this rank already.
     """
 
@@ -229,7 +257,14 @@ class Ranks:
             self._connect(address, silo, deadline)
 
     def agree(self, values: Mapping[str, object]) -> None:
-        """Raise RankError on all ranks when one has other values than rank 0; names the keys."""
+        """Check that all ranks have the same values.
+
+        Values are compared by their `repr`.
+
+        Raises:
+            RankError: a rank has other values than rank 0; names the keys. Rank 0 raises it, and
+                the others do when `fail` has told them.
+        """
         texts = {key: repr(value) for key, value in values.items()}
         if self.rank:
             self._channels[0].send(Message("agree", texts))
@@ -246,10 +281,10 @@ class Ranks:
         self.tell(Message("agreed"))
 
     def mean(self, values: np.ndarray) -> np.ndarray:
-        """The mean over all ranks of a 1-D float32 array, the same bits on each.
+        """Return the mean over all ranks of a 1-D float32 array, the same bits on each.
 
-        It is called from within a training step, where nothing can be raised: after a failure it
-        gives `values` back, and `check` raises.
+        It is called within a training step, where nothing can be raised: after a failure it
+        returns `values`, and `check` raises.
         """
         if self._failure is None:
             try:
@@ -259,21 +294,21 @@ class Ranks:
         return values
 
     def check(self) -> None:
-        """Raise what went wrong within a training step."""
+        """Raise the RankError that occurred within a training step, if any."""
         if self._failure is not None:
             raise self._failure
 
     def tell(self, message: Message) -> None:
-        """Rank 0's word to the others."""
+        """Send a message from rank 0 to all others."""
         for channel in self._channels.values():
             channel.send(message)
 
     def hear(self) -> Message:
-        """Rank 0's next word."""
+        """Return the next message of rank 0."""
         return self._channels[0].receive()
 
     def fail(self, reason: str) -> None:
-        """Tell the others, as far as they are there, why this rank ends."""
+        """Tell the ranks that are connected why this rank ends."""
         for channel in self._channels.values():
             with contextlib.suppress(RankError):
                 channel.send(Message("error", {"reason": reason}))
@@ -295,9 +330,11 @@ class Ranks:
         return total
 
     def _accept(self, address: tuple[str, int], silo: str, deadline: float) -> None:
-        """Wait for every other rank; kept in the order of their numbers, so that sums repeat.
+        """Wait for every other rank.
 
-        What connects introduces itself in a thread of its own: one that is slow keeps nobody out.
+        Channels are kept in the order of the ranks' numbers, so that sums of gradients are
+        repeatable. A thread for each connection waits for its hello, so that a slow one does not
+        delay the others.
         """
         found: dict[int, Channel] = {}
         greeted: queue.Queue[tuple[Channel, Message]] = queue.Queue()
@@ -321,7 +358,7 @@ class Ranks:
     def _welcome(
         self, channel: Channel, message: Message, silo: str, found: dict[int, Channel]
     ) -> None:
-        """Keep the channel of a rank; another silo's is told why it is refused, and left alone."""
+        """Keep the channel of a rank; refuse one of another silo, say why, and close it."""
         hello = message.fields
         rank: Any = hello.get("rank")
         theirs = (hello.get("silo"), hello.get("size"))
@@ -342,6 +379,7 @@ class Ranks:
         found[rank] = channel
 
     def _connect(self, address: tuple[str, int], silo: str, deadline: float) -> None:
+        # Rank 0 may start later: try again until the deadline.
         while True:
             try:
                 sock = socket.create_connection(address, timeout=max(1.0, self._silence_s))
@@ -359,7 +397,7 @@ class Ranks:
 
 
 def _greet(channel: Channel, greeted: queue.Queue[tuple[Channel, Message]]) -> None:
-    """Hand over what introduces itself in time; what is no rank is left alone."""
+    """Hand over a connection that sends a hello in time; close any other."""
     try:
         greeted.put((channel, channel.receive("hello", HELLO_S)))
     except RankError:
@@ -367,7 +405,11 @@ def _greet(channel: Channel, greeted: queue.Queue[tuple[Channel, Message]]) -> N
 
 
 def _gradients(channel: Channel, count: int) -> np.ndarray:
-    """The `count` numbers that another rank sends in a step."""
+    """Return the `count` numbers that another rank sends in a step.
+
+    Raises:
+        RankError: the other rank sends another count; or see `Channel.receive`.
+    """
     array = channel.receive("gradients").arrays.get("")
     if array is None or array.size != count:
         raise RankError(
@@ -388,12 +430,12 @@ def _listening(address: tuple[str, int]) -> socket.socket:
 
 
 class WatchRanks(Callback):
-    """Ends the training after a step in which the mean over the ranks has failed."""
+    """End the training after a step in which the mean over the ranks has failed."""
 
     def __init__(self, ranks: Ranks):
         super().__init__()
         self._ranks = ranks
 
     def on_train_step_end(self, run_context: RunContext) -> None:
-        """After each step; it stands before whatever looks at the weights."""
+        """Check after each step; this callback comes before all others that use the weights."""
         self._ranks.check()
