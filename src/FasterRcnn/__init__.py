@@ -1,7 +1,7 @@
 """Faster R-CNN with a ResNet-50 backbone and a feature pyramid, as MindSpore cells.
 
-`from src.FasterRcnn import RPN, Rcnn` works as in upstream's example; a part is imported when it is
-asked for, since MindSpore takes seconds to import and some modules here do without it.
+`from src.FasterRcnn import RPN, Rcnn` works as in upstream's example. Each part is imported on
+first access, since MindSpore takes seconds to import and some modules here do without it.
 """
 
 from __future__ import annotations

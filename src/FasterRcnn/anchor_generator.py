@@ -8,14 +8,14 @@ import numpy as np
 
 
 class AnchorGenerator:
-    """Boxes of every scale and ratio, centred on each position of a feature map.
+    """Make boxes of every scale and ratio, centred on each position of a feature map.
 
     Args:
-        base_size: side of the square that scale 1, ratio 1 stands for, in pixels.
+        base_size: side of the square of scale 1 and ratio 1, in pixels.
         scales: multiples of `base_size`.
         ratios: height divided by width.
-        scale_major: order of the anchors at one position: True runs through the scales first
-            (ratio by ratio), False through the ratios first.
+        scale_major: order of the anchors at one position: True puts all scales of a ratio next to
+            each other (ratio by ratio), False all ratios of a scale.
         ctr: centre (x, y) of the anchors of the first position; None is `0.5 * (base_size - 1)`.
     """
 
@@ -35,7 +35,7 @@ class AnchorGenerator:
         self.base_anchors = self.gen_base_anchors()
 
     def gen_base_anchors(self) -> np.ndarray:
-        """Anchors of the first position, (A, 4) float64 x1, y1, x2, y2, whole pixels.
+        """Return the anchors of the first position, (A, 4) float64 x1, y1, x2, y2, whole pixels.
 
         A box of width w reaches from `centre - (w - 1) / 2` to `centre + (w - 1) / 2`.
         """
@@ -54,7 +54,7 @@ class AnchorGenerator:
         return np.stack(corners, axis=-1).round()
 
     def grid_anchors(self, featmap_size: Sequence[int], stride: float = 16) -> np.ndarray:
-        """Anchors of a whole map, (h * w * A, 4) float32: row by row, anchors innermost.
+        """Return the anchors of a whole map, (h * w * A, 4) float32: row by row, anchors innermost.
 
         Args:
             featmap_size: (h, w) of the feature map.

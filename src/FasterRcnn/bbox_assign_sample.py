@@ -14,11 +14,11 @@ class BboxAssignSample(nn.Cell):
     """Assign the anchors of one image to its ground truths and sample those that are trained on.
 
     Args:
-        config: `neg_iou_thr`, `pos_iou_thr`, `min_pos_iou`, `num_expected_pos`,
-            `num_expected_neg`, `rpn_target_means` and `rpn_target_stds` are read.
-        batch_size: kept for callers of the usual signature; images come one at a time.
+        config: provides `neg_iou_thr`, `pos_iou_thr`, `min_pos_iou`, `num_expected_pos`,
+            `num_expected_neg`, `rpn_target_means` and `rpn_target_stds`.
+        batch_size: unused, kept for callers of the usual signature; images come one at a time.
         num_bboxes: number of anchors.
-        add_gt_as_proposals: ground truths are no anchors; must be False.
+        add_gt_as_proposals: unused; ground truths are no anchors, so it must be False.
     """
 
     def __init__(self, config: Any, batch_size: int, num_bboxes: int, add_gt_as_proposals: bool):
@@ -38,7 +38,7 @@ class BboxAssignSample(nn.Cell):
         bboxes: Tensor,
         gt_valids: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Targets of all anchors of one image, and which of them count.
+        """Return the targets of all anchors of one image, and which of them count.
 
         Args:
             gt_bboxes_i: (G, 4) float32, x1, y1, x2, y2 in pixels.
@@ -69,7 +69,7 @@ class BboxAssignSample(nn.Cell):
         )
 
     def mark(self, index: Tensor, used: Tensor) -> Tensor:
-        """(num_bboxes,) float32 with a 1 at each used index; the indices used are distinct."""
+        """Return (num_bboxes,) float32 with a 1 at each used index; used indices are distinct."""
         return ops.scatter_nd(
             index.reshape((-1, 1)), ops.cast(used, ms.float32), (self.num_bboxes,)
         )

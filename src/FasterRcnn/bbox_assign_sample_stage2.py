@@ -15,12 +15,12 @@ class BboxAssignSampleForRcnn(nn.Cell):
     """Assign the proposals of one image to its ground truths and sample the RoIs to train on.
 
     Args:
-        config: `neg_iou_thr_stage2`, `pos_iou_thr_stage2`, `min_pos_iou_stage2`,
+        config: has `neg_iou_thr_stage2`, `pos_iou_thr_stage2`, `min_pos_iou_stage2`,
             `num_expected_pos_stage2`, `num_expected_neg_stage2`, `num_gts`, `rcnn_target_means`
-            and `rcnn_target_stds` are read.
-        batch_size: kept for callers of the usual signature; images come one at a time.
+            and `rcnn_target_stds`.
+        batch_size: unused, kept for callers of the usual signature; images come one at a time.
         num_bboxes: number of proposals.
-        add_gt_as_proposals: whether the ground truths themselves are RoIs too.
+        add_gt_as_proposals: add the ground truths to the RoIs that are sampled from.
     """
 
     def __init__(self, config: Any, batch_size: int, num_bboxes: int, add_gt_as_proposals: bool):
@@ -43,12 +43,12 @@ class BboxAssignSampleForRcnn(nn.Cell):
         bboxes: Tensor,
         gt_valids: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Sampled RoIs of one image with their targets; no gradient flows back to the proposals.
+        """Return sampled RoIs of one image with targets; no gradient flows to the proposals.
 
         Args:
             gt_bboxes_i: (G, 4) float32, x1, y1, x2, y2 in pixels.
             gt_labels_i: (G,) int32 classes, 1 and up.
-            valid_mask: (num_bboxes,) bool, proposals that suppression kept.
+            valid_mask: (num_bboxes,) bool, proposals that NMS kept.
             bboxes: (num_bboxes, 4) float32 proposals.
             gt_valids: (G,) bool.
 

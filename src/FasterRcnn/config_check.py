@@ -1,4 +1,4 @@
-"""Keys of the configuration that the detector needs to agree, or to have one certain value."""
+"""Check keys of the configuration that have to be equal, or to have one certain value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIXED = {name: key.default for name, key in KEYS.items() if key.instead == ONE_K
 
 
 def check_config(config: Config) -> None:
-    """Refuse a configuration that no detector can be built from, or not the one it says.
+    """Refuse a configuration that this detector cannot be built from as it says.
 
     Raises:
         UserError: names the keys and their values.

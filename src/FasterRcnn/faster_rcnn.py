@@ -1,4 +1,4 @@
-"""Faster R-CNN (Ren et al., 2015) with a feature pyramid: the network that both backbones share."""
+"""Faster R-CNN (Ren et al., 2015) with a feature pyramid, for every backbone of `BACKBONES`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from src.model_utils.config import Config, setting
 
 __all__ = ["BACKBONES", "FasterRcnn_Infer", "Faster_Rcnn", "generator_img_meta"]
 
-# Where they stride; resnet_block says how deep they are. ModelZoo's deeper ones stride on the 3x3,
-# whatever their names say.
+# The block tells which convolution has the stride; resnet_block says how deep they are. ModelZoo's
+# deeper ones stride on the 3x3, although their names say v1.
 BACKBONES = {
     "resnet_v1.5_50": resnet.ResidualBlockUsing,
     "resnet_v1_50": resnet50v1.ResidualBlockUsing_V1,
@@ -32,7 +32,7 @@ BACKBONES = {
 
 
 class Faster_Rcnn(DetectionsOfClasses):
-    """The whole detector; `set_train()` gives losses, `set_train(False)` detections.
+    """Run the whole detector; after `set_train()` it gives losses, else detections.
 
     Weights are initialised from `config.seed`.
 
@@ -41,7 +41,7 @@ class Faster_Rcnn(DetectionsOfClasses):
         backbone: a key of `BACKBONES`; None is `config.backbone`.
 
     Raises:
-        UserError: keys of `config` that do not fit together.
+        UserError: keys of `config` do not fit together.
     """
 
     def __init__(self, config: Config, backbone: str | None = None):
@@ -87,7 +87,7 @@ class Faster_Rcnn(DetectionsOfClasses):
         init_parameters(self, setting(config, "seed"))
 
     def roi_init(self, config: Config) -> None:
-        """Pooling of regions from the pyramid."""
+        """Set up the pooling of regions from the pyramid."""
         self.roi_align = SingleRoIExtractor(
             config,
             config.roi_align_out_channels,
@@ -101,13 +101,13 @@ class Faster_Rcnn(DetectionsOfClasses):
             self.regions_test = region_layer.region_operator(self.roi_align, training=False)
 
     def test_mode_init(self, config: Config) -> None:
-        """What evaluation has in place of training's parts."""
+        """Set up what evaluation uses in place of training's parts."""
         self.proposal_generator_test = _proposals(config, config.test_batch_size)
         self.proposal_generator_test.set_train_local(config, training=False)
         super().test_mode_init(config)
 
     def get_anchors(self, featmap_sizes: list[list[int]]) -> tuple[Tensor, ...]:
-        """Anchors of each level, (h * w * A, 4) float32, for maps of the given (h, w)."""
+        """Return each level's anchors, (h * w * A, 4) float32, for maps of the given (h, w)."""
         return tuple(
             Tensor(generator.grid_anchors(size, generator.base_size))
             for generator, size in zip(self.anchor_generators, featmap_sizes)
@@ -121,7 +121,7 @@ class Faster_Rcnn(DetectionsOfClasses):
         gt_labels: Tensor | None = None,
         gt_valids: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Losses of a batch in training, its detections in evaluation.
+        """Return the losses of a batch in training, its detections in evaluation.
 
         Args:
             img_data: (B, 3, H, W) float32, normalised RGB.
@@ -136,7 +136,8 @@ class Faster_Rcnn(DetectionsOfClasses):
             In training rpn_loss, rcnn_loss, rpn_cls_loss, rpn_reg_loss, rcnn_cls_loss,
             rcnn_reg_loss, each (1,). In evaluation boxes (B, D, 5) x1, y1, x2, y2 in pixels of
             the original and score, labels (B, D, 1) int32 counted from 0 without the background,
-            mask (B, D, 1) bool of the rows that are detections; D is classes times rpn_max_num.
+            mask (B, D, 1) bool, True for rows that are detections; D is the number of classes
+            without the background times rpn_max_num.
         """
         levels = self.fpn_ncek(self.backbone(img_data))
         rpn_loss, scores, offsets, rpn_cls_loss, rpn_reg_loss, _ = self.rpn_with_loss(
@@ -161,7 +162,11 @@ class Faster_Rcnn(DetectionsOfClasses):
         gt_labels: Tensor,
         gt_valids: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Regions (R, 5) image index and box, offsets (R, 4), labels (R,), mask (R, 1)."""
+        """Sample the RoIs of all images, with their targets.
+
+        Returns:
+            RoIs (R, 5) image index and box, offsets (R, 4), labels (R,), mask (R, 1).
+        """
         rois, deltas, labels, used = (), (), (), ()  # type: tuple, tuple, tuple, tuple
         truths = ops.Unstack()(ops.cast(gt_bboxes, mindspore.float32))
         classes, valids = ops.Unstack()(gt_labels), ops.Unstack()(gt_valids)
@@ -183,10 +188,10 @@ class Faster_Rcnn(DetectionsOfClasses):
     def head(
         self, levels: tuple[Tensor, ...], rois: Tensor, deltas: Tensor, labels: Tensor, mask: Tensor
     ) -> tuple:
-        """Pooling and box head; the results of `Rcnn`.
+        """Apply pooling and box head; return what `Rcnn` returns.
 
         Args:
-            levels: of the pyramid.
+            levels: pyramid levels, finest first.
             rois: (R, 5) image index and box.
             deltas, labels: see `Rcnn`.
             mask: (R,) or (R, 1), nonzero for the rows that count.
@@ -208,7 +213,7 @@ class Faster_Rcnn(DetectionsOfClasses):
         masks: tuple[Tensor, ...],
         img_metas: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, labels and mask of a batch, from its proposals."""
+        """Return boxes, labels and mask of a batch from its proposals."""
         rois, boxes = (), ()  # type: tuple, tuple
         for i in range(len(proposals)):
             boxes += (_corners(proposals[i]),)
@@ -219,11 +224,11 @@ class Faster_Rcnn(DetectionsOfClasses):
 
 
 class FasterRcnn_Infer(nn.Cell):
-    """Detections alone: `Faster_Rcnn` in evaluation.
+    """Return only detections: `Faster_Rcnn` in evaluation.
 
     Args:
-        config: the detector's configuration. With `restore_bbox` images that come without
-            img_metas are taken for originals of `ori_h` x `ori_w` pixels.
+        config: the detector's configuration. With `restore_bbox`, images that come without
+            img_metas are treated as originals of `ori_h` x `ori_w` pixels.
         network: the detector; None makes one from `config`.
 
     Raises:
@@ -239,7 +244,7 @@ class FasterRcnn_Infer(nn.Cell):
     def construct(
         self, img_data: Tensor, img_metas: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, labels and mask, as `Faster_Rcnn` in evaluation.
+        """Return boxes, labels and mask, as `Faster_Rcnn` in evaluation.
 
         Without img_metas boxes are in pixels of the input, or with `restore_bbox` of the originals.
         """
@@ -260,18 +265,18 @@ def _proposals(config: Config, batch_size: int) -> Proposal:
 
 
 def _with_index(boxes: Tensor, index: int) -> Tensor:
-    """(N, 5): the image's place in the batch before each box (N, 4)."""
+    """Put the image's index in the batch before each box: (N, 4) to (N, 5)."""
     places = ops.ones((ops.shape(boxes)[0], 1), mindspore.float32) * index
     return ops.concat((places, boxes), 1)
 
 
 def _corners(proposals: Tensor) -> Tensor:
-    """(N, 4) boxes of (N, 5) proposals."""
+    """Return the (N, 4) boxes of (N, 5) proposals."""
     return ops.slice(proposals, (0, 0), (-1, 4))
 
 
 def _detached(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The same values, through which no gradient flows."""
+    """Return the same values without a gradient."""
     result = ()  # type: tuple
     for tensor in tensors:
         result += (ops.stop_gradient(tensor),)

@@ -6,4 +6,4 @@ __all__ = ["FasterRcnn_Infer", "Faster_Rcnn_Resnet"]
 
 
 class Faster_Rcnn_Resnet(Faster_Rcnn):
-    """Faster R-CNN ResNet-50 FPN; arguments and results as `Faster_Rcnn`."""
+    """Build Faster R-CNN ResNet-50 FPN; arguments and results are those of `Faster_Rcnn`."""

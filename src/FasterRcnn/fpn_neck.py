@@ -11,7 +11,7 @@ from src.FasterRcnn.cpu.convolution import Conv3x3
 
 
 def bias_init_zeros(shape: Sequence[int]) -> Tensor:
-    """Zeros of the given shape, float32."""
+    """Return zeros of the given shape, float32."""
     return Tensor(np.zeros(shape, dtype=np.float32))
 
 
@@ -23,7 +23,7 @@ def _conv(
     padding: int = 0,
     pad_mode: str = "pad",
 ) -> nn.Conv2d:
-    """A convolution with bias."""
+    """Make a convolution with bias."""
     init = {"weight_init": "xavier_uniform", "bias_init": bias_init_zeros((out_channels,))}
     if kernel_size == 3 and stride == 1 and pad_mode == "same":
         return Conv3x3(in_channels, out_channels, has_bias=True, **init)
@@ -40,12 +40,13 @@ def _conv(
 
 
 class FeatPyramidNeck(nn.Cell):
-    """Levels of equal width from the stages of a backbone, coarse levels added to finer ones.
+    """Make pyramid levels with equal channels from a backbone's stages, adding coarse to fine.
 
     Args:
         in_channels: channels of the backbone's outputs, finest first.
         out_channels: channels of every level.
-        num_outs: levels; those beyond the inputs take every second pixel of the one before.
+        num_outs: number of levels; each level beyond the inputs takes every second pixel of the
+            one before.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, num_outs: int):
@@ -64,7 +65,7 @@ class FeatPyramidNeck(nn.Cell):
         self.subsample = ops.MaxPool(kernel_size=1, strides=2, pad_mode="same")
 
     def construct(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Backbone outputs (B, in_channels[i], h, w) to `num_outs` levels (B, out_channels, ., .).
+        """Map outputs (B, in_channels[i], h, w) to `num_outs` levels (B, out_channels, ., .).
 
         Each map is upsampled to the size of the next finer one by repeating the nearest pixel.
         """

@@ -1,6 +1,6 @@
-"""Initial weights of the detector: drawn per parameter from the seed and the parameter's name.
+"""Initial weights of the detector: random per parameter, from the seed and the parameter's name.
 
-Order of construction and the state of other random generators have no influence.
+The order of construction and the state of other random generators have no influence.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def init_parameters(net: nn.Cell, seed: int) -> None:
 
     Args:
         net: the cell.
-        seed: same seed and names, same weights.
+        seed: the same seed and names give the same weights.
     """
     for parameter in net.get_parameters():
         rng = np.random.default_rng([seed, zlib.crc32(parameter.name.encode())])
@@ -57,7 +57,7 @@ def _norm_scale(parameter: Parameter) -> float:
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Inputs and outputs of one unit; dense weights are (in, out), convolutions (out, in, ..)."""
+    """Return fan-in and fan-out; dense weights are (in, out), convolutions (out, in, ..)."""
     if len(shape) == 2:
         return shape
     window = math.prod(shape[2:])

@@ -1,9 +1,9 @@
-"""Non-maximum suppression as compiled CPU kernels: of all classes of a batch, and of one list.
+"""Non-maximum suppression (NMS) as compiled CPU kernels: of all classes of a batch, or of one list.
 
-Greedy suppression within each class: Girshick et al., "Rich feature hierarchies", 2014, section
-2.2. It gives what the library's NMSWithMask gives for each class, row for row: boxes are sorted by
-a bitonic network (Batcher, "Sorting networks and their applications", 1968), whose order of equal
-scores decides which of two boxes survives, so the same network stands here.
+Greedy NMS within each class: Girshick et al., "Rich feature hierarchies", 2014, section 2.2. The
+result equals that of the library's NMSWithMask for each class, row for row. The library sorts boxes
+by a bitonic network (Batcher, "Sorting networks and their applications", 1968), whose order of
+equal scores decides which of two boxes survives, so the same network is used here.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ CLASSES_PER_JOB = 4
 
 
 class ClassSuppression(nn.Cell):
-    """Suppression within each class, of the boxes that score above a threshold.
+    """Apply NMS within each class to the boxes that score above a threshold.
 
     Args:
-        iou_threshold: a box overlapping a better one of its class by more is suppressed.
-        score_threshold: boxes up to it count as scoring 0.
+        iou_threshold: a box with a higher IoU with a better box of its class is suppressed.
+        score_threshold: boxes that score at most this get the score 0.
     """
 
     def __init__(self, iou_threshold: float, score_threshold: float):
@@ -44,16 +44,16 @@ class ClassSuppression(nn.Cell):
             self.nms = ops.NMSWithMask(iou_threshold)
 
     def construct(self, boxes: Tensor, scores: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
-        """Suppress.
+        """Apply NMS to a batch.
 
         Args:
             boxes: (B, C, P, 4) float32 x1, y1, x2, y2 of C classes; a width is x2 - x1.
             scores: (B, C, P) float32.
-            used: (B, 1, P) bool of the boxes that count.
+            used: (B, 1, P) bool, True for boxes that count.
 
         Returns:
-            (B, C * P, 5) float32 boxes with scores, each class best first, and (B, C * P, 1) bool
-            of the survivors.
+            (B, C * P, 5) float32 boxes with scores, each class best first, and (B, C * P, 1) bool,
+            True for survivors.
         """
         if self.compiled:
             return self.suppress(boxes, scores, used)
@@ -62,7 +62,7 @@ class ClassSuppression(nn.Cell):
     def suppress_by_operators(
         self, boxes: Tensor, scores: Tensor, used: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The same, with one operator of the library for each class of each image."""
+        """Apply NMS with one library operator for each class of each image."""
         batch, classes, count = ops.shape(scores)
         counts = ops.cast(ops.logical_and(scores > self.score_threshold, used), ms.float32)
         candidates = ops.concat((boxes, ops.expand_dims(scores * counts, -1)), -1)
@@ -77,7 +77,7 @@ class ClassSuppression(nn.Cell):
 
 
 def suppression_operator(iou_threshold: float, score_threshold: float, threads: int) -> ops.Custom:
-    """`suppress_classes` as an operator of a CPU graph, of boxes, scores and the bool of use."""
+    """Make `suppress_classes` an operator of a CPU graph, of boxes, scores and `used`."""
 
     def suppress(boxes, scores, used):
         return suppress_classes(boxes, scores, used, iou_threshold, score_threshold, threads)
@@ -92,11 +92,12 @@ def suppression_operator(iou_threshold: float, score_threshold: float, threads: 
 
 
 def sorting_suppression(iou_threshold: float) -> Callable:
-    """What gives the library's NMSWithMask results for (N, 5) boxes with scores: best first.
+    """Make an operator that sorts (N, 5) boxes with scores, best first, and applies NMS.
 
     Returns:
-        On a CPU with compiled kernels an operator that gives the sorted boxes (N, 5) and bool (N,)
-        of the survivors; else the library's operator, whose second result is dropped.
+        An operator that gives the sorted boxes (N, 5) and (N,) bool, True for survivors: where
+        `kernels_usable` a compiled one, else the library's NMSWithMask without its second result.
+        The results are equal.
     """
     if kernels_usable():
         return sorting_operator(iou_threshold)
@@ -110,7 +111,7 @@ def sorting_suppression(iou_threshold: float) -> Callable:
 
 
 def sorting_operator(iou_threshold: float) -> ops.Custom:
-    """`sort_and_suppress` as an operator of a CPU graph, of boxes with scores (N, 5)."""
+    """Make `sort_and_suppress` an operator of a CPU graph, of boxes with scores (N, 5)."""
     thresholds = np.array([iou_threshold, -np.inf], np.float32)
 
     def suppress(candidates):
@@ -134,9 +135,10 @@ def suppress_classes(
     score_threshold: float,
     threads: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sort each class of each image by score and suppress what overlaps a better box.
+    """Sort each class of each image by score and apply NMS to it.
 
-    Arguments and results are those of `ClassSuppression`; `threads` is how many may run.
+    Arguments and results are those of `ClassSuppression`; `threads` is the largest number of
+    threads.
     """
     batch, classes, count = scores.shape
     found = np.empty((batch * classes, count, 5), np.float32)
@@ -152,7 +154,7 @@ def suppress_classes(
 
 @compiled
 def _suppress_range(boxes, scores, used, thresholds, start, end, found, kept):
-    """Classes start to end, counted through all images, into `found` and `kept`."""
+    """Sort classes start to end, counted through all images, into `found` and fill `kept`."""
     _, classes, count = scores.shape
     none = np.float32(0)
     for row in range(start, end):
@@ -209,7 +211,11 @@ def _suppress_others(best, x1, y1, x2, y2, area, iou_threshold, kept):
 
 @compiled
 def descending_order(keys) -> np.ndarray:
-    """Indices (N,) int64 that sort `keys` (N,) float32, greatest first, by a bitonic network."""
+    """Return indices (N,) int64 that sort `keys` (N,) float32, greatest first.
+
+    A bitonic network sorts a power of 2 of values, so the keys are padded with the greatest
+    float32. It sorts upwards, which puts the padding last; the rest is then reversed.
+    """
     size = 1
     while size < len(keys):
         size *= 2
@@ -228,7 +234,7 @@ def descending_order(keys) -> np.ndarray:
 
 @compiled
 def _compare_pairs(values, order, block, distance):
-    """One layer of the network: blocks rise and fall in turn."""
+    """Apply one layer of the network; blocks are sorted upwards and downwards in turn."""
     for first in range(0, len(values), 2 * distance):
         rising = first & block == 0
         for one in range(first, first + distance):

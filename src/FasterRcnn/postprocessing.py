@@ -1,4 +1,4 @@
-"""From the box head's outputs to detections: decoding and suppression, class by class."""
+"""From the box head's outputs to detections: decoding and NMS, class by class."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from src.model_utils.config import Config, setting
 
 
 class DetectionsOfClasses(nn.Cell):
-    """The last part of a detector in evaluation; it has no weights.
+    """Compute the last part of a detector in evaluation; it has no weights.
 
-    The class that builds on it calls `test_mode_init`.
+    A subclass calls `test_mode_init`.
     """
 
     def test_mode_init(self, config: Config) -> None:
-        """What the other methods use."""
+        """Set up what the other methods use."""
         self.num_classes = config.num_classes
         self.box_classes = config.num_classes - 1 if config.without_bg_loss else config.num_classes
         self.decode = ops.BoundingBoxDecode(
@@ -37,13 +37,13 @@ class DetectionsOfClasses(nn.Cell):
         rois: Tensor,
         img_metas: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Detections of a batch of B images with P proposals each.
+        """Return the detections of a batch of B images with P proposals each.
 
         Args:
             cls_logits: (B * P, num_classes).
             reg_logits: (B * P, 4 * classes), without columns for the background where
                 `without_bg_loss` is set.
-            mask_logits: (B * P,) bool of the proposals that count.
+            mask_logits: (B * P,) bool, True for proposals that count.
             rois: (B * P, 4) boxes of the proposals in pixels of the input.
             img_metas: (B, 4) height and width of the original, height and width factors.
         """
@@ -67,12 +67,12 @@ class DetectionsOfClasses(nn.Cell):
     def multiclass_nms(
         self, boxes_all: Tensor, scores_all: Tensor, mask_all: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Suppression within each class, of the boxes that score above the threshold.
+        """Apply NMS within each class to the boxes that score above the threshold.
 
         Args:
             boxes_all: (B, C, P, 4) of the C classes without the background.
             scores_all: (B, C, P).
-            mask_all: (B, 1, P) bool of the proposals that count.
+            mask_all: (B, 1, P) bool, True for proposals that count.
 
         Returns:
             Boxes (B, C * P, 5), labels (B, C * P, 1), mask (B, C * P, 1).
@@ -88,15 +88,17 @@ class DetectionsOfClasses(nn.Cell):
 def generator_img_meta(
     n: int, ori_h: int, ori_w: int, in_h: int, in_w: int, keep_ratio: bool = True
 ) -> np.ndarray:
-    """img_metas of `n` originals of the same size.
+    """Return img_metas of `n` originals of the same size.
 
     Args:
-        ori_h, ori_w: pixels of the originals.
-        in_h, in_w: pixels of the network's input.
-        keep_ratio: the originals were scaled to fit with their proportions, as the data path does.
+        n: number of rows.
+        ori_h, ori_w: height and width of the originals in pixels.
+        in_h, in_w: height and width of the network's input in pixels.
+        keep_ratio: the originals were scaled to fit, keeping their aspect ratio, as the data
+            pipeline does.
 
     Returns:
-        (n, 4) float32: height and width of the original, factors of height and width.
+        (n, 4) float32: height and width of the original, scale factors of height and width.
     """
     factors = in_h / ori_h, in_w / ori_w
     if keep_ratio:
@@ -105,9 +107,9 @@ def generator_img_meta(
 
 
 def _fitting(height: int, width: int, in_h: int, in_w: int) -> float:
-    """The factor of an original that is resized within in_h x in_w, either way up.
+    """Return the scale factor of an original resized to fit in_h x in_w or in_w x in_h.
 
-    Where it is then still too high or too wide, it is resized again into the square of that side.
+    If it is then still too high or too wide, it is resized again into the square of that side.
     """
     long, short = max(in_h, in_w), min(in_h, in_w)
     factor = min(long / max(height, width), short / min(height, width))
@@ -120,12 +122,12 @@ def _fitting(height: int, width: int, in_h: int, in_w: int) -> float:
 
 
 def _scaled(height: int, width: int, factor: float) -> tuple[int, int]:
-    """Sides in whole pixels."""
+    """Return the scaled sides in whole pixels, at least 1."""
     return max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1)
 
 
 def usual_metas(config: Config) -> np.ndarray:
-    """img_metas (1, 4) of an image of which nothing is said.
+    """Return img_metas (1, 4) for images that come without.
 
     Raises:
         UserError: `restore_bbox` without the size of the originals.

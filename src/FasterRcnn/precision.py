@@ -5,9 +5,9 @@ from mindspore import context
 
 
 def head_dtype() -> mindspore.dtype.Type:
-    """float16 on Ascend, whose matrix unit takes nothing wider; float32 everywhere else.
+    """Return float16 on Ascend, whose matrix unit takes nothing wider, and float32 elsewhere.
 
-    The blocks of the region proposal network and the dense layers of the box head ask for it.
+    The blocks of the region proposal network and the dense layers of the box head use it.
     """
     on_ascend = context.get_context("device_target") == "Ascend"
     return mindspore.float16 if on_ascend else mindspore.float32

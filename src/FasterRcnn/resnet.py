@@ -13,7 +13,7 @@ BN_EPS = 1e-5
 
 
 def weight_init_ones(shape: Sequence[int]) -> Tensor:
-    """A constant 0.01 of the given shape, float32: a placeholder until weights are set."""
+    """Return a constant 0.01 of the given shape, float32: a placeholder until weights are set."""
     return Tensor(np.full(shape, 0.01, dtype=np.float32))
 
 
@@ -25,7 +25,7 @@ def _conv(
     padding: int = 0,
     pad_mode: str = "pad",
 ) -> nn.Conv2d:
-    """A convolution without bias."""
+    """Make a convolution without bias."""
     shape = (out_channels, in_channels, kernel_size, kernel_size)
     if kernel_size == 3 and stride == 1 and padding == 1:
         return Conv3x3(in_channels, out_channels, weight_init=weight_init_ones(shape))
@@ -43,7 +43,7 @@ def _conv(
 def _BatchNorm2dInit(
     out_chls: int, momentum: float = 0.1, affine: bool = True, use_batch_statistics: bool = True
 ) -> nn.BatchNorm2d:
-    """Batch normalisation, identity until weights are set."""
+    """Make a batch normalisation, the identity until weights are set."""
     return nn.BatchNorm2d(
         out_chls,
         eps=BN_EPS,
@@ -54,14 +54,14 @@ def _BatchNorm2dInit(
 
 
 class ResidualBlockUsing(nn.Cell):
-    """Bottleneck block: 1x1, 3x3, 1x1 and a shortcut; the 3x3 carries the stride.
+    """Apply a bottleneck block: 1x1, 3x3, 1x1 and a shortcut; the 3x3 has the stride.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output; the inner convolutions have a quarter.
-        stride: of the block.
-        down_sample: the shortcut is a strided 1x1 convolution, else the identity.
-        momentum: of the moving statistics, of effect with `training` only.
+        stride: stride of the block.
+        down_sample: make the shortcut a strided 1x1 convolution, else the identity.
+        momentum: momentum of the moving statistics; it matters with `training` only.
         training: normalise with each batch's statistics; False uses the stored ones.
         weights_update: False freezes the block.
     """
@@ -101,11 +101,11 @@ class ResidualBlockUsing(nn.Cell):
 
     @staticmethod
     def strides(stride: int) -> tuple[int, int]:
-        """Strides of the first 1x1 and of the 3x3 convolution."""
+        """Return the strides of the first 1x1 and of the 3x3 convolution."""
         return 1, stride
 
     def construct(self, x: Tensor) -> Tensor:
-        """(B, in, h, w) to (B, out, h / stride, w / stride)."""
+        """Map (B, in, h, w) to (B, out, h / stride, w / stride)."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
@@ -116,12 +116,12 @@ class ResidualBlockUsing(nn.Cell):
 
 
 class ResNetFea(nn.Cell):
-    """Stem and four stages; gives the outputs of the stages, strides 4, 8, 16, 32.
+    """Apply stem and four stages; return the outputs of the stages, strides 4, 8, 16, 32.
 
     Args:
         block: `ResidualBlockUsing` or a class with the same arguments.
         layer_nums: blocks of each of the four stages.
-        in_channels: channels that go into each stage; the first is also the stem's width.
+        in_channels: input channels of each stage; the first is also the stem's output channels.
         out_channels: channels of each stage's output.
         weights_update: train stem and first stage too; False freezes them, as is usual when
             fine-tuning (Girshick, "Fast R-CNN", section 4.5).
@@ -158,7 +158,7 @@ class ResNetFea(nn.Cell):
         stride: int,
         weights_update: bool,
     ) -> nn.SequentialCell:
-        """One stage: the first block changes width and resolution, the others keep them."""
+        """Make one stage: the first block changes channels and resolution, the others keep them."""
         first = block(in_channels, out_channels, stride, True, weights_update=weights_update)
         others = [
             block(out_channels, out_channels, weights_update=weights_update)
@@ -167,7 +167,7 @@ class ResNetFea(nn.Cell):
         return nn.SequentialCell([first, *others])
 
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Image (B, 3, H, W) float32 to (C2, C3, C4, C5), each (B, out_channels[i], h, w)."""
+        """Map images (B, 3, H, W) float32 to C2, C3, C4, C5, each (B, out_channels[i], h, w)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         c2 = self.layer1(x)
         if self.frozen_stem:
@@ -178,6 +178,6 @@ class ResNetFea(nn.Cell):
 
 
 def freeze(cell: nn.Cell) -> None:
-    """Take every parameter of `cell` out of training."""
+    """Exclude every parameter of `cell` from training."""
     for parameter in cell.get_parameters():
         parameter.requires_grad = False

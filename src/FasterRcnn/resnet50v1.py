@@ -12,9 +12,9 @@ __all__ = ["ResNetFea", "ResidualBlockUsing_V1", "_BatchNorm2dInit", "_conv", "w
 
 
 class ResidualBlockUsing_V1(ResidualBlockUsing):
-    """Bottleneck block whose first 1x1 convolution carries the stride."""
+    """Apply a bottleneck block whose first 1x1 convolution has the stride."""
 
     @staticmethod
     def strides(stride: int) -> tuple[int, int]:
-        """Strides of the first 1x1 and of the 3x3 convolution."""
+        """Return the strides of the first 1x1 and of the 3x3 convolution."""
         return stride, 1

@@ -1,4 +1,4 @@
-"""RoI feature extraction: each box pooled to a fixed grid from the pyramid level of its size."""
+"""RoI feature extraction: pool each box to a fixed grid from the pyramid level of its size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NARROWEST = 0.002
 
 
 class ROIAlign(nn.Cell):
-    """RoIAlign of one feature map by the library's operator.
+    """Apply RoIAlign to one feature map with the library's operator.
 
     Args:
         out_size_h: bins along the height.
@@ -30,9 +30,9 @@ class ROIAlign(nn.Cell):
         self.align_op = ops.ROIAlign(out_size_h, out_size_w, spatial_scale, sample_num)
 
     def construct(self, features: Tensor, rois: Tensor) -> Tensor:
-        """(B, C, H, W) and (N, 5) of image index and box in pixels to (N, C, out_h, out_w)."""
+        """Map (B, C, H, W) and (N, 5) of image index and box in pixels to (N, C, out_h, out_w)."""
         # The CPU operator skips a box that lies within a thousandth of a pixel of the left border
-        # and leaves its row unwritten; a hair of width keeps it from doing so.
+        # and leaves its row unwritten; a minimal width of NARROWEST pixels prevents this.
         image, left, top, right, bottom = ops.split(rois, 1, axis=1)
         right = ops.select(
             ops.logical_and(ops.abs(left) < NARROWEST, ops.abs(right) < NARROWEST),
@@ -45,14 +45,14 @@ class ROIAlign(nn.Cell):
 class SingleRoIExtractor(nn.Cell):
     """Pool RoIs from a four-level pyramid, each from the one level that suits its size.
 
-    The level is that of Lin et al., "Feature Pyramid Networks", 2017, equation 1, with
-    `finest_scale` pixels, and up to twice as many, on the finest.
+    The level is that of Lin et al., "Feature Pyramid Networks", 2017, equation 1; boxes with sides
+    (the root of the area) up to twice `finest_scale` pixels use the finest level.
 
     Args:
-        config: `roi_layer` (out_size, sample_num) and `threads` are read.
-        out_channels: channels of the maps.
+        config: provides `roi_layer` (out_size, sample_num).
+        out_channels: unused, channels of the maps.
         featmap_strides: pixels per cell of each level, finest first.
-        batch_size: kept for callers of the usual signature; the maps tell the batch.
+        batch_size: unused, kept for callers of the usual signature; the maps tell the batch.
         finest_scale: see above.
 
     Raises:
@@ -87,21 +87,21 @@ class SingleRoIExtractor(nn.Cell):
             self.roi_layers = self.build_roi_layers(featmap_strides)
 
     def set_train_local(self, config: Any, training: bool = True) -> None:
-        """For callers that announce training or evaluation; the inputs tell all that differs."""
+        """Do nothing; kept for callers that set training or evaluation, which the inputs show."""
 
     def num_inputs(self) -> int:
-        """Levels of the pyramid."""
+        """Return the number of pyramid levels."""
         return len(self.limits) + 1
 
     def build_roi_layers(self, featmap_strides: list[int]) -> nn.CellList:
-        """One library operator per level."""
+        """Make one library operator per level."""
         size = self.out_size
         return nn.CellList([ROIAlign(size, size, 1 / s, self.sample_num) for s in featmap_strides])
 
     def construct(
         self, rois: Tensor, feat1: Tensor, feat2: Tensor, feat3: Tensor, feat4: Tensor
     ) -> Tensor:
-        """(N, 5) RoIs and four (B, C, H, W) maps to (N, C, out_size, out_size), float32."""
+        """Map (N, 5) RoIs and four (B, C, H, W) maps to (N, C, out_size, out_size), float32."""
         if self.compiled:
             return self.pool(feat1, feat2, feat3, feat4, rois)
         levels = self.levels(rois)
@@ -113,7 +113,7 @@ class SingleRoIExtractor(nn.Cell):
         return pooled
 
     def levels(self, rois: Tensor) -> Tensor:
-        """Pyramid level (N,) int32 of each RoI; the same rule as `roi_kernels.roi_levels`."""
+        """Return each RoI's pyramid level (N,) int32, by the rule of `roi_kernels.roi_levels`."""
         sides = ops.maximum(rois[:, 3:5] - rois[:, 1:3] + 1.0, 0.0)
         area = sides[:, 0] * sides[:, 1]
         level = ops.zeros_like(area)
@@ -125,7 +125,7 @@ class SingleRoIExtractor(nn.Cell):
 def pooling_operator(
     featmap_strides: list[int], out_size: int, sample_num: int, finest_scale: int, threads: int
 ) -> ops.Custom:
-    """The compiled pooling, with its gradient, as an operator of a CPU graph.
+    """Make the compiled pooling, with its gradient, an operator of a CPU graph.
 
     Returns:
         An operator of four maps (B, C, H, W) and RoIs (N, 5), giving (N, C, out_size, out_size).
@@ -157,7 +157,7 @@ def pooling_operator(
     backward_op = graph_operator(backward, grad_shapes, [ms.float32] * 6, [ms.float32] * 4)
 
     def bprop(feat1, feat2, feat3, feat4, rois, out, dout):
-        # Of the maps the gradient needs the shape alone: one channel carries it.
+        # The gradient needs only batch size, height and width of the maps, so pass one channel.
         grads = backward_op(dout, rois, feat1[:, :1], feat2[:, :1], feat3[:, :1], feat4[:, :1])
         return grads[0], grads[1], grads[2], grads[3], ops.zeros_like(rois)
 

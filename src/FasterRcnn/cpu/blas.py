@@ -1,7 +1,7 @@
 """Matrix products inside compiled kernels: the single-precision GEMM of MindSpore's own oneDNN.
 
-MindSpore for CPUs brings the library along and has it loaded; its `dnnl_sgemm` is the fastest
-product at hand and, called from a kernel's thread, stays on that thread.
+MindSpore for CPUs includes this library and has it loaded. Its `dnnl_sgemm` is the fastest product
+available here and, called from a kernel's thread, runs on that thread alone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PLAIN, TRANSPOSED = ord("N"), ord("T")
 
 @cache
 def sgemm_address() -> int:
-    """Where `dnnl_sgemm` lies in this process; 0, said once, where MindSpore brings none."""
+    """Return the address of `dnnl_sgemm` in this process; 0 without one, which is logged once."""
     path = Path(mindspore.__file__).parent / "lib" / LIBRARY
     try:
         function = ctypes.CDLL(str(path)).dnnl_sgemm
@@ -43,19 +43,19 @@ def sgemm_address() -> int:
 
 
 def usable() -> bool:
-    """Whether kernels that multiply can run here."""
+    """Tell whether kernels that multiply can run here."""
     return kernels_usable() and sgemm_address() != 0
 
 
 def _product(
     context, address, trans_a, trans_b, rows, columns, depth, a, lda, b, ldb, beta, c, ldc
 ):
-    """C = op(A) op(B) + beta C, row-major float32; gives oneDNN's status, 0 for success.
+    """Compute C = op(A) op(B) + beta C, row-major float32; return oneDNN's status, 0 for success.
 
     Args:
         address: see `sgemm_address`.
         trans_a, trans_b: PLAIN or TRANSPOSED.
-        rows, columns, depth: of C, of C, and of the sums.
+        rows, columns: size of C; depth: terms of each sum.
         a, b, c: addresses of the matrices; lda, ldb, ldc: elements from one row to the next.
     """
     types = numba.types
@@ -91,12 +91,12 @@ def products(
     threads: int,
     onto: bool = False,
 ) -> None:
-    """out[k] = op(a[k]) op(b[k]) for all k, each on one thread.
+    """Compute out[k] = op(a[k]) op(b[k]) for all k, each on one thread.
 
     Args:
         a, b, out: (K, ., .) float32, contiguous.
         orders: PLAIN or TRANSPOSED, of a and of b.
-        threads: how many may run.
+        threads: the largest number of threads.
         onto: add to what `out` holds.
     """
     run_split(_multiply, len(out), threads, *_layout(a, b, out, orders), np.float32(onto))
@@ -105,13 +105,13 @@ def products(
 def product(
     a: np.ndarray, b: np.ndarray, out: np.ndarray, orders: tuple[int, int], threads: int
 ) -> None:
-    """out = op(a) op(b) of (., .) float32 arrays, the rows of `out` divided between the threads."""
+    """Compute out = op(a) op(b) of (., .) float32 arrays, rows of `out` split among threads."""
     layout = _layout(a[None], b[None], out[None], orders)
     run_split(_multiply_rows, len(out), threads, *layout)
 
 
 def _layout(a: np.ndarray, b: np.ndarray, out: np.ndarray, orders: tuple[int, int]) -> tuple:
-    """Address of the product, orders, sizes, and addresses and strides of the arrays."""
+    """Return sgemm's address, orders, sizes, and the arrays' addresses and strides in bytes."""
     depth = a.shape[1] if orders[0] == TRANSPOSED else a.shape[2]
     sizes = (out.shape[1], out.shape[2], depth, a.shape[2], b.shape[2])
     starts = tuple(array.ctypes.data for array in (a, b, out))

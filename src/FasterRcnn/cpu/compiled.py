@@ -1,7 +1,7 @@
-"""Where the detector's own kernels run: compiled by numba, in graphs for a CPU, on several threads.
+"""Compile the detector's own kernels with numba and run them in CPU graphs, on several threads.
 
-A graph for another device, or a machine without numba, takes the library's operators instead.
-`kernels_usable` is the one place that decides it, when a part of the detector is made.
+A graph for another device, or a machine without numba, uses the library's operators instead. Only
+`kernels_usable` decides this, when a part of the detector is made.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FORMATS = {
 
 
 def kernels_usable() -> bool:
-    """Whether the detector's own kernels run in its graphs; says so once per process."""
+    """Tell whether the detector's own kernels run in its graphs; log it once per process."""
     if _library_only.get():
         return False
     return _decide(ms.get_context("device_target"), numba is not None)
@@ -44,10 +44,10 @@ def kernels_usable() -> bool:
 
 @contextlib.contextmanager
 def library_operators() -> Iterator[None]:
-    """Detectors that are made inside have the library's operators alone, as a file needs them.
+    """Build detectors inside this context with library operators only, as an exported file needs.
 
-    Their parameters, and their results but for rounding, are the same. Detectors made before or
-    after, or at the same time by another thread, are not touched.
+    Their parameters, and their results except for rounding, are the same. Detectors made before or
+    after, or at the same time by another thread, are not affected.
     """
     token = _library_only.set(True)
     try:
@@ -70,9 +70,9 @@ def _decide(device_target: str, has_numba: bool) -> bool:
 
 
 def compiled(function: Callable) -> Callable:
-    """`function` compiled at its first call; without numba it is left as it is.
+    """Compile `function` at its first call; without numba return it unchanged.
 
-    The machine code is kept next to the source or in the user's cache folder, for the next
+    The machine code is cached next to the source or in the user's cache folder, for the next
     process. Where neither can be written, each process compiles for itself.
     """
     if numba is None:
@@ -92,14 +92,15 @@ def graph_operator(
     outputs: list,
     bprop: Callable | None = None,
 ) -> ops.Custom:
-    """An operator of a CPU graph that calls `function` with arrays and takes its arrays.
+    """Make an operator of a CPU graph that calls `function` with arrays and returns its arrays.
 
     Args:
-        function: of one array per input; gives an array, or a tuple where it has several outputs.
-        out_shape: of the inputs' shapes; gives the shape or a tuple of shapes.
+        function: takes one array per input; returns an array, or a tuple for several outputs.
+        out_shape: takes the inputs' shapes; returns the shape or a tuple of shapes.
         inputs: type of each input: float32, int32 or bool_.
         outputs: type of each output.
-        bprop: the gradient, of the inputs, the output and its gradient; None has none.
+        bprop: takes the inputs, the output and its gradient; returns the inputs' gradients. None:
+            no gradient.
     """
     # Registered, or the library logs a warning for each operator of each graph.
     entry = CustomRegOp(function.__name__)
@@ -114,12 +115,12 @@ def graph_operator(
 
 
 def thread_count() -> int:
-    """Threads for a kernel: as many as MindSpore was told to use, at most this process's cores."""
+    """Return the threads for a kernel: MindSpore's, but at most this process's cores."""
     return min(ms.get_context("runtime_num_threads"), len(os.sched_getaffinity(0)))
 
 
 def run_parallel(kernel: Callable, jobs: list[tuple[Any, ...]], threads: int) -> None:
-    """Call `kernel(*job)` for each job on `threads` threads and wait; a failure is raised here."""
+    """Call `kernel(*job)` for each job on `threads` threads, wait, and raise what failed."""
     if threads == 1 or len(jobs) == 1:
         for job in jobs:
             kernel(*job)
@@ -140,5 +141,5 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def split_range(length: int, step: int) -> list[tuple[int, int]]:
-    """[start, end) pairs that cover `range(length)` in pieces of `step`, the last maybe shorter."""
+    """Split `range(length)` into [start, end) pieces of `step`, the last one maybe shorter."""
     return [(start, min(start + step, length)) for start in range(0, length, step)]

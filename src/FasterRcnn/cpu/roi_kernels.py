@@ -4,9 +4,9 @@ RoIAlign: He et al., "Mask R-CNN", 2017, section 3. The choice of level: Lin et 
 Pyramid Networks for Object Detection", 2017, equation 1. Sampling as in MindSpore's ROIAlign with
 `roi_end_mode=1`: one pixel is added to x2 and y2, and positions are not shifted by half a pixel.
 
-Features are turned to channels-last, so that the inner loops run over contiguous channels. The
-backward pass gives each thread its own channels: no two add to the same place, and the order of
-the sums, hence the result, does not depend on the number of threads.
+Maps are transposed to channels-last, so that the inner loops run over contiguous channels. The
+backward pass gives each thread its own channels: no two threads add to the same place, and the
+order of the sums, hence the result, does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def pool_forward(
         strides: pixels per cell of each level, (levels,) float32.
         out_size: bins (vertical, horizontal).
         samples: sampling points per bin and axis.
-        finest_scale: boxes of up to twice this size belong to the finest level.
-        threads: how many may run.
+        finest_scale: pixels; boxes of up to twice this size belong to the finest level.
+        threads: the largest number of threads.
 
     Returns:
         (N, C, *out_size) float32; zero where the image index is out of range.
@@ -63,7 +63,7 @@ def pool_backward(
     finest_scale: int,
     threads: int,
 ) -> list[np.ndarray]:
-    """Gradient of `pool_forward` with respect to the feature maps.
+    """Return the gradient of `pool_forward` with respect to the feature maps.
 
     Args:
         grad_pooled: (N, C, bins_y, bins_x) float32.
@@ -85,9 +85,9 @@ def pool_backward(
 
 
 def roi_levels(rois: np.ndarray, finest_scale: int, num_levels: int) -> np.ndarray:
-    """Pyramid level (N,) int64 of each RoI: one up for each doubling beyond `finest_scale`.
+    """Return the pyramid level (N,) int64 of each RoI: one up per doubling beyond `finest_scale`.
 
-    A box of exactly 2, 4, 8 ... times that scale stays on the lower level.
+    A box of exactly 2, 4, 8 ... times that scale stays on the finer level.
     """
     sides = np.maximum(rois[:, 3:5] - rois[:, 1:3] + np.float32(1), 0)
     area = sides[:, 0] * sides[:, 1]
@@ -96,7 +96,7 @@ def roi_levels(rois: np.ndarray, finest_scale: int, num_levels: int) -> np.ndarr
 
 
 def channels_last(feature: np.ndarray, threads: int) -> np.ndarray:
-    """(B, C, H, W) to a contiguous (B, H, W, C)."""
+    """Transpose (B, C, H, W) to a contiguous (B, H, W, C)."""
     batch, channels, height, width = feature.shape
     turned = np.empty((batch, height, width, channels), np.float32)
     step = -(-height // (4 * threads))
@@ -120,9 +120,14 @@ def _turn_rows(feature, row_start, row_end, turned):
 
 @compiled
 def _sampling_points(start, end, size, bins, samples):
-    """The two cells next to each sampling point along one axis, and the share of each in its bin.
+    """Return the two cells next to each sampling point along one axis, and their weights.
 
-    A point more than a cell outside the map has no share; neither has NaN.
+    The weights are those of linear interpolation, divided by a bin's sampling points on this axis,
+    so that a bin's sum is a mean. A point more than a cell outside the map has weight 0, and so
+    has NaN.
+
+    Returns:
+        Cells (bins * samples, 2) int64 and weights (bins * samples, 2) float32.
     """
     cells = np.zeros((bins * samples, 2), np.int64)
     shares = np.zeros((bins * samples, 2), np.float32)
@@ -143,7 +148,7 @@ def _sampling_points(start, end, size, bins, samples):
 
 @compiled
 def _sampling_grid(roi, stride, height, width, bins_y, bins_x, samples):
-    """Sampling points of one RoI: cells and shares of the rows, then of the columns."""
+    """Return the sampling points of one RoI: cells and weights of the rows, then of the columns."""
     x1, y1 = roi[1] / stride, roi[2] / stride
     x2, y2 = (roi[3] + np.float32(1)) / stride, (roi[4] + np.float32(1)) / stride
     rows, row_shares = _sampling_points(y1, y2, height, bins_y, samples)
@@ -153,7 +158,7 @@ def _sampling_grid(roi, stride, height, width, bins_y, bins_x, samples):
 
 @compiled
 def _image_of(roi, batch):
-    """The RoI's image index, or -1 where there is no such image."""
+    """Return the RoI's image index, or -1 where there is no such image."""
     return int(roi[0]) if roi[0] >= 0 and roi[0] < batch else -1
 
 
@@ -193,7 +198,7 @@ def _gather(source, row, row_share, col, col_share, total):
 
 @compiled
 def _spread_channels(grad_pooled, rois, levels, strides, samples, c_start, c_end, grads):
-    """Gradient of all maps for channels c_start to c_end."""
+    """Compute the gradient of all maps for channels c_start to c_end."""
     for level in range(len(grads)):
         batch, _, height, width = grads[level].shape
         turned = np.zeros((batch, height, width, c_end - c_start), np.float32)
