@@ -2,12 +2,23 @@
 
 `Client` posts the engine's messages over one kept-alive HTTP or HTTPS connection. Every call has
 a deadline and returns a `Reply`, whose `outcome` says in one word what happened; nothing here
-waits for another silo or retries a decision of the server. A connection that breaks is opened
-again and the request sent again, at the next address where the first one stays away or hangs: the
-server counts a silo once, by its `fl_id`.
+waits for another silo or retries a decision of the server. Where a connection breaks, a new one is
+opened and the request sent again, to the next address if the first server is away or hangs. This
+is safe because the server counts a silo once, by its `fl_id`.
 
 A deadline counts from the last byte that the other side has taken or sent, so that a slow line gets
 the time that it needs while a server that hangs does not.
+
+Requests, each a POST of one message (messages.py), with the field numbers of the request and of its
+reply, whose fields 0 and 1 are code and reason:
+
+    path         request                                    reply
+    startFLJob   0 fl_name, 1 fl_id, 3 data_size, 4 time    2 iteration, 5 plan, 6 features
+    updateModel  0 fl_name, 1 fl_id, 2 iteration,
+                 3 features, 4 time
+    getModel     0 fl_name, 1 iteration, 2 time             2 iteration, 3 features
+
+Features are a vector of FeatureMap, the time is milliseconds since 1970 as text.
 """
 
 from __future__ import annotations
@@ -32,15 +43,16 @@ CONNECT_SECONDS = 5.0
 KEEPALIVE_SECONDS = 60
 # The longest that one request may take, however steadily its bytes move.
 LONGEST_SECONDS = 4200.0
-# Fewer bytes than this within a deadline are no progress: a server that drips could hold a silo.
+# Fewer bytes than this within a deadline are no progress: else a server that sends a byte now and
+# then could hold a silo.
 LEAST_PROGRESS = 1024
 TOO_LARGE = (
     "HTTP status 413: a web server or proxy in between limits the size of a request; let it pass "
     "{:.0f} MB and more"
 )
-# By this header of its answers the gate (deploy/gate) is told from any other web server.
+# The gate (deploy/gate) has this header in its answers; other web servers do not.
 GATE_HEADER = "Federation-Gate"
-# Whom the gate does not let in, by the HTTP status; asking again changes nothing.
+# Why the gate does not let a silo in, by HTTP status; asking again changes nothing.
 TURNED_AWAY = {
     401: "it wants a certificate of this silo that the job's authority has signed, and "
     f"{CLIENT} to open it",
@@ -48,7 +60,7 @@ TURNED_AWAY = {
     409: "this silo's name belongs to another silo than its certificate; --silo_name has to be the "
     "certificate's name",
 }
-# What else the gate answers, which may pass.
+# Other answers of the gate; asking again may help.
 NOT_NOW = {
     421: "its certificate is not for this address",
     429: "it takes no more requests of this silo at a time",
@@ -62,16 +74,16 @@ NOT_FOUND = (
 
 
 class Client:
-    """One silo's connection to the servers of a job.
+    """Connect one silo to the servers of a job.
 
     Args:
         addresses: "host:port" of the servers, the preferred one first.
         fl_name: the job's name.
         fl_id: the silo's identity; the same name after a restart keeps the silo's place.
-        tls: verifies the servers and makes the connection HTTPS; None is plain HTTP.
-        longest: seconds that one request may take in all; the `seconds` of each call are those
+        tls: context for HTTPS, which verifies the servers; None is plain HTTP.
+        longest: seconds that one request may take in all; the `seconds` of each call limit the time
             without a byte in either direction, shared among the servers that are tried.
-        prefix: what the servers' paths begin with, with a slash at both ends; "" for nothing.
+        prefix: prefix of the servers' paths, with a slash at both ends; "" for none.
     """
 
     def __init__(
@@ -97,11 +109,11 @@ class Client:
 
     @property
     def address(self) -> str:
-        """The server that the next request goes to first."""
+        """Return the server that the next request goes to first."""
         return self.addresses[self._current]
 
     def start(self, data_size: int, seconds: float) -> Reply:
-        """Join the current iteration with `data_size` samples: ACCEPTED tells which one.
+        """Ask to join the current iteration with `data_size` samples; ACCEPTED tells which it is.
 
         The features of the reply are the control variates of Scaffold, else empty.
         """
@@ -113,14 +125,14 @@ class Client:
     ) -> Reply:
         """Send the weights of an iteration that was joined with the same `data_size`.
 
-        The values leave multiplied by it, as the server expects.
+        The values are multiplied by it, as the server expects.
         """
         fields: messages.Fields = {0: self.fl_name, 1: self.fl_id, 2: iteration, 4: _now()}
         body = messages.WeightsBody(fields, features, data_size)
         return self._call("updateModel", body, body.length, seconds, (-1, -1))
 
     def get_model(self, iteration: int, seconds: float) -> Reply:
-        """The model of a finished iteration, or with -1 the latest; NOT_READY while it is built.
+        """Get the model of a finished iteration, with -1 the latest; NOT_READY while it is built.
 
         `Reply.iteration` is the iteration that the server works on now.
         """
@@ -128,21 +140,23 @@ class Client:
         return self._call("getModel", [body], len(body), seconds, (2, 3))
 
     def has_joined(self, iteration: int, seconds: float) -> Reply:
-        """Whether this silo is in the iteration, asked without sending anything: NOT_JOINED or not.
+        """Ask whether this silo is in the iteration; NOT_JOINED says that it is not.
 
-        An upload without weights is refused before it is counted, for one reason or the other.
+        The request is an upload without weights. The server refuses it before counting it, and its
+        reason tells which is the case.
         """
         return self.update(iteration, {}, 0, seconds)
 
     def is_full(self, seconds: float) -> Reply:
-        """Whether the current iteration has all its silos, asked without joining: FULL or not.
+        """Ask whether the current iteration has all its silos, without joining; FULL says yes.
 
-        A silo without images is refused before it is counted, for one reason or the other.
+        The request is to join with 0 images. The server refuses it before counting it, and its
+        reason tells which is the case.
         """
         return self.start(0, seconds)
 
     def next_server(self) -> None:
-        """Let the next request go to another server first, where there is one."""
+        """Send the next request to another server first, where there is one."""
         self.close()
         self._current = (self._current + 1) % len(self.addresses)
 
@@ -155,9 +169,10 @@ class Client:
     def _call(
         self, path: str, body: Iterable, length: int, seconds: float, slots: tuple[int, ...]
     ) -> Reply:
-        """Post to the first server that answers, each tried once, a kept-alive one twice.
+        """Post to the first server that answers.
 
-        A server that lets its part of `seconds` go by without a byte is left for the next one.
+        Each server is tried once, over a kept-alive connection twice, since it may have been closed
+        meanwhile. A server without progress for its share of `seconds` is given up for the next.
         """
         begin = time.monotonic()
         failures: list[str] = []
@@ -233,7 +248,10 @@ class Client:
         return f"{self.address}: {self._words_of(error)}"
 
     def _words_of(self, error: Exception) -> str:
-        """Why a request failed; what breaks before any answer may be the other protocol."""
+        """Say why a request failed.
+
+        A connection that breaks before any answer may mean that one side has TLS and the other not.
+        """
         if isinstance(error, ConnectionRefusedError):
             return "connection refused"
         words = explain(error) or type(error).__name__
@@ -259,10 +277,10 @@ class Client:
 
 
 def _keep_alive(sock: socket.socket) -> None:
-    """Let the system send a sign of life each minute while the silo trains.
+    """Send TCP keepalive probes each minute while the silo trains.
 
-    Routers that translate addresses forget a connection that carries nothing, often after some
-    minutes, and then swallow the next request instead of refusing it.
+    NAT routers forget an idle connection, often after some minutes, and then drop the next request
+    silently instead of refusing it.
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
@@ -270,11 +288,11 @@ def _keep_alive(sock: socket.socket) -> None:
 
 
 class _Clock:
-    """Adds up the seconds spent in `with` blocks and in making the pieces of an iterable."""
+    """Add up the seconds spent in `with` blocks and in making the pieces of an iterable."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.finished = False  # the iterable has no more pieces
+        self.finished = False  # True once the iterable has no more pieces
 
     def __enter__(self) -> None:
         self._begin = time.perf_counter()
@@ -298,11 +316,11 @@ def _now() -> str:
 
 
 class TurnedAwayError(http.client.HTTPException):
-    """A gate or web server in between refuses the request, and would refuse it again."""
+    """Raised where a gate or web server in between refuses a request, and would do so again."""
 
 
 def _failure(response: http.client.HTTPResponse, length: int) -> http.client.HTTPException:
-    """What an answer without the status of success means to a request of `length` bytes."""
+    """Make the error for an answer other than 200 to a request of `length` bytes."""
     status = response.status
     if status == http.client.REQUEST_ENTITY_TOO_LARGE:
         return TurnedAwayError(TOO_LARGE.format(length / 1e6))
@@ -315,14 +333,14 @@ def _failure(response: http.client.HTTPResponse, length: int) -> http.client.HTT
 
 
 def turned_away(response: http.client.HTTPResponse) -> str:
-    """Why the gate does not let this silo in; "" where it does, or there is none."""
+    """Say why the gate does not let this silo in; "" where it does, or there is no gate."""
     if response.status not in TURNED_AWAY or not response.getheader(GATE_HEADER):
         return ""
     return f"the gate does not let this silo in: {TURNED_AWAY[response.status]}"
 
 
 class StalledError(TimeoutError):
-    """A request was given up: next to nothing moved for too long, or it took too long in all.
+    """Raised where a request had next to no progress for too long, or took too long in all.
 
     Attributes:
         sent: bytes of the request's body that the other side has taken.
@@ -336,14 +354,15 @@ class StalledError(TimeoutError):
 
 @contextlib.contextmanager
 def _deadline(sock: socket.socket, length: int, seconds: float, longest: float) -> Iterator[None]:
-    """Break the connection after `seconds` in which next to nothing moved: `StalledError`.
+    """Break the connection after `seconds` without progress and raise `StalledError`.
 
-    What has moved is asked of the kernel: a write returns when it has buffered the bytes, which on
-    a slow line is minutes before the other side has them, and a socket's own timeout counts whole
-    calls.
+    A thread asks the kernel for the bytes that have moved. A write returns as soon as the bytes are
+    buffered, on a slow line minutes before the other side has them, and a socket's own timeout
+    counts whole calls, so neither shows progress.
 
     Args:
         length: bytes of the request's body, for the message.
+        seconds: longest time with less than LEAST_PROGRESS bytes in both directions together.
         longest: seconds after which the connection is broken in any case.
     """
     done = threading.Event()
@@ -387,9 +406,10 @@ def _deadline(sock: socket.socket, length: int, seconds: float, longest: float) 
 
 
 def _moved(sock: socket.socket) -> tuple[int, int]:
-    """Bytes that the other side has acknowledged, and bytes received; (0, 0) where it is closed.
+    """Return the bytes that the other side has acknowledged and those received; (0, 0) if closed.
 
-    Of Linux' struct tcp_info: tcpi_bytes_acked and tcpi_bytes_received, at the offsets 120 and 128.
+    They are tcpi_bytes_acked and tcpi_bytes_received of Linux' struct tcp_info, uint64 at the
+    offsets 120 and 128.
     """
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
@@ -399,7 +419,11 @@ def _moved(sock: socket.socket) -> tuple[int, int]:
 
 
 def _read(response: http.client.HTTPResponse) -> np.ndarray:
-    """The body as uint8, received into one buffer of its announced length."""
+    """Read the body into one uint8 buffer of its announced length.
+
+    Raises:
+        HTTPException: no length, or more than the engine's messages have; or the body ends early.
+    """
     if response.length is None or response.length > messages.LARGEST_MESSAGE:
         raise http.client.HTTPException(f"an answer of {response.length} bytes")
     data = np.empty(response.length, np.uint8)
