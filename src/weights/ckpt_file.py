@@ -18,7 +18,7 @@ MESSAGES = "mindspore.train.checkpoint_pb2"
 
 
 def checkpoint_messages() -> ModuleType:
-    """MindSpore's message classes from their file: importing its package takes seconds."""
+    """Load MindSpore's message classes from their file; importing its package takes seconds."""
     if MESSAGES in sys.modules:
         return sys.modules[MESSAGES]
     package: Any = importlib.util.find_spec("mindspore")  # `require_packages` has found it
@@ -37,10 +37,10 @@ ALL_ZERO = "all its weights are zero"
 
 @dataclass(frozen=True)
 class Content:
-    """What a checkpoint of the servers holds.
+    """Hold what is in a checkpoint of the servers.
 
     Attributes:
-        names: of its float32 arrays.
+        names: names of its float32 arrays.
         mark: its fingerprint, (N,) float32; None where it has none.
     """
 
@@ -49,12 +49,12 @@ class Content:
 
 
 def fault_of(path: Path, initial: Content | None = None) -> str:
-    """What is wrong with a checkpoint of the servers; "" where it is whole.
+    """Return what is wrong with a checkpoint of the servers; "" where it is whole.
 
     Args:
         path: the checkpoint.
-        initial: the job's initial model, whose weights and fingerprint it has to have: a file that
-            is cut between two weights can be read.
+        initial: the job's initial model, whose weights and fingerprint it has to have. This finds a
+            file that is cut between two weights, which can be read.
     """
     found, fault = look_into(path)
     if fault or initial is None:
@@ -68,7 +68,7 @@ def fault_of(path: Path, initial: Content | None = None) -> str:
 
 
 def look_into(path: Path) -> tuple[Content, str]:
-    """What is in a checkpoint of the servers, and its fault by itself, "" where it has none."""
+    """Return the content of a checkpoint of the servers, and its own fault, "" without one."""
     try:
         content = checkpoint_messages().Checkpoint()
         content.ParseFromString(path.read_bytes())
@@ -91,15 +91,15 @@ def look_into(path: Path) -> tuple[Content, str]:
 
 
 def value_fault(arrays: Mapping[str, np.ndarray]) -> str:
-    """Why these values are no model: not finite, or zero all of them; "" where they are one.
+    """Return why these values are no model (not finite, or all zero); "" where they are one.
 
     Args:
-        arrays: name -> float32 array of any shape; all of their values are looked at.
+        arrays: name -> float32 array of any shape; all of their values are checked.
     """
     some = False
     for name, array in arrays.items():
         flat = array.reshape(-1)
-        # The fastest look at every value: NaN and infinity stay in a sum of squares.
+        # The fastest check of every value: NaN and infinity stay in a sum of squares.
         with np.errstate(over="ignore", invalid="ignore"):
             square = float(flat @ flat)
         if not math.isfinite(square) and not (finite := np.isfinite(flat)).all():
@@ -110,12 +110,12 @@ def value_fault(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def mark_fault(expected: np.ndarray, found: np.ndarray) -> str:
-    """Why a model's fingerprint is not the job's; "" where it is.
+    """Return why a model's fingerprint is not the job's; "" where it is.
 
     Args:
-        expected: that of the job's initial model. Where silos may start from other frozen weights
-            than the initial model's (its numbers are negative then), one number may differ.
-        found: the model's.
+        expected: fingerprint of the job's initial model. Where silos may start from other frozen
+            weights than the initial model's (its numbers are negative then), one number may differ.
+        found: fingerprint of the model.
     """
     expected, found = expected.reshape(-1), found.reshape(-1)
     if expected.size != found.size:

@@ -1,4 +1,4 @@
-"""Weights of another origin, by the detector's names and for its BatchNorm."""
+"""Convert weights of another origin to the detector's names and its BatchNorm epsilon."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ VARIANCE = "moving_variance"
 
 
 def fold_epsilon(values: dict[str, np.ndarray], trained: float, ours: float) -> int:
-    """Change stored variances in place so that `ours` gives what `trained` gave.
+    """Change stored variances in place so that epsilon `ours` gives what `trained` gave.
 
     With stored statistics a BatchNorm is `gamma * (x - mean) / sqrt(variance + eps) + beta`, so
-    `variance + trained - ours` is exact. Where that would be below 0 it is 0, and gamma takes the
-    rest.
+    replacing the variance by `variance + trained - ours` is exact. Where that would be below 0, the
+    variance becomes 0 and gamma is scaled to make up for the rest.
 
     Args:
-        values: by the detector's names.
-        trained, ours: epsilons.
+        values: arrays by the detector's names.
+        trained, ours: epsilons of the training and of the detector.
 
     Returns:
         The number of channels whose gamma was changed.
 
     Raises:
-        UserError: a variance that is none.
+        UserError: a variance is negative, or its sum with `trained` is not above 0.
     """
     rescaled = 0
     for name in [name for name in values if name.endswith(VARIANCE)]:
@@ -70,16 +70,17 @@ Shape = tuple[int, ...]
 
 @dataclass
 class Converted:
-    """What a conversion gave.
+    """Hold the result of a conversion.
 
     Attributes:
-        kind: what was recognised.
+        kind: the recognised kind.
         source: the record for the checkpoint.
-        values: float32 by the detector's names.
-        left_out: names, of the source, of what has no place in the detector.
-        head_left_out: the detector's names of class-dependent tensors whose classes are not known.
-        rescaled: channels whose gamma was changed for the epsilon.
-        assumed: what the kind assumes, in words; empty where it was given.
+        values: float32 arrays by the detector's names.
+        left_out: names, in the source, of tensors that the detector does not have.
+        head_left_out: the detector's names of class-dependent tensors that were left out because
+            their classes are not known.
+        rescaled: number of channels whose gamma was changed for the epsilon.
+        assumed: what was assumed for this kind, in words; empty where the user has given it.
     """
 
     kind: Kind
@@ -98,18 +99,19 @@ def convert(
     bn_eps: float | None = None,
     classes: Sequence[str] | None = None,
 ) -> Converted:
-    """Read the file at `path`, recognise what it is, and make it the detector's.
+    """Read the file at `path`, recognise its kind, and convert it to the detector.
 
     Args:
-        shapes: of the detector's parameters by name; those of `CLASS_TENSORS` may differ.
-        backbone: where the weights stride; None takes what is usual for their kind.
+        shapes: shapes of the detector's parameters by name; those of `CLASS_TENSORS` may differ.
+        backbone: value of the key `backbone`, where the weights have their stride; None uses what
+            is usual for their kind.
         bn_eps: epsilon of BatchNorm in their training; None likewise.
-        classes: names of a whole detector's classes in its order, the background first; None:
-            COCO's where the number tells.
+        classes: names of a whole detector's classes in its order, the background first; None uses
+            COCO's where the number of classes is COCO's.
 
     Raises:
-        UserError: not such a file, not a ResNet-50, or something that it does not say and that is
-            not given.
+        UserError: not a file of weights, not a ResNet-50, or a fact that the file does not tell and
+            that is not given.
     """
     given = read_weights(path)
     kind = recognise(given, str(path))
@@ -148,10 +150,10 @@ def _ask_backbone(path: Path) -> str:
 def _require_parts(
     path: Path, kind: Kind, values: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]
 ) -> None:
-    """Whether names and shapes are a ResNet-50's, and for a whole detector all of its own.
+    """Check that names and shapes are a ResNet-50's, for a whole detector all of its parameters.
 
     Raises:
-        UserError: the first name that is missing, of another shape, or too much.
+        UserError: names the first parameter that is missing, of another shape, or unknown.
     """
     wanted = {name for name in shapes if kind.whole or name.startswith(BACKBONE)}
     for name in sorted(wanted ^ set(values)):
@@ -172,7 +174,7 @@ def _require_parts(
 def _classes(
     kind: Kind, values: dict[str, np.ndarray], classes: Sequence[str] | None
 ) -> tuple[list[str] | None, list[str]]:
-    """The head's class names, None where not known, and the tensors that had to be left out."""
+    """Return the head's class names, None if not known, and tensors that had to be left out."""
     if kind in TORCHVISION_DETECTORS:
         _require_head(values)
         return order_classes(values, classes)
@@ -188,10 +190,10 @@ def _classes(
 
 
 def _require_head(values: Mapping[str, np.ndarray], background: bool = True) -> None:
-    """Whether scores and boxes are of the same number of classes.
+    """Check that scores and boxes have the same number of classes.
 
     Raises:
-        UserError: they are not.
+        UserError: they do not.
     """
     count = values[SCORES[1]].shape[-1]
     expected = BOX_COLUMNS * (count if background else count - 1)

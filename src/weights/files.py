@@ -1,4 +1,4 @@
-"""Any file of weights as names and float32 arrays: MindSpore's, PyTorch's, safetensors'."""
+"""Read a file of weights as names and float32 arrays: MindSpore, PyTorch or safetensors."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ SAFETENSORS_TYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
-# DataParallel and averaging, torch.compile; a network that is part of another.
+# Prefixes of DataParallel and AveragedModel, of torch.compile, and of a network inside another.
 WRAPPERS = ("module.", "_orig_mod.", "model.")
 AVERAGED = "n_averaged"
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """The tensors in `path` by name, float32; what wrappers put before all names is taken off.
+    """Read the tensors in `path` by name, float32, without the prefixes that wrappers add.
 
     Raises:
-        UserError: no such file, of none of the three kinds, broken, or with a value that is not a
-            number.
+        UserError: no such file, none of the three kinds, corrupt, or a value that is NaN or
+            infinite.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected .ckpt, .pth, .pt or .safetensors")
@@ -54,7 +54,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Through the package's plain bytes: numpy lacks one of the format's types."""
+    """Read the package's plain bytes, since numpy lacks bfloat16, one of the format's types."""
     try:
         rows = deserialize(path.read_bytes())
     except (SafetensorError, OSError) as error:
@@ -73,7 +73,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_mindspore(path: Path) -> dict[str, np.ndarray]:
-    # Late, since the other kinds of files need no MindSpore.
+    # Imported here, since the other kinds of files need no MindSpore.
     from src.weights.pretrained import read_checkpoint
 
     content = read_checkpoint(path)
@@ -81,7 +81,7 @@ def _read_mindspore(path: Path) -> dict[str, np.ndarray]:
 
 
 def _without_wrapper(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Names without what wrappers put before every one, and without AveragedModel's own tensor."""
+    """Remove the prefixes that wrappers add to every name, and AveragedModel's own tensor."""
     values = {name: value for name, value in values.items() if name != AVERAGED}
     while values:
         prefix = next((p for p in WRAPPERS if all(name.startswith(p) for name in values)), None)

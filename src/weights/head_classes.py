@@ -1,7 +1,7 @@
-"""The box head's tensors that depend on the classes: from one list of classes to another.
+"""Refit the box head's class-dependent tensors from one list of classes to another.
 
-Their last axis is the classes: one column for each in `cls_scores`, four in `reg_scores`, which may
-lack the background.
+Their last axis holds the classes: one column for each in `cls_scores`, four in `reg_scores`, which
+may lack the background.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ CLASS_TENSORS = (*SCORES, *BOXES)
 
 @dataclass
 class Refit:
-    """What became of the class-dependent tensors.
+    """Tell what was done with the class-dependent tensors.
 
     Attributes:
-        tensors: those that did not fit and were made from the network's own.
-        carried: classes whose columns were taken over, with the background.
+        tensors: names of those that did not fit and were made from the network's own.
+        carried: classes whose columns were copied, with the background.
     """
 
     tensors: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Refit:
 
 
 def require_count(classes: Sequence[str] | None, columns: int) -> None:
-    """Refuse a list of classes, where there is one, that is not of a box head's length.
+    """Refuse a list of classes, if given, whose length is not that of the box head.
 
     Raises:
         UserError: names both numbers.
@@ -46,7 +46,7 @@ def require_count(classes: Sequence[str] | None, columns: int) -> None:
 
 
 def other_classes(name: str, theirs: Sequence[int], ours: Sequence[int]) -> bool:
-    """Whether two shapes of the tensor `name` differ in the number of classes alone."""
+    """Tell whether two shapes of the tensor `name` differ only in the number of classes."""
     same_rest = list(theirs[:-1]) == list(ours[:-1]) and len(theirs) == len(ours)
     return name in CLASS_TENSORS and same_rest and list(theirs) != list(ours)
 
@@ -60,11 +60,11 @@ def refit(
     """Replace in `found` the class-dependent tensors of other classes.
 
     Columns of classes that both have come from `found`, all others from `own`. Where the source's
-    classes are not known, none are taken over, and heads of the same size are the same.
+    classes are not known, no column is copied, and heads of the same size count as the same.
 
     Args:
         found: a checkpoint's values by the detector's names; changed in place.
-        own: the network's freshly drawn values of `CLASS_TENSORS`.
+        own: the network's fresh random values of `CLASS_TENSORS`.
         source, target: class names, the background first.
     """
     names = [name for name in CLASS_TENSORS if name in found]
@@ -90,7 +90,7 @@ def _columns(
     our_classes: int,
     pairs: Sequence[tuple[int, int]],
 ) -> np.ndarray:
-    """`ours` with the columns of the paired classes from `theirs`."""
+    """Return `ours` with the columns of the paired classes from `theirs`."""
     result = ours.copy()
     width = BOX_COLUMNS if name in BOXES else 1
     skipped_there = their_classes - theirs.shape[-1] // width

@@ -1,4 +1,4 @@
-"""The kinds of weights that can be converted: how each is recognised and what is known of it."""
+"""The kinds of weights that can be converted: how each is recognised and what is known about it."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ INPUT = (
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of file.
+    """Describe one kind of file.
 
     Attributes:
-        title: in words.
-        renamed: gives the values by the detector's names.
+        title: name of the kind in words.
+        renamed: returns the values by the detector's names.
         bn_eps: epsilon of BatchNorm that this kind is trained with.
-        backbone: where it strides; None: both are about, and the file does not say.
+        backbone: where it has its stride; None: both exist, and the file does not say which.
         whole: a detector, else a classifier.
-        dropped: beginnings and ends of names that have no place in the detector.
+        dropped: beginnings and ends of names that the detector does not have.
         differs: what stays different, a line each.
-        assumed: what the file does not say, what was taken, and the flag for the other case:
+        assumed: what the file does not say, the assumption, and the flag for the other case:
             --bn_eps for a detector, --backbone for a classifier.
     """
 
@@ -117,10 +117,10 @@ MINDSPORE_DETECTOR = Kind(
 
 
 def recognise(values: Mapping[str, np.ndarray], path: str) -> Kind:
-    """The kind of weights by its names.
+    """Return the kind of weights by their names.
 
     Raises:
-        UserError: none of them, or a file that was converted before.
+        UserError: no known kind, or a file that was converted before.
     """
     if RECORD_NAME in values:
         raise UserError(f"{path}: is converted already; give it as --pre_trained")
@@ -144,7 +144,7 @@ def recognise(values: Mapping[str, np.ndarray], path: str) -> Kind:
 
 
 def is_dropped(name: str, dropped: Sequence[str]) -> bool:
-    """Whether a name, of the source, begins or ends with one of `dropped`."""
+    """Tell whether a name in the source begins or ends with one of `dropped`."""
     return name.startswith(tuple(dropped)) or name.endswith(tuple(dropped))
 
 

@@ -1,7 +1,7 @@
-"""Which weights leave a silo: all that are trained, but for those that local_params names.
+"""Split trained weights into federated and local ones; the key local_params names the local ones.
 
-The weights of such a local part are trained in every silo by itself; servers never see them, and
-silos need not agree on their values, only on which they are.
+Each silo trains its local weights by itself. Servers never see them, and silos need not agree on
+their values, only on which weights are local.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from src.errors import UserError, nearest
 
 
 def local_names(names: Iterable[str], patterns: str) -> list[str]:
-    """Those of `names` that stay in the silo, in their order.
+    """Return those of `names` that are local, in their order.
 
     Args:
-        names: of the weights that are trained.
-        patterns: the key local_params: patterns such as "rcnn.*" with commas between them, in
-            which * stands for anything; "" keeps nothing back.
+        names: names of the weights that are trained.
+        patterns: the key local_params: patterns such as "rcnn.*" separated by commas, in which *
+            matches anything; "" makes no weight local.
 
     Raises:
         UserError: a pattern matches none of the names, or all are matched.
@@ -41,7 +41,7 @@ def local_names(names: Iterable[str], patterns: str) -> list[str]:
 
 
 def _groups(names: Sequence[str]) -> list[str]:
-    """The names, and a pattern for each part of the network that holds some of them."""
+    """Return the names, and a pattern for each part of the network that has some of them."""
     parts = [name.split(".") for name in names]
     groups = [".".join(part[:end]) + ".*" for part in parts for end in range(1, len(part))]
     return [*dict.fromkeys(groups), *names]

@@ -1,7 +1,7 @@
-"""The detector's parameters by name and shape from its configuration, without MindSpore.
+"""List the detector's parameters by name and shape from its configuration, without MindSpore.
 
-For checks before anything is started: how large checkpoints and messages are, and what of a
-checkpoint fits. That it lists what the network has is tested.
+Checks before a start use it: how large checkpoints and messages are, and which parts of a
+checkpoint fit. A test compares the list with the network's parameters.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from src.weights.local_params import local_names
 
 Shape = tuple[int, ...]
 FLOAT_BYTES = 4
-BLOCK_EXPANSION = 4  # of a bottleneck block's inner width
+BLOCK_EXPANSION = 4  # output channels of a bottleneck block per inner channel
 
 
 def parameter_shapes(config: Any) -> dict[str, Shape]:
-    """Name to shape of every parameter of the detector, trained or not.
+    """Return name -> shape of every parameter of the detector, trained or not.
 
     Args:
         config: keys of default_config.yaml.
@@ -33,12 +33,12 @@ def parameter_shapes(config: Any) -> dict[str, Shape]:
 
 
 def model_bytes(config: Any) -> int:
-    """Size of all parameters in bytes; a checkpoint of the whole detector is hardly larger."""
+    """Return the bytes of all parameters; a checkpoint of the detector is hardly larger."""
     return FLOAT_BYTES * count_values(parameter_shapes(config))
 
 
 def trained_shapes(config: Any) -> dict[str, Shape]:
-    """Those of `parameter_shapes` that training changes: not the first stage, no statistics."""
+    """Return those of `parameter_shapes` that are trained: no stem, first stage or statistics."""
     frozen = ("backbone.conv1.", "backbone.bn1.", "backbone.layer1.")
     statistics = ("moving_mean", "moving_variance")
     return {
@@ -49,7 +49,7 @@ def trained_shapes(config: Any) -> dict[str, Shape]:
 
 
 def federated_shapes(config: Any) -> dict[str, Shape]:
-    """Those of `trained_shapes` that leave the silo; a UserError where local_params is wrong."""
+    """Return the federated ones of `trained_shapes`; a UserError where local_params is wrong."""
     shapes = trained_shapes(config)
     for name in local_names(shapes, setting(config, "local_params")):
         del shapes[name]
@@ -57,12 +57,12 @@ def federated_shapes(config: Any) -> dict[str, Shape]:
 
 
 def federated_share(config: Any) -> float:
-    """How much of the values that are trained leaves the silo, at most 1."""
+    """Return the share of the trained values that is federated, at most 1."""
     return count_values(federated_shapes(config)) / count_values(trained_shapes(config))
 
 
 def count_values(shapes: Mapping[str, Shape]) -> int:
-    """Number of values in parameters of these shapes."""
+    """Return the number of values in parameters of these shapes."""
     return sum(math.prod(shape) for shape in shapes.values())
 
 

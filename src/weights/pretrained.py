@@ -24,17 +24,20 @@ from src.weights.source import (
     unpack,
 )
 
-# In names of ModelZoo's ResNet-50, and of none that was converted.
+# Part of names in ModelZoo's ResNet-50, and in no converted checkpoint.
 MODELZOO_PART = "down_sample_layer."
 
 
 @dataclass
 class LoadReport:
-    """What a checkpoint brought: names of the network's parameters, loaded and not found.
+    """List the network's parameters that a checkpoint had, and those that were not found.
 
     Attributes:
-        refitted: tensors that depend on the classes and came from a head of other classes.
-        hint: what the user may do better, or "".
+        path: the checkpoint.
+        loaded: names of parameters that were loaded.
+        missing: names of parameters that the checkpoint does not have.
+        refitted: class-dependent tensors of a head of other classes.
+        hint: advice for the user, or "".
     """
 
     path: str
@@ -69,23 +72,23 @@ def load_pretrained(
     fine_tune_for: Sequence[str] | None = None,
     content: dict[str, Parameter] | None = None,
 ) -> LoadReport:
-    """Load what `path` holds for `net`, cast to float32; the rest of `net` stays as it is.
+    """Load what `path` has for `net`, cast to float32; the rest of `net` does not change.
 
-    Names that are the network's own are taken first, so that a checkpoint of the whole detector
-    loads as it is; all others are mapped as those of a classifier.
+    A name that the network has is used as it is, so that a checkpoint of the whole detector loads
+    directly; any other name is mapped as one of a classifier.
 
     Args:
-        fine_tune_for: the network's class names; a box head of other classes is then no fault: its
-            class-dependent tensors stay as they are in `net`, but for columns of classes that a
-            converted checkpoint names too. None refuses it.
-        content: of the file, where it has been read already.
+        fine_tune_for: the network's class names, to accept a box head of other classes: its
+            class-dependent tensors stay as they are in `net`, except for columns of classes that a
+            converted checkpoint names too. None refuses such a head.
+        content: content of the file, where it has been read already.
 
     Returns:
-        What was loaded and what was not found; its text is a line for the user.
+        A report of what was loaded and what was not found; its `str` is a line for the user.
 
     Raises:
-        UserError: no such file, not a checkpoint, no parameter of this network in it, one of
-            another shape, or a backbone that strides elsewhere. `net` is then unchanged.
+        UserError: no such file, not a checkpoint, no parameter of this network in it, a parameter
+            of another shape, or a backbone with its stride elsewhere. `net` is then unchanged.
     """
     parameters = {parameter.name: parameter for parameter in net.get_parameters()}
     content = read_checkpoint(path) if content is None else content
@@ -111,10 +114,10 @@ def load_pretrained(
 
 
 def require_same_classes(path: str | Path, content: dict[str, Parameter], classes: list) -> None:
-    """Refuse a converted detector whose classes are not `classes`, where it says so.
+    """Refuse a converted detector that names other classes than `classes`.
 
     Args:
-        content: as `read_checkpoint` gives it.
+        content: as `read_checkpoint` returns it.
 
     Raises:
         UserError: names what differs.
@@ -123,13 +126,13 @@ def require_same_classes(path: str | Path, content: dict[str, Parameter], classe
 
 
 def _source(content: dict[str, Parameter], path: str | Path) -> Source | None:
-    """What a converted checkpoint says of its origin; None for others."""
+    """Return what a converted checkpoint says about its origin; None for others."""
     record = content.get(RECORD_NAME)
     return unpack(None if record is None else record.asnumpy().tobytes(), str(path))
 
 
 def backbone_of(net: nn.Cell) -> str:
-    """The value of the key `backbone` that `net`, a detector, was built with."""
+    """Return V1 or V1_5, by where the backbone of `net`, a detector, has its stride."""
     stride = net.backbone.layer2[0].conv1.stride
     return V1 if tuple(stride) == (2, 2) else V1_5
 
@@ -137,7 +140,7 @@ def backbone_of(net: nn.Cell) -> str:
 def _by_own_names(
     content: dict[str, Parameter], parameters: dict[str, Parameter]
 ) -> dict[str, np.ndarray]:
-    """What of a checkpoint the network has, by the network's names, float32."""
+    """Return the values of a checkpoint that the network has, by the network's names, float32."""
     found = {}
     for name, value in content.items():
         target = name if name in parameters else map_name(name)
@@ -159,7 +162,7 @@ def _require_shapes(
 
 
 def _hint(content: dict[str, Parameter], path: str | Path) -> str:
-    """What may be better than an unconverted file, or ""."""
+    """Return advice to convert an unconverted ModelZoo file, or ""."""
     if not any(MODELZOO_PART in name for name in content):
         return ""
     command = CONVERT.format(path)
@@ -170,7 +173,7 @@ def _hint(content: dict[str, Parameter], path: str | Path) -> str:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Parameter]:
-    """The parameters of a MindSpore checkpoint by name.
+    """Read the parameters of a MindSpore checkpoint by name.
 
     Raises:
         UserError: no such file, or not a checkpoint.

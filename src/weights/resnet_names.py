@@ -1,11 +1,11 @@
-"""Names in checkpoints: which parameter of the detector one of a ResNet-50 classifier becomes."""
+"""Map parameter names of ResNet-50 classifiers to those of the detector."""
 
 from __future__ import annotations
 
 import re
 
 BACKBONE = "backbone."
-# Classifier, optimiser state and counters of a ResNet-50 checkpoint; they have no place here.
+# Classifier, optimiser state and counters of a ResNet-50 checkpoint; the detector has none of them.
 DROPPED = ("end_point", "global_step", "learning_rate", "moments", "momentum")
 RENAMED = {
     "down_sample_layer.0.weight": "conv_down_sample.weight",
@@ -14,7 +14,7 @@ RENAMED = {
 
 
 def map_name(name: str) -> str | None:
-    """The detector's name for a parameter of a ResNet-50 checkpoint; None for one to drop."""
+    """Return the detector's name for a parameter of a ResNet-50 checkpoint; None to drop it."""
     if name.startswith(DROPPED):
         return None
     if not name.startswith(BACKBONE):
@@ -34,7 +34,10 @@ COUNTER = "num_batches_tracked"
 
 
 def from_torch(name: str) -> str:
-    """`layer2.0.downsample.1.running_var` to `backbone.layer2.0.bn_down_sample.moving_variance`."""
+    """Return the detector's name for one of a PyTorch ResNet-50.
+
+    `layer2.0.downsample.1.running_var` is `backbone.layer2.0.bn_down_sample.moving_variance`.
+    """
     name = name.replace("downsample.0.", "conv_down_sample.")
     name = name.replace("downsample.1.", "bn_down_sample.")
     module, _, part = name.rpartition(".")
@@ -44,5 +47,5 @@ def from_torch(name: str) -> str:
 
 
 def from_mindspore(name: str) -> str:
-    """A name of ModelZoo's or MindCV's; a prefix `backbone.` may be there already."""
+    """Return the detector's name for one of ModelZoo or MindCV, with or without `backbone.`."""
     return map_name(name.replace("down_sample.", "down_sample_layer.")) or name

@@ -1,7 +1,7 @@
-"""What a converted checkpoint says of its origin, and whether a detector fits it.
+"""Record the origin of a converted checkpoint, and check whether a detector fits it.
 
-The record is one more entry of the checkpoint: JSON text as bytes. Two things that shapes do not
-tell stand in it: where the backbone strides, and which classes the box head knows.
+The record is one more entry of the checkpoint: JSON text as bytes. It holds two facts that shapes
+do not show: where the backbone has its stride, and which classes the box head knows.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from src.errors import UserError
 from src.files import parsed_json
 
 RECORD_NAME = "suite.source"
-# How all entries begin that this suite adds to the parameters.
+# Prefix of all entries that this suite adds to the parameters.
 OWN_ENTRIES = "suite."
-# What SGD and Momentum of MindSpore keep for each weight begins so.
+# Prefixes of what MindSpore's SGD and Momentum keep for each weight.
 OPTIMISER_SLOTS = ("accum.", "moments.")
-# Values of the key `backbone`, by where a block strides: on the 3x3, or on the 1x1.
+# Values of the key `backbone`, by the stride of a block: on the 3x3, or on the 1x1.
 V1_5, V1 = "resnet_v1.5_50", "resnet_v1_50"
 CONVERT = "python -m src.convert_checkpoint --ckpt_file={}"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights come from.
+    """Describe where weights come from.
 
     Attributes:
         kind: what was converted, in words.
         backbone: a value of the key `backbone`.
-        bn_eps: epsilon of BatchNorm in training; the checkpoint's values are for the detector's.
-        classes: of the box head, the background first; None: not a whole detector, or not known.
+        bn_eps: epsilon of BatchNorm in training; the checkpoint's values fit the detector's.
+        classes: classes of the box head, the background first; None where they are not known or it
+            is not a whole detector.
     """
 
     kind: str
@@ -43,12 +44,12 @@ class Source:
     classes: list[str] | None = None
 
     def packed(self) -> np.ndarray:
-        """As an entry of a checkpoint, (N,) uint8."""
+        """Return the record as an entry of a checkpoint, (N,) uint8."""
         return np.frombuffer(json.dumps(asdict(self)).encode(), np.uint8)
 
 
 def unpack(record: np.ndarray | bytes | None, path: str) -> Source | None:
-    """The source from an entry of a checkpoint; None where there is none.
+    """Read the source from an entry of a checkpoint; None without one.
 
     Raises:
         UserError: the entry is corrupt.
@@ -66,15 +67,15 @@ def unpack(record: np.ndarray | bytes | None, path: str) -> Source | None:
 
 
 def strides_on_1x1(backbone: str) -> bool:
-    """Return whether the first 1x1 convolution of a block has the stride, in place of the 3x3."""
+    """Tell whether the first 1x1 convolution of a block has the stride, not the 3x3."""
     return backbone == "resnet_v1_50"
 
 
 def of_upstreams_worker(names: Iterable[str]) -> bool:
     """Return whether a checkpoint with these names is one of upstream's federated workers.
 
-    They hold a whole detector with what its optimiser keeps. This suite saves the detector alone,
-    with entries of its own; a classifier with an optimiser is not meant.
+    They hold a whole detector and its optimiser's state. This suite saves only the detector, with
+    entries of its own. A classifier with an optimiser is not such a checkpoint.
     """
     known = list(names)
     return (
@@ -87,17 +88,17 @@ def of_upstreams_worker(names: Iterable[str]) -> bool:
 def require_backbone(
     source: Source | None, names: Iterable[str], backbone: str, path: str | Path, key: str = ""
 ) -> None:
-    """Refuse weights that were trained with the stride elsewhere; shapes do not tell.
+    """Refuse weights that were trained with the stride elsewhere; shapes do not show it.
 
     Args:
-        source: what a converted checkpoint says of its origin.
-        names: of the checkpoint's entries.
-        backbone: of the detector that is to have them.
-        path: of the checkpoint, for the message.
-        key: what the message begins with.
+        source: what a converted checkpoint says about its origin.
+        names: names of the checkpoint's entries.
+        backbone: backbone of the detector that is to load them.
+        path: path of the checkpoint, for the message.
+        key: text that the message begins with.
 
     Raises:
-        UserError: names both.
+        UserError: names both backbones.
     """
     if source is not None and strides_on_1x1(source.backbone) != strides_on_1x1(backbone):
         raise UserError(
@@ -116,10 +117,10 @@ def require_backbone(
 
 
 def require_classes(source: Source | None, classes: Sequence[str], path: str) -> None:
-    """Refuse a trained box head of other classes, or of the same in another order.
+    """Refuse a trained box head of other classes, or of the same classes in another order.
 
     Raises:
-        UserError: names the first that differs.
+        UserError: names the first class that differs.
     """
     if source is None or source.classes is None or source.classes == list(classes):
         return

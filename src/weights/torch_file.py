@@ -1,8 +1,8 @@
-"""Files of torch.save: the zip archive of PyTorch 1.6 and later, and the form before it.
+"""Read files of torch.save: the zip archive of PyTorch 1.6 and later, and the format before it.
 
 The archive holds `data.pkl`, a pickle of the object, and `data/KEY`, the numbers of each storage.
-The older form is a row of pickles (a magic number, a version, the machine, the object, the keys of
-the storages), then for each storage the count of its numbers in 8 bytes, and the numbers.
+The older format is a sequence of pickles (a magic number, a version, the machine, the object, the
+keys of the storages), then for each storage the count of its numbers in 8 bytes, and the numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from src.errors import UserError
 
-# The instructions of dicts, lists, tuples, numbers and text, of names and of calling them.
+# Pickle instructions for dicts, lists, tuples, numbers and text, for names and for calling them.
 INSTRUCTIONS = frozenset(
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT "
     "BINSTRING SHORT_BINSTRING BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES "
@@ -29,8 +29,8 @@ INSTRUCTIONS = frozenset(
     "BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE NEWOBJ "
     "BUILD BINPERSID".split()
 )
-# Tuples within tuples; PyTorch's have three. As a key of a dict they are hashed one within the
-# other, and thousands would exhaust the interpreter's stack.
+# Most levels of nested tuples; PyTorch's have three. A tuple as a key of a dict is hashed
+# recursively, and thousands of levels would exhaust the interpreter's stack.
 DEEPEST = 50
 STORAGES = {
     "DoubleStorage": "float64",
@@ -44,7 +44,7 @@ STORAGES = {
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
-# What training scripts keep next to the weights: their arguments, a schedule's milestones, figures.
+# What training scripts save next to the weights: arguments, a schedule's milestones, metrics.
 BESIDE = (
     "argparse.Namespace",
     "collections.Counter",
@@ -63,7 +63,7 @@ BESIDE = (
 
 @dataclass(frozen=True)
 class StorageKind:
-    """Stands for a storage class; `elements` is the type of its numbers."""
+    """Stand in for a storage class; `elements` is the type of its numbers."""
 
     __slots__ = ("elements",)
 
@@ -72,13 +72,13 @@ class StorageKind:
 
 @dataclass(frozen=True)
 class Storage:
-    """One block of numbers in the file.
+    """Describe one block of numbers in the file.
 
     Attributes:
-        key: under which the file keeps it.
+        key: key of the storage in the file.
         elements: type of its numbers, a key of `ELEMENT_TYPES`.
-        start: number of the block's first element in what is kept under `key`.
-        count: its numbers.
+        start: index of the block's first number in what the file has under `key`.
+        count: how many numbers it has.
     """
 
     __slots__ = ("key", "elements", "start", "count")
@@ -91,7 +91,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A view of a storage: element (i, j, ..) is number `offset + i * stride[0] + ...`."""
+    """Describe a view of a storage: element (i, j, ..) is number `offset + i * stride[0] + ...`."""
 
     __slots__ = ("storage", "offset", "shape", "stride")
 
@@ -102,32 +102,32 @@ class StoredTensor:
 
 
 class _Dict(dict):
-    """Stands for OrderedDict, and leaves out what PyTorch sets on one, its `_metadata`."""
+    """Stand in for OrderedDict, and ignore what PyTorch sets on one, its `_metadata`."""
 
     __slots__ = ()
 
     def __setstate__(self, state: object) -> None:
-        """Nothing is kept."""
+        """Ignore the state."""
 
 
 class _Beside:
-    """Stands for what is no weight and is not looked at, a class or a function; keeps nothing."""
+    """Stand in for a class or function that is no weight; ignore all of its content."""
 
     __slots__ = ()
 
     def __new__(cls, *_: Any) -> _Beside:
-        """Whatever the call's arguments are."""
+        """Accept any arguments."""
         return super().__new__(cls)
 
     def __init__(self, *_: Any):
-        """Whatever the call's arguments are."""
+        """Accept any arguments."""
 
     def __setstate__(self, state: object) -> None:
-        """Nothing is kept."""
+        """Ignore the state."""
 
 
 class _Rebuild:
-    """Stands for one of PyTorch's functions that make a tensor; nothing can be set on it."""
+    """Stand in for one of PyTorch's functions that make a tensor; its attributes are fixed."""
 
     __slots__ = ("_make",)
 
@@ -172,23 +172,23 @@ ADMITTED: dict[str, Any] = {
 
 
 class _StateDictUnpickler(pickle.Unpickler):
-    """Gives stand-ins for the names of `ADMITTED`, and refuses all others."""
+    """Return stand-ins for the names of `ADMITTED`, and refuse all others."""
 
     def __init__(self, stream: BinaryIO, path: str):
         super().__init__(stream, encoding="utf-8")
         self._path = path
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in; called for every name in the pickle.
+        """Return the stand-in for a name; the unpickler calls this for every name in the pickle.
 
         Raises:
-            UserError: the name has no place in a state dict.
+            UserError: the name does not belong in a state dict.
         """
         _require_admitted(self._path, f"{module}.{name}")
         return ADMITTED[f"{module}.{name}"]
 
     def persistent_load(self, pid: Any) -> Storage:
-        """The block of numbers that the file keeps outside its pickle."""
+        """Return the description of a block of numbers that the file has outside its pickle."""
         tag, kind, key, _, count, *view = pid
         start = 0
         if view and view[0] is not None:
@@ -202,13 +202,13 @@ class _StateDictUnpickler(pickle.Unpickler):
 
 
 def load_pickle(stream: BinaryIO, path: str) -> Any:
-    """What the pickle at the stream's position holds; tensors as `StoredTensor`.
+    """Load the pickle at the stream's position; tensors become `StoredTensor`.
 
-    The stream then stands behind the pickle.
+    The stream's position is then behind the pickle.
 
     Raises:
-        UserError: names or instructions that no state dict needs, before any of it is carried
-            out, or no pickle.
+        UserError: names or instructions that no state dict needs, before any of it is executed,
+            or no pickle.
     """
     start = stream.tell()
     try:
@@ -217,14 +217,14 @@ def load_pickle(stream: BinaryIO, path: str) -> Any:
         return _StateDictUnpickler(stream, path).load()
     except UserError:
         raise
-    # Whatever a corrupt program of data may cause; the reading itself executes nothing.
+    # A corrupt pickle may raise any exception; reading it executes nothing of the file.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: its pickle is corrupt or cut short: {reason}") from error
 
 
 def _look_through(stream: BinaryIO, path: str) -> None:
-    """Read the instructions without carrying them out."""
+    """Check the instructions without executing them."""
     length, depths = 0, _TupleDepths()
     for length, (code, argument, _) in enumerate(pickletools.genops(stream), 1):
         if code.name == "GLOBAL":
@@ -234,7 +234,7 @@ def _look_through(stream: BinaryIO, path: str) -> None:
                 f"{path}: its pickle has the instruction {code.name}, which no state dict needs; "
                 "nothing of it was carried out"
             )
-        # Memory for the remembered objects is taken up to the highest number.
+        # The unpickler allocates memory up to the highest number of a remembered object.
         if code.name == "LONG_BINPUT" and int(argument or 0) > length:
             raise UserError(f"{path}: its pickle is corrupt: it remembers object {argument}")
         if depths.after(code, argument) > DEEPEST:
@@ -245,14 +245,14 @@ def _look_through(stream: BinaryIO, path: str) -> None:
 
 
 class _TupleDepths:
-    """How deep tuples are nested in what a pickle's program would have on its stack."""
+    """Track how deep tuples are nested in what a pickle would have on its stack."""
 
     def __init__(self) -> None:
         self._stack: list[int | None] = []  # None is a mark
         self._kept: dict[int, int] = {}
 
     def after(self, code: pickletools.OpcodeInfo, argument: Any) -> int:
-        """The depth of what stands on top after an instruction; 0 of anything but a tuple."""
+        """Return the depth of the stack's top after an instruction; 0 for all but tuples."""
         stack = self._stack
         if code.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
             top = stack[-1] if stack else None
@@ -270,7 +270,7 @@ class _TupleDepths:
         return made
 
     def _taken(self, code: pickletools.OpcodeInfo) -> Iterator[int | None]:
-        """Take what an instruction uses off the stack."""
+        """Pop what an instruction uses from the stack and return its depths."""
         below = list(code.stack_before)
         if pickletools.markobject in below:
             below = below[: below.index(pickletools.markobject)]
@@ -305,15 +305,15 @@ ELEMENT_TYPES = {
 
 
 def element_bytes(kind: str) -> int:
-    """Bytes of one number of type `kind`, a key of `ELEMENT_TYPES`."""
+    """Return the bytes of one number of type `kind`, a key of `ELEMENT_TYPES`."""
     return np.dtype(ELEMENT_TYPES[kind]).itemsize
 
 
 def decode(data: bytes, kind: str) -> np.ndarray:
-    """The numbers in `data`, 1-D float32.
+    """Return the numbers in `data`, 1-D float32.
 
     Args:
-        data: whole numbers of type `kind`, little-endian.
+        data: a whole number of values of type `kind`, little-endian.
         kind: a key of `ELEMENT_TYPES`.
     """
     values = np.frombuffer(data, ELEMENT_TYPES[kind])
@@ -327,26 +327,26 @@ def decode(data: bytes, kind: str) -> np.ndarray:
 ZIP_START = b"PK\x03\x04"
 OLD_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
-# A pickle of names and shapes: that of a detector has 30 kB.
+# Bytes of a pickle of names and shapes; that of a detector has 30 kB.
 PICKLE_LIMIT = 64 * 2**20
-# Where training scripts put the state dict among other things, in the order of preference.
+# Keys under which training scripts save the state dict among other things, preferred ones first.
 PLACES = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")
 
 
 def is_torch_file(path: Path) -> bool:
-    """Whether `path` begins as torch.save begins a file."""
+    """Tell whether `path` begins as torch.save begins a file."""
     with path.open("rb") as file:
         start = file.read(len(OLD_START))
     return start.startswith(ZIP_START) or start == OLD_START
 
 
 def read_torch_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict by name, float32.
+    """Read the tensors of a state dict by name, float32.
 
-    A state dict among other things of a training checkpoint is found in its usual places.
+    In a training checkpoint with other content, the state dict is searched under its usual keys.
 
     Raises:
-        UserError: not a file of torch.save, broken, or with anything but plain tensors in it.
+        UserError: not a file of torch.save, corrupt, or with anything but plain tensors in it.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -363,7 +363,7 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_archive(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
-    """The object, and the numbers of its storages by key."""
+    """Return the object, and the numbers of its storages by key."""
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         root = _root(path, entries)
@@ -381,7 +381,7 @@ def _read_archive(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _root(path: Path, entries: Mapping[str, zipfile.ZipInfo]) -> str:
-    """The folder inside the archive, with a slash; torch.save names it after the file."""
+    """Return the archive's folder, with a slash, which torch.save names after the file."""
     roots = [name[: -len("data.pkl")] for name in entries if name.endswith("data.pkl")]
     if len(roots) != 1 or roots[0].count("/") != 1:
         raise UserError(f"{path}: a zip file, but not one of torch.save: no data.pkl in it")
@@ -393,14 +393,14 @@ def _root(path: Path, entries: Mapping[str, zipfile.ZipInfo]) -> str:
     if entries[f"{roots[0]}data.pkl"].file_size > PICKLE_LIMIT:
         raise UserError(f"{path}: its pickle has more than {PICKLE_LIMIT} bytes: not of weights")
     for name, entry in entries.items():
-        # torch.save does not compress; a small file that unpacks to a huge one is no such file.
+        # torch.save does not compress; this also refuses a small file that unpacks to a huge one.
         if entry.compress_type != zipfile.ZIP_STORED:
             raise UserError(f"{path}: {name} in it is compressed, which torch.save never does")
     return roots[0]
 
 
 def _read_old(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
-    """As `_read_archive`, of the form before the archive."""
+    """Read what `_read_archive` reads, from the format before the archive."""
     with path.open("rb") as file:
         magic, version, machine = (load_pickle(file, str(path)) for _ in range(3))
         if magic != OLD_MAGIC or version != 1001 or not isinstance(machine, dict):
@@ -420,7 +420,7 @@ def _read_old(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _exactly(file: BinaryIO, size: int) -> bytes:
-    """The next `size` bytes.
+    """Read the next `size` bytes.
 
     Raises:
         EOFError: there are fewer.
@@ -432,7 +432,7 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
 
 
 def _storages(found: Any) -> Iterator[Storage]:
-    """Those of all tensors in nested dicts, lists and tuples."""
+    """Yield the storages of all tensors in nested dicts, lists and tuples."""
     waiting, seen = [found], set()
     while waiting:
         item = waiting.pop()
@@ -444,12 +444,12 @@ def _storages(found: Any) -> Iterator[Storage]:
 
 
 def _state_dict(found: Any, path: str) -> dict[str, StoredTensor]:
-    """The tensors by name in what the file holds.
+    """Return the tensors by name in what the file holds.
 
     Raises:
-        UserError: none are there.
+        UserError: it has none.
     """
-    # The places first: a training checkpoint may have tensors of its own, a best accuracy.
+    # Check PLACES first: a training checkpoint may have tensors of its own, e.g. a best accuracy.
     for candidate in (*(found.get(p) for p in PLACES if isinstance(found, dict)), found):
         if isinstance(candidate, dict):
             tensors = {
@@ -467,7 +467,7 @@ def _state_dict(found: Any, path: str) -> dict[str, StoredTensor]:
 
 
 def _values(tensor: StoredTensor, storages: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The numbers of one tensor, float32.
+    """Return the numbers of one tensor, float32.
 
     Raises:
         ValueError: it reaches beyond its storage.

@@ -1,4 +1,4 @@
-"""torchvision's `fasterrcnn_resnet50_fpn` by the detector's names, shapes and order of classes."""
+"""Convert torchvision's `fasterrcnn_resnet50_fpn` to the detector's names, shapes and classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from src.weights.resnet_names import from_torch
 BODY = "backbone.body."
 RPN = "rpn_with_loss.rpn_convs_list.0."
 OFFSETS_BIAS = f"{RPN}rpn_reg.bias"
-# Anchors of both: one scale, a multiple of the stride, and ratios of height to width.
+# Anchors of both detectors: one scale, a multiple of the stride, and ratios of height to width.
 ANCHOR_SCALE = 8
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)
 # Since torchvision 0.13 a convolution with its activation is a sequence: a further ".0" in names.
@@ -38,7 +38,7 @@ RENAMED = {
 
 
 def detector_name(name: str) -> str:
-    """The detector's name for one of torchvision's; others stay as they are."""
+    """Return the detector's name for one of torchvision's; others are returned unchanged."""
     if name.startswith(BODY):
         return from_torch(name[len(BODY) :])
     for old, new in RENAMED.items():
@@ -53,10 +53,10 @@ def detector_name(name: str) -> str:
 
 
 def detector_values(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """By the detector's names; dense weights become (in, out), as it stores them.
+    """Return the values by the detector's names; dense weights become (in, out), as it stores them.
 
     The order of the pooled features, channel, row, column, is the same in both. The detector's
-    anchors lie half a stride further right and down, which the bias of the offsets takes back.
+    anchors lie half a stride further right and down, which the bias of the offsets compensates.
     """
     renamed = {detector_name(name): value for name, value in values.items()}
     for name in renamed:
@@ -69,9 +69,9 @@ def detector_values(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def half_stride() -> np.ndarray:
-    """Half a stride as offsets of each anchor, (A, 4) float32: parts of its width and height.
+    """Return half a stride as offsets of each anchor, (A, 4) float32: parts of its sides.
 
-    The same on every level, but for the rounding of the anchors' sides to whole pixels.
+    They are the same on every level, except for the rounding of the anchors' sides to whole pixels.
     """
     roots = np.sqrt(ANCHOR_RATIOS)
     still = np.zeros_like(roots)
@@ -88,7 +88,7 @@ def order_classes(
     regressor loses the background's columns, which the detector does not have.
 
     Args:
-        values: by the detector's names, dense weights (in, out).
+        values: arrays by the detector's names, dense weights (in, out).
         classes: names in the order of the columns, the background first; None where not known.
 
     Returns:
