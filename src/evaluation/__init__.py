@@ -1,1 +1,1 @@
-"""How good a detector is: COCO's figures of a network on labelled images."""
+"""Evaluate a detector: COCO metrics of a network on labelled images."""

@@ -17,19 +17,19 @@ from src.evaluation.metrics import MAX_DETECTIONS
 def detect(
     infer: nn.Cell, config: Any, images: Iterable[tuple[str, bytes]]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The detections of each image.
+    """Yield the detections of each image.
 
-    The network takes `config.test_batch_size` images at a time; where fewer are left, the last one
-    fills the batch and is not counted again.
+    The network takes `config.test_batch_size` images at a time. Where fewer are left, the last
+    image is repeated to fill the batch, and the detections on the repetitions are dropped.
 
     Args:
-        infer: gives boxes, labels and mask of a batch, as `FasterRcnn_Infer`.
-        config: test_batch_size, test_max_per_img, and what `preprocess_fn` takes.
-        images: name and content of each, a JPEG or PNG that is known to decode.
+        infer: returns boxes, labels and mask of a batch, as `FasterRcnn_Infer`.
+        config: provides test_batch_size, test_max_per_img, and the keys for `preprocess_fn`.
+        images: name and content of each image, a JPEG or PNG that is known to decode.
 
     Returns:
         For each image (n, 5) float32 x1, y1, x2, y2 in pixels of the original, score, best first,
-        and (n,) int32 classes counted from 0 without the background; at most 100 of them.
+        and (n,) int32 classes counted from 0 without the background; n is at most 100.
     """
     size = config.test_batch_size
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
@@ -44,7 +44,12 @@ def detect(
 
 
 def prepare(encoded: bytes, config: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(3, img_height, img_width) float32, and (4,) height and width of the original and factors."""
+    """Decode and scale an image for the network.
+
+    Returns:
+        (3, img_height, img_width) float32, and (4,) float32 height and width of the original and
+        their scale factors.
+    """
     image, shape, *_ = preprocess_fn(decoded(encoded), NO_BOX, False, config)
     return image, shape
 
@@ -61,7 +66,7 @@ def _detect_batch(
 
 
 def within_image(boxes: np.ndarray, height: float, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """`boxes` (D, 5) clipped to the image, and which of them (D,) have an area in it.
+    """Clip `boxes` (D, 5) to the image; return them and (D,) bool, True for those with an area.
 
     The network clips to its own input, which is larger than the image where that was padded.
     """
@@ -74,13 +79,13 @@ def within_image(boxes: np.ndarray, height: float, width: float) -> tuple[np.nda
 def top_detections(
     boxes: np.ndarray, labels: np.ndarray, mask: np.ndarray, max_per_img: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best detections of one image, best first.
+    """Return the best detections of one image, best first.
 
     Args:
         boxes: (D, 5) x1, y1, x2, y2, score.
         labels: (D,) or (D, 1) classes counted from 0.
-        mask: (D,) or (D, 1) bool of the rows that are detections.
-        max_per_img: how many to give at most, of all classes together.
+        mask: (D,) or (D, 1) bool, True for rows that are detections.
+        max_per_img: the largest number of detections, of all classes together.
 
     Returns:
         (n, 5) and (n,); of equal scores the earlier row comes first.

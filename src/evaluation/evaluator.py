@@ -1,4 +1,4 @@
-"""A detector measured on a validation set, as often as its weights change."""
+"""Evaluate a detector on a validation set, again each time its weights change."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from src.model_utils.config import setting
 
 @dataclass
 class Evaluation:
-    """What one evaluation found.
+    """Hold the result of one evaluation.
 
     Attributes:
-        figures: the twelve of `coco_metrics.FIGURES`; None where there is nothing to measure.
+        figures: the twelve metrics of `metrics.FIGURES`; None where there is nothing to measure.
         per_class: AP of each class that has an object, by name.
-        images: how many were looked at.
-        seconds: for all of it, without the compilation before the first one.
+        images: number of images that were evaluated.
+        seconds: duration, without the compilation before the first evaluation.
         results: detections in COCO's result format, with the file's own ids.
     """
 
@@ -38,7 +38,7 @@ class Evaluation:
     results: list[dict[str, Any]]
 
     def record(self) -> dict[str, Any]:
-        """What goes into a metrics file: everything but the detections."""
+        """Return the record for a metrics file: everything except the detections."""
         seconds = round(self.seconds, 3)
         return {
             **self.figures, "per_class": self.per_class, "images": self.images, "seconds": seconds
@@ -46,14 +46,14 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates a network, which may be in training in between.
+    """Evaluate a network, which may be trained in between.
 
-    Network and training share their parameters; evaluation has one compiled graph more.
+    Evaluation and training share the parameters; evaluation compiles one graph of its own.
 
     Args:
         config: the detector's configuration.
         network: a `Faster_Rcnn`.
-        data: what it is measured on.
+        data: the validation set.
     """
 
     def __init__(self, config: Any, network: nn.Cell, data: ValidationSet):
@@ -67,13 +67,12 @@ class Evaluator:
         """Evaluate the weights that the network has now.
 
         Args:
-            progress: passes the images on, and may show how many.
+            progress: yields the images that it gets, and may show how many.
 
-        Images that do not decode are left out, with what is labelled on them; standard error says
-        so once.
+        Images that do not decode are left out, with their annotations; standard error says so once.
 
         Raises:
-            OSError: an image is gone.
+            OSError: an image cannot be read any more.
             BrokenImageError: none of them decodes.
         """
         was_training = self._network.training
@@ -93,7 +92,7 @@ class Evaluator:
         return Evaluation(figures, per_class, len(numbers), seconds, results)
 
     def _compile(self) -> None:
-        """The graph of evaluation, once."""
+        """Compile the graph of evaluation, once."""
         if self._infer is not None:
             return
         config = self._config
@@ -104,7 +103,7 @@ class Evaluator:
         self._infer = infer
 
     def _detections(self, progress: Callable) -> tuple[list[int], list[dict[str, Any]]]:
-        """Numbers in the validation set of the images that decode, and the detections on them."""
+        """Return the numbers of the images that decode, from 1, and the detections on them."""
         places = list(range(1, self._config.num_classes))
         limit = setting(self._config, "max_image_pixels")
         check = ImageCheck(progress(self.data.encoded()), limit)

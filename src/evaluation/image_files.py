@@ -1,4 +1,4 @@
-"""Images that are detected on, of which some may be broken: files of a command, or a set's."""
+"""Read images to run the detector on, from files or a validation set; some may be corrupt."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from src.errors import UserError, user_path
 from src.printing import print
 from src.progress import progress
 
-NAMED = 5  # images of an evaluation that are named one by one
+NAMED = 5  # so many left-out images of an evaluation are named one by one
 
 
 def find_images(given: Sequence[Path], flag: str) -> list[Path]:
-    """Files as they are given, and the JPEG and PNG files of folders by name; each once.
+    """Return the given files, and the JPEG and PNG files of given folders by name; each once.
 
     Raises:
-        UserError: one is not there, or a folder has no image.
+        UserError: a path does not exist, or a folder has no image.
     """
     found: list[Path] = []
     for path in (user_path(one) for one in given):
@@ -43,7 +43,7 @@ def find_images(given: Sequence[Path], flag: str) -> list[Path]:
 
 
 def _in_folder(folder: Path, flag: str) -> list[Path]:
-    """The JPEG and PNG files of a folder by name; images of other formats are named."""
+    """Return the JPEG and PNG files of a folder by name; warn of images of other formats."""
     files = sorted(folder.iterdir())
     inside = [file for file in files if file.suffix.lower() in SUFFIXES]
     others = [file.name for file in files if file.suffix.lower() in OTHER_SUFFIXES]
@@ -57,7 +57,7 @@ def _in_folder(folder: Path, flag: str) -> list[Path]:
 
 
 class ImageReader:
-    """Reads images one after the other; broken ones are left out with a warning.
+    """Read images one after the other; leave out corrupt ones with a warning.
 
     Args:
         paths: the files.
@@ -65,7 +65,7 @@ class ImageReader:
 
     Attributes:
         sound: the files that were read so far, with their headers.
-        skipped: those that were left out.
+        skipped: the files that were left out so far.
     """
 
     def __init__(self, paths: Sequence[Path], max_pixels: int = MAX_PIXELS):
@@ -75,10 +75,10 @@ class ImageReader:
         self.skipped: list[Path] = []
 
     def __iter__(self) -> Iterator[tuple[Path, bytes]]:
-        """Path and content of each sound image.
+        """Yield path and content of each sound image.
 
         Raises:
-            UserError: at the end, where there was none.
+            UserError: at the end, if there was none.
         """
         for path in progress(self._paths, "images", "image"):
             try:
@@ -98,15 +98,15 @@ class ImageReader:
 
 
 class ImageCheck:
-    """Passes on the images that decode, of those that an evaluation reads.
+    """Yield those images of an evaluation that decode.
 
     Args:
         images: name and content of each.
         max_pixels: an image with more is left out.
 
     Attributes:
-        sound: numbers of the images that were passed on, counted from 1, and their headers.
-        broken: name of each that was left out, and why.
+        sound: numbers, from 1, of the images that were yielded so far, and their headers.
+        broken: name of each image that was left out, and why.
     """
 
     def __init__(self, images: Iterable[tuple[str, bytes]], max_pixels: int):
@@ -127,7 +127,7 @@ class ImageCheck:
             yield name, encoded
 
     def report(self) -> None:
-        """Say on standard error what was left out, and what was changed."""
+        """Print to standard error what was left out, and what was changed."""
         for name, reason in self.broken[:NAMED]:
             warn(f"{name} is left out of the evaluation: {reason}")
         if len(self.broken) > NAMED:
@@ -136,12 +136,12 @@ class ImageCheck:
 
 
 def warn(what: str) -> None:
-    """A warning on standard error."""
+    """Print a warning to standard error."""
     print(f"warning: {what}", file=sys.stderr, flush=True)
 
 
 def warn_of_scaled(headers: Iterable[ImageHeader]) -> None:
-    """Say how many images have more bits than the detector takes, if any has."""
+    """Warn of the number of images with more bits than the detector takes, if there are any."""
     scaled = sum(header.bits > 8 for header in headers)
     if scaled:
         warn(f"{scaled} images of 16 bits are scaled to 8 by their own range, as for training")

@@ -1,6 +1,6 @@
-"""COCO's twelve figures for boxes, as pycocotools computes them.
+"""COCO's twelve metrics for boxes, as pycocotools computes them.
 
-What they mean: https://cocodataset.org/#detection-eval.
+They are defined at https://cocodataset.org/#detection-eval.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 FIGURES = (
     "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl",
 )  # fmt: skip
-LIMITS = (1, 10, 100)  # COCO's: so many detections per image
+LIMITS = (1, 10, 100)  # COCO's limits of detections per image
 MAX_DETECTIONS = LIMITS[-1]
 
 
@@ -30,22 +30,22 @@ def box_figures(
     limits: Sequence[int] = LIMITS,
     by_class: bool = True,
 ) -> tuple[dict[str, float | None], dict[str, float]]:
-    """The figures of detections against the annotated boxes.
+    """Compute the metrics of detections against the annotated boxes.
 
     Args:
         truths: annotations of COCO's format: image_id, category_id, bbox (x, y, width, height in
-            pixels), area, iscrowd. Their ids are given here.
+            pixels), area, iscrowd. This function assigns their ids.
         detections: of COCO's result format: image_id, category_id, bbox, score.
-        images: the ids of all images looked at, also of those without a box.
+        images: the ids of all evaluated images, also of those without a box.
         classes: category id -> name; detections of other categories do not count.
-        limits: three numbers of detections per image, those of AR1, AR10 and AR100.
-        by_class: False compares boxes without looking at their classes, as proposals are.
+        limits: three limits of detections per image, those of AR1, AR10 and AR100.
+        by_class: False compares boxes regardless of their classes, as for proposals.
 
     Returns:
-        The twelve figures of `FIGURES`, None where there is nothing to measure (no object of that
-        size; of AP, no 100 among `limits`); and the AP of each class that has an object, by name.
+        The twelve metrics of `FIGURES`, None where there is nothing to measure (no object of that
+        size; for AP, no 100 among `limits`); and the AP of each class that has an object, by name.
     """
-    # pycocotools prints its progress; here it would stand among the lines of a log.
+    # pycocotools prints its progress, which would end up between the lines of a log.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
             _coco(truths, images, classes), _coco(_with_area(detections), images, classes), "bbox"
@@ -65,14 +65,14 @@ def class_counts(
     images: Sequence[int],
     classes: dict[int, str],
 ) -> list[list[Any]]:
-    """What of each class was found, where a box counts that overlaps an object by half.
+    """Count what was found of each class; a box matches an object from an IoU of 0.5 on.
 
-    Args: as of `box_figures`.
+    Args: as for `box_figures`.
 
     Returns:
         For each class its name, matched detections, objects, detections, precision, recall, the
-        highest F1 that a limit on the score gives, and that score. Detections of crowds do not
-        count; a figure that would divide by nothing is 0.
+        highest F1 over all score thresholds, and that threshold. Detections of crowds do not count;
+        a metric that would divide by 0 is 0.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
@@ -112,9 +112,9 @@ def class_counts(
 
 
 def _coco(entries: list[dict[str, Any]], images: list[int], classes: dict[int, str]) -> COCO:
-    """An index of boxes; COCO.loadRes would refuse an empty list of results.
+    """Return an index of boxes. COCO.loadRes is not used: it refuses an empty list of results.
 
-    The ids count from 1: pycocotools takes the id 0 of a matched box for "not matched".
+    The ids count from 1, since pycocotools takes the id 0 of a matched box for "not matched".
     """
     coco = COCO()
     coco.dataset = {
@@ -131,12 +131,12 @@ def _with_area(detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _figure(value: float) -> float | None:
-    """A figure of pycocotools, whose -1 stands for "nothing to measure"."""
+    """Return a metric of pycocotools; its -1, which means "nothing to measure", becomes None."""
     return float(value) if value > -1 else None
 
 
 def _per_class(evaluation: COCOeval, classes: dict[int, str]) -> dict[str, float]:
-    """AP by name of each class that has an object; over all sizes, 100 detections an image."""
+    """Return the AP by name of each class with an object; all sizes, 100 detections per image."""
     # Axes: overlap threshold, recall threshold, category, size of the object, detections.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     result = {}
@@ -164,13 +164,13 @@ WHAT = {
 
 
 def figures_line(record: dict[str, Any]) -> str:
-    """A record of metrics.jsonl on one line, "-" where there is nothing to measure."""
+    """Return a record of metrics.jsonl as one line, "-" where there is nothing to measure."""
     figures = " ".join(f"{name}: {_number(record[name])}" for name in FIGURES)
     return f"iteration: {record['iteration']} {figures}{rate(record)}"
 
 
 def figures_table(figures: dict[str, Any], per_class: dict[str, float]) -> list[str]:
-    """The twelve figures and the AP of each class, as lines."""
+    """Return the twelve metrics and the AP of each class, as lines."""
     width = max([9, *map(len, per_class)]) + 2
     lines = [f"{name:{width}}{_number(figures[name]):>7}   {WHAT[name]}" for name in FIGURES]
     lines += ["", f"{'class':{width}}{'AP':>7}"]
@@ -178,7 +178,7 @@ def figures_table(figures: dict[str, Any], per_class: dict[str, float]) -> list[
 
 
 def rate(record: dict[str, Any]) -> str:
-    """ " (60 images, 4.9 images/s)" of an evaluation."""
+    """Return " (60 images, 4.9 images/s)" for an evaluation."""
     speed = record["images"] / max(record["seconds"], 1e-9)
     return f" ({record['images']} images, {speed:.1f} images/s)"
 
@@ -190,7 +190,7 @@ def _number(value: float | None) -> str:
 def coco_results(
     image_id: Any, bboxes: np.ndarray, labels: np.ndarray, category_ids: list[int]
 ) -> list[dict[str, Any]]:
-    """Detections of one image as entries that `pycocotools.coco.COCO.loadRes` takes.
+    """Return the detections of one image as entries that `pycocotools.coco.COCO.loadRes` takes.
 
     Args:
         image_id: the image's id in the annotation file, a number or text.

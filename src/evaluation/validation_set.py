@@ -1,7 +1,7 @@
 """Labelled images to evaluate on: a COCO json with its images, or a MindRecord shard.
 
-Within an evaluation images count from 1 in the file's order and a category is its place in
-coco_classes; the ids of the file come back in `ValidationSet.as_results`.
+Within an evaluation, an image is known by its number from 1 in the file's order and a category by
+its index in coco_classes; `ValidationSet.as_results` restores the ids of the file.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from src.model_utils.config import setting
 
 @dataclass
 class ValidationSet:
-    """What a detector is measured on.
+    """Hold the images and annotations that a detector is evaluated on.
 
     Attributes:
         source: the json or MindRecord file.
         image_ids: id of each image in the file.
-        categories: place in coco_classes -> (id in the file, name), for the classes of the file.
-        truths: annotated boxes as `coco_metrics.box_figures` takes them.
-        encoded: gives the images one after the other: a name for messages, and the JPEG or PNG.
-        notes: what was left out of `truths` or changed in it, counted.
-        image_notes: what was odd of images, counted.
+        categories: index in coco_classes -> (id in the file, name), for the classes of the file.
+        truths: annotated boxes as `metrics.box_figures` takes them.
+        encoded: yields the images one after the other: a name for messages, and the JPEG or PNG.
+        notes: what was left out of `truths` or changed in it, with counts.
+        image_notes: what is unusual about images, with counts.
         turned: number of an image -> its header, where the file's boxes are on the image as EXIF
-            turns it; `truths` are in stored pixels, as detections are.
-        remark: what else is odd; "" where nothing is.
+            rotates it; `truths` are in stored pixels, as detections are.
+        remark: what else is unusual; "" for nothing.
     """
 
     source: Path
@@ -71,7 +71,7 @@ class ValidationSet:
         return f"{self.source}: {counts}{left_out}" + (self.remark and f"; {self.remark}")
 
     def as_results(self, detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """`detections` in COCO's result format, with ids and on images as the file has them."""
+        """Return `detections` in COCO's result format, with ids and boxes as the file has them."""
         return [
             {
                 **entry,
@@ -84,18 +84,18 @@ class ValidationSet:
         ]
 
     def _box_in_file(self, entry: dict[str, Any]) -> dict[str, list[float]]:
-        """The box of a detection on an image that EXIF turns, where the file's boxes are."""
+        """Return the box as the file has boxes, for an image that EXIF rotates; else {}."""
         header = self.turned.get(entry["image_id"])
         return {"bbox": _moved(entry["bbox"], as_shown, header)} if header else {}
 
 
 def open_validation(config: Any, worker: int = 0) -> ValidationSet:
-    """The set that `config.val_set` names, its first `config.eval_limit` images.
+    """Open the set that `config.val_set` names, its first `config.eval_limit` images.
 
     Args:
-        config: val_set (a .json, else a .mindrecord or its folder), eval_limit, coco_classes, and
-            what `image_folders` takes.
-        worker: number that stands in for {worker} in val_set.
+        config: provides val_set (a .json, else a .mindrecord or its folder), eval_limit,
+            coco_classes, and the keys for `image_folders`.
+        worker: number that replaces {worker} in val_set.
 
     Raises:
         UserError: no such set, images missing, or nothing to measure in it.
@@ -161,7 +161,7 @@ def _from_json(config: Any, given: str) -> ValidationSet:
 
 
 def _turned(images: list[dict[str, Any]], files: list[Path]) -> dict[int, ImageHeader]:
-    """Number -> header of the images whose boxes are on them as EXIF turns them."""
+    """Return number -> header of the images whose boxes are on them as EXIF rotates them."""
     headers = {number: peek(file) for number, file in enumerate(files, 1)}
     return {
         number: header
@@ -171,7 +171,7 @@ def _turned(images: list[dict[str, Any]], files: list[Path]) -> dict[int, ImageH
 
 
 def _moved(bbox: list[float], move: Callable, header: ImageHeader) -> list[float]:
-    """x, y, width, height of a box, moved by `as_stored` or `as_shown`."""
+    """Move a box (x, y, width, height) by `as_stored` or `as_shown`."""
     x, y, width, height = bbox
     (corners,) = move(np.array([[x, y, x + width, y + height]]), header)
     x1, y1, x2, y2 = corners.tolist()
@@ -179,7 +179,7 @@ def _moved(bbox: list[float], move: Callable, header: ImageHeader) -> list[float
 
 
 class _Overlaid:
-    """A configuration with some keys of another value."""
+    """Copy a configuration with other values for some keys."""
 
     def __init__(self, config: Any, **values: Any):
         self.__dict__.update(vars(config), **values)
@@ -188,7 +188,7 @@ class _Overlaid:
 def _json_truths(
     coco: dict[str, Any], images: list[dict], places: dict, names: dict, notes: Counter
 ) -> list[dict[str, Any]]:
-    """The boxes of `images` as the json has them, not rounded; `notes` counts those left out."""
+    """Return the boxes of `images` in the json, not rounded; `notes` counts those left out."""
     numbers = {entry["id"]: number for number, entry in enumerate(images, 1)}
     known = {entry["id"] for entry in coco["images"]}
     truths = []
@@ -215,7 +215,7 @@ def _json_truths(
 
 
 def _area(said: Any, box: tuple[float, ...], notes: Counter) -> float:
-    """The area of an object in pixels: the box's where the file says none that can be."""
+    """Return an object's area in pixels: the box's where the file has no valid area."""
     is_number = isinstance(said, (int, float)) and math.isfinite(said)
     if is_number and said >= 0:
         return float(said)
@@ -225,7 +225,7 @@ def _area(said: Any, box: tuple[float, ...], notes: Counter) -> float:
 
 
 def _from_mindrecord(config: Any, path: Path) -> ValidationSet:
-    """Images numbered from 0: a MindRecord does not keep their ids."""
+    """Open a MindRecord; image ids count from 0, since it does not keep the original ids."""
     file = path / (setting(config, "prefix") or BASE_NAME) if path.is_dir() else path
     count = check_mindrecord(file, classes=config.coco_classes)
     limit = setting(config, "eval_limit")
@@ -263,7 +263,7 @@ def _row_truth(number: int, row: list[int]) -> dict[str, Any]:
 
 
 def _column(file: Path, name: str) -> Iterator[np.ndarray]:
-    """One column of a MindRecord file, in its order."""
+    """Yield one column of a MindRecord file, in its order."""
     data = ds.MindDataset(str(file), columns_list=[name], num_parallel_workers=1, shuffle=False)
     for row in data.create_dict_iterator(num_epochs=1, output_numpy=True):
         yield row[name]
