@@ -1,8 +1,8 @@
-"""The whole detector as one ONNX model, from the image to its boxes, built from its weights.
+"""Build the whole detector as one ONNX model, from the image to its boxes, from its weights.
 
-MindSpore's own exporter refuses the network and pools regions otherwise (docs/export.md), so the
-graph is put together here. It takes one image at a time, holds only operators of the ONNX standard,
-and does what src/evaluation/detect.py does with an image.
+MindSpore's own exporter refuses the network and pools RoIs differently (docs/export.md), so the
+graph is built here. It takes one image at a time, uses only operators of the ONNX standard, and
+does what src/evaluation/detect.py does with an image.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from src.FasterRcnn.resnet import BN_EPS
 
 
 def backbone(graph: GraphBuilder, image: str, config: Any) -> list[str]:
-    """C2 to C5 of `image` (1, 3, H, W); `ResNetFea`."""
+    """Add `ResNetFea`: C2 to C5 of `image` (1, 3, H, W)."""
     x = _normed(graph, "backbone.conv1", "backbone.bn1", image, stride=2, pad=3)
     x = graph.add("Relu", x)
-    # The library's SAME: of the one pixel of padding that an even side needs, all lies behind.
+    # The library's SAME: an even side needs one pixel of padding, which is at its end.
     x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])
     stages = []
     for stage, blocks in enumerate(config.resnet_block, 1):
@@ -41,7 +41,7 @@ def backbone(graph: GraphBuilder, image: str, config: Any) -> list[str]:
 def _block(
     graph: GraphBuilder, name: str, x: str, stride: int, down_sample: bool, backbone: str
 ) -> str:
-    """`ResidualBlockUsing`, or of resnet_v1_50 `ResidualBlockUsing_V1`."""
+    """Add `ResidualBlockUsing`, or for resnet_v1_50 `ResidualBlockUsing_V1`."""
     on_1x1, on_3x3 = (stride, 1) if backbone == "resnet_v1_50" else (1, stride)
     out = _normed(graph, f"{name}.conv1", f"{name}.bn1", x, stride=on_1x1)
     out = graph.add("Relu", out)
@@ -57,7 +57,7 @@ def _block(
 def _normed(
     graph: GraphBuilder, conv: str, norm: str, x: str, stride: int = 1, pad: int = 0
 ) -> str:
-    """A convolution without bias and the normalisation behind it, with its stored statistics."""
+    """Add a convolution without bias and its normalisation with stored statistics."""
     x = _conv(graph, conv, x, stride, pad, bias=False)
     parts = ("gamma", "beta", "moving_mean", "moving_variance")
     statistics = [graph.weight(f"{norm}.{part}") for part in parts]
@@ -72,7 +72,7 @@ def _conv(
 
 
 def pyramid(graph: GraphBuilder, stages: list[str], levels: int) -> list[str]:
-    """P2 and on of C2 to C5; `FeatPyramidNeck`."""
+    """Add `FeatPyramidNeck`: `levels` levels from P2 on, from C2 to C5."""
     name = "fpn_ncek"
     merged: list[str] = []
     for i in range(len(stages) - 1, -1, -1):
@@ -87,7 +87,7 @@ def pyramid(graph: GraphBuilder, stages: list[str], levels: int) -> list[str]:
 
 
 def _twice_as_large(graph: GraphBuilder, x: str) -> str:
-    """Each pixel repeated; sides are multiples of 32, so each level is twice the next."""
+    """Repeat each pixel; sides are multiples of 32, so each level is twice the next."""
     return graph.add(
         "Resize",
         x,
@@ -100,7 +100,7 @@ def _twice_as_large(graph: GraphBuilder, x: str) -> str:
 
 
 def anchor_maps(graph: GraphBuilder, level: str) -> tuple[str, str]:
-    """Logits (1, A, h, w) and offsets (1, 4 A, h, w) of a level; `RpnRegClsBlock`."""
+    """Add `RpnRegClsBlock`: logits (1, A, h, w) and offsets (1, 4 A, h, w) of a level."""
     name = "rpn_with_loss.rpn_convs_list.0"
     hidden = graph.add("Relu", _conv(graph, f"{name}.rpn_conv", level, pad=1))
     return _conv(graph, f"{name}.rpn_cls", hidden), _conv(graph, f"{name}.rpn_reg", hidden)
@@ -118,7 +118,7 @@ def decode(
     stds: Sequence[float],
     config: Any,
 ) -> str:
-    """`boxes` (..., 4) moved by `offsets` (..., 4) and clipped to the network's input.
+    """Move `boxes` (..., 4) by `offsets` (..., 4) and clip them to the network's input.
 
     A width is x2 - x1 + 1 (Girshick et al., 2014, appendix C, in whole pixels).
     """
@@ -141,11 +141,11 @@ def decode(
 def proposals(
     graph: GraphBuilder, maps: list[tuple[str, str]], anchors: list[np.ndarray], config: Any
 ) -> str:
-    """(P, 4) boxes of one image, best first; `Proposal` in evaluation, without its padding.
+    """Add `Proposal` in evaluation without padding: (P, 4) boxes of one image, best first.
 
     Args:
         maps: logits (1, A, h, w) and offsets (1, 4 A, h, w) of each level.
-        anchors: of each level, (h * w * A, 4).
+        anchors: anchors of each level, (h * w * A, 4).
     """
     found = [_of_level(graph, *map_, of, config) for map_, of in zip(maps, anchors)]
     boxes = graph.add("Concat", *(boxes for boxes, _ in found), axis=0)
@@ -157,7 +157,7 @@ def proposals(
 def _of_level(
     graph: GraphBuilder, logits: str, offsets: str, anchors: np.ndarray, config: Any
 ) -> tuple[str, str]:
-    """Boxes (n, 4) and scores (n,) of one level that suppression leaves."""
+    """Return boxes (n, 4) and scores (n,) of one level that NMS keeps."""
     positions = len(anchors) // config.num_anchors
     count = min(config.rpn_nms_pre, positions * min(config.num_anchors, CANDIDATES_PER_POSITION))
     scores = graph.add("Sigmoid", _rows(graph, logits, ints(-1)))
@@ -183,12 +183,12 @@ def _of_level(
 
 
 def _rows(graph: GraphBuilder, level: str, shape: np.ndarray) -> str:
-    """A map (1, ., h, w) as rows in the order of the anchors."""
+    """Reshape a map (1, ., h, w) to rows in the order of the anchors."""
     return graph.add("Reshape", graph.add("Transpose", level, perm=[0, 2, 3, 1]), shape)
 
 
 def _best(graph: GraphBuilder, scores: str, most: int) -> list[str]:
-    """The `most` greatest of (n,) scores, or all where they are fewer, and their places."""
+    """Return the `most` greatest of (n,) scores, or all if there are fewer, and their indices."""
     count = graph.add("Min", graph.add("Shape", scores), ints(most))
     return graph.add_many("TopK", 2, scores, count)
 
@@ -196,9 +196,9 @@ def _best(graph: GraphBuilder, scores: str, most: int) -> list[str]:
 def detections(
     graph: GraphBuilder, boxes: str, scores: str, image_shape: str, config: Any
 ) -> tuple[str, str, str]:
-    """Suppression within each class, and the best of what it leaves; in pixels of the original.
+    """Apply NMS within each class and keep the best detections, in pixels of the original.
 
-    As `Faster_Rcnn.get_det_bboxes`, `within_image` and `top_detections` one after the other.
+    This equals `Faster_Rcnn.get_det_bboxes`, `within_image` and `top_detections` in turn.
 
     Args:
         boxes: (P, C, 4) of each proposal and class without the background, in pixels of the input.
@@ -234,23 +234,23 @@ def detections(
 
 
 def _with_area(graph: GraphBuilder, boxes: str) -> str:
-    """Which of (n, 4) boxes have one, (n,) bool."""
+    """Tell which of (n, 4) boxes have an area, (n,) bool."""
     low, high = graph.add_many("Split", 2, boxes, axis=1)
     sides = graph.add("Cast", graph.add("Greater", high, low), to=1)
     return graph.add("Greater", graph.add("ReduceMin", sides, axes=[1], keepdims=0), floats(0.5))
 
 
-OPSET = 16  # the first whose RoiAlign names how coordinates are shifted
+OPSET = 16  # the first whose RoiAlign has an attribute for the shift of coordinates
 IR_VERSION = 8  # the format that came with it: runtimes since 2022 read it
 
 Value = Union[str, np.ndarray, np.generic]
 
 
 class GraphBuilder:
-    """Nodes and constants of a graph that grows.
+    """Collect nodes and constants of a graph.
 
     Args:
-        weights: name to array; `weight` makes constants of them, of the same names.
+        weights: name -> array; `weight` adds them as constants of the same names.
     """
 
     def __init__(self, weights: dict[str, np.ndarray]):
@@ -259,17 +259,17 @@ class GraphBuilder:
         self._constants: dict[str, onnx.TensorProto] = {}
 
     def weight(self, name: str) -> str:
-        """A weight of the detector; a KeyError where there is none of this name."""
+        """Add a weight of the detector; a KeyError if there is none of this name."""
         if name not in self._constants:
             self._constants[name] = numpy_helper.from_array(self._weights[name], name)
         return name
 
     def add(self, kind: str, *inputs: Value, **attributes: Any) -> str:
-        """A node with one output; gives the output's name. Arrays become constants."""
+        """Add a node with one output; return the output's name. Arrays become constants."""
         return self.add_many(kind, 1, *inputs, **attributes)[0]
 
     def add_many(self, kind: str, count: int, *inputs: Value, **attributes: Any) -> list[str]:
-        """A node with `count` outputs; gives their names."""
+        """Add a node with `count` outputs; return their names."""
         number = len(self._nodes)
         outputs = [f"{kind}_{number}_{place}" if place else f"{kind}_{number}"
                    for place in range(count)]  # fmt: skip
@@ -278,7 +278,7 @@ class GraphBuilder:
         return outputs
 
     def named(self, value: str, name: str) -> str:
-        """`value` under a name of one's choice, for an output of the graph."""
+        """Give `value` the name of an output of the graph."""
         self._nodes.append(helper.make_node("Identity", [value], [name], name))
         return name
 
@@ -290,7 +290,7 @@ class GraphBuilder:
     def model(
         self, name: str, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
     ) -> onnx.ModelProto:
-        """The whole graph as a model, checked by onnx with the types of all its nodes."""
+        """Return the whole graph as a model; onnx checks it with the types of all its nodes."""
         constants = list(self._constants.values())
         graph = helper.make_graph(self._nodes, name, inputs, outputs, constants)
         opset = [helper.make_opsetid("", OPSET)]
@@ -300,17 +300,17 @@ class GraphBuilder:
 
 
 def ints(*values: int) -> np.ndarray:
-    """Whole numbers as ONNX takes shapes, axes and counts: int64."""
+    """Return int64, which ONNX takes for shapes, axes and counts."""
     return np.array(values, np.int64)
 
 
 def floats(*values: float) -> np.ndarray:
-    """float32."""
+    """Return float32."""
     return np.array(values, np.float32)
 
 
 def detector_model(weights: dict[str, np.ndarray], config: Any) -> onnx.ModelProto:
-    """The model.
+    """Build the model.
 
     Its inputs are `image` (1, 3, img_height, img_width) float32 and `image_shape` (1, 4) float32
     (height and width of the original, factors of height and width), its outputs `boxes` (n, 4)
@@ -318,8 +318,8 @@ def detector_model(weights: dict[str, np.ndarray], config: Any) -> onnx.ModelPro
     `labels` (n,) int64 counted from 0 without the background.
 
     Args:
-        weights: name to float32 array of every parameter of a `Faster_Rcnn`.
-        config: of the detector.
+        weights: name -> float32 array of every parameter of a `Faster_Rcnn`.
+        config: the detector's configuration.
     """
     graph = GraphBuilder(weights)
     levels = pyramid(graph, backbone(graph, "image", config), config.fpn_num_outs)
@@ -353,7 +353,7 @@ def _outputs() -> list[onnx.ValueInfoProto]:
 
 
 def _properties(config: Any) -> dict[str, str]:
-    """What a program needs besides the graph, as text in the model's metadata."""
+    """Return what a program needs besides the graph, as text for the model's metadata."""
     return {
         "classes": json.dumps(config.coco_classes[1:], ensure_ascii=False),
         "mean": json.dumps(MEAN.tolist()),
@@ -365,7 +365,7 @@ def _properties(config: Any) -> dict[str, str]:
 
 
 def _anchors(config: Any) -> list[np.ndarray]:
-    """Of each level, (h * w * A, 4) float32."""
+    """Return the anchors of each level, (h * w * A, 4) float32."""
     generators = [
         AnchorGenerator(stride, config.anchor_scales, config.anchor_ratios)
         for stride in config.anchor_strides
@@ -374,10 +374,10 @@ def _anchors(config: Any) -> list[np.ndarray]:
 
 
 def pooled(graph: GraphBuilder, boxes: str, levels: list[str], config: Any) -> tuple[str, str]:
-    """Features (P, C * bins) of (P, 4) boxes, each from the level of its size.
+    """Pool (P, 4) boxes, each from the level of its size.
 
     Returns:
-        The boxes in the order of the features, level by level, and the features.
+        The boxes in the order of the features, level by level, and the features (P, C * bins).
     """
     level = _level_numbers(graph, boxes, config)
     regions, features = [], []
@@ -394,7 +394,7 @@ def pooled(graph: GraphBuilder, boxes: str, levels: list[str], config: Any) -> t
 
 
 def _level_numbers(graph: GraphBuilder, boxes: str, config: Any) -> str:
-    """Level (P,) int64 of each box, by the limits of `SingleRoIExtractor.levels`."""
+    """Return the level (P,) int64 of each box, by the limits of `SingleRoIExtractor.levels`."""
     low, high = graph.add_many("Split", 2, boxes, axis=1)
     sides = graph.add("Add", graph.add("Sub", high, low), floats(1))
     width, height = graph.add_many("Split", 2, graph.add("Max", sides, floats(0)), axis=1)
@@ -406,11 +406,12 @@ def _level_numbers(graph: GraphBuilder, boxes: str, config: Any) -> str:
 
 
 def _aligned(graph: GraphBuilder, boxes: str, level: str, stride: int, config: Any) -> str:
-    """Features (n, C, bins, bins) of (n, 4) boxes from one level.
+    """Return features (n, C, bins, bins) of (n, 4) boxes from one level.
 
     The detector samples without a shift by half a pixel, x2 and y2 being the last pixel of a box.
-    RoiAlign without the shift (`output_half_pixel`) makes narrow boxes a cell wide, which ours
-    does not; with it (`half_pixel`) it keeps their width, so the shift is added before.
+    RoiAlign without the shift (`output_half_pixel`) widens narrow boxes to a cell, which the
+    detector does not; with it (`half_pixel`) it keeps their width. So this uses `half_pixel` and
+    adds half a cell to the boxes first, which cancels the shift.
     """
     half = stride / 2
     corners = graph.add("Add", boxes, floats(half, half, half + 1, half + 1))
@@ -431,7 +432,7 @@ def _aligned(graph: GraphBuilder, boxes: str, level: str, stride: int, config: A
 
 
 def _box_head(graph: GraphBuilder, regions: str, features: str, config: Any) -> tuple[str, str]:
-    """Scores (P, C) of the classes without the background, and boxes (P, C, 4); `Rcnn`."""
+    """Add `Rcnn`: scores (P, C) of the classes without the background, and boxes (P, C, 4)."""
     objects = config.num_classes - 1
     hidden = features
     for name in ("shared_fc_0", "shared_fc_1"):
