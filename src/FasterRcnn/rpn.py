@@ -198,8 +198,8 @@ class RPN(nn.Cell):
     ) -> tuple[Tensor, Tensor]:
         """Sum the losses over the sampled anchors and divide by a constant.
 
-        The constant is `num_expected_neg`, the sampled anchors of an image, times the batch size,
-        also where fewer anchors are sampled.
+        The constant is `num_expected_neg`, the sampling slots of an image, times the batch size,
+        even if fewer anchors are sampled.
 
         Args:
             cls_scores: logits of each level, (B, A, h, w).

@@ -88,7 +88,7 @@ def encode(fields: Fields) -> bytes:
 class WeightsBody:
     """Make one table with a vector of FeatureMap, as pieces of bytes to send one after another.
 
-    Iterating yields buffers that are valid until the next one is asked for: the arrays are
+    Iterating yields buffers that are valid until the next one is requested: the arrays are
     multiplied into one small buffer, so that sending takes 2 MiB of memory and not a copy of the
     model. It can be iterated again, for a second attempt.
 

@@ -13,8 +13,8 @@ A message on a connection is
     arrays                  float32 of each array in the order of the head, in the byte order of
                             the machine, without padding
 
-The kinds of messages, in the order in which they come. Load, state and gradients come again and
-again: after a join the gradients of the iteration's steps, then load and state of its exchange.
+The kinds of messages, in the order in which they come. Each join and each exchange of an iteration
+sends its loads and a state; the gradients of the iteration's training steps come between the two.
 
     kind        from -> to          when
     hello       each -> rank 0      once, on connecting; rank 0 waits until all ranks are there, and

@@ -171,7 +171,7 @@ def _scratch(name: str, *shape: int) -> np.ndarray:
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution of stride 1 that keeps the size of its maps.
+    """Apply a 3x3 convolution of stride 1 that keeps the size of its maps.
 
     Args:
         in_channels, out_channels: channels of the input and of the output.

@@ -27,7 +27,7 @@ an even and an odd sum for each pair of rows.
 The last two are the adjoints of give_result and take_weight. A transform of two axes is a transform
 of columns and then of rows, or the other way round, by helpers that transform one axis. Arrays of
 points are (36, channels, tiles) or (36, O, I), point SPAN * y + x being row y and column x of the
-6x6. The last axis of every inner loop lies in one piece of memory, so that the loops become vector
+6x6. The last axis of every inner loop is contiguous in memory, so that the loops become vector
 instructions.
 
 Each kernel works on channels `start` to `end` of its output; `first` to `last` are rows of tiles,
@@ -42,7 +42,7 @@ from src.FasterRcnn.cpu.compiled import compiled
 
 TILE = 4  # side of a tile of the result
 SPAN = TILE + 2  # side of the patch of the input that it depends on
-PRODUCTS = SPAN * SPAN  # multiplications of one tile and one pair of channels
+PRODUCTS = SPAN * SPAN  # multiplications per tile, input channel and output channel
 F32 = np.float32
 A, B = F32(5 / 8), F32(3 / 2)
 A2, B2, A3, B3 = A * A, B * B, A * A * A, B * B * B
@@ -124,7 +124,8 @@ def take_input(start, end, x, first, last, v) -> None:
     """Transform the patches of `x` (B, I, H, W) into `v` (36, I, tiles).
 
     A patch is a tile with a rim of one pixel. `patch` holds a whole row of them, which overlap by
-    2 columns; its columns left and right of the map stay zero, as do rows above and below.
+    2 columns. Its columns left and right of the map stay zero, also through `_input_points_down`,
+    which works on each column by itself; rows above and below the map are set to zero.
     """
     height, width = x.shape[2], x.shape[3]
     tiles, rows = -(-width // TILE), -(-height // TILE)
