@@ -1,12 +1,12 @@
 # make demo    two silos train one detector through a real scheduler, servers and Redis
-# make test    the gate's tests; make test-slow those that take longer; make check ruff, types, layers
-# make coverage   how much of src the gate's tests run, into docs/coverage.md
-# make mutants   which small changes of core modules their tests notice; MODULES=rounds for some (hours)
-# make bench   how fast training, detection and data path are, into docs/performance.md (minutes)
-# make bench-sync   what a synchronisation costs, next to the engine's own client (minutes, 12 GB)
-# make install only the installation into .venv
-# make wheelhouse   the packages as files; make install WHEELHOUSE=wheelhouse takes them from there
-# make lock    requirements.lock again from requirements*.txt; UPGRADE=--upgrade takes newest versions
+# make test    the gate's tests; make test-slow the longer ones; make check ruff, types, layers
+# make coverage   writes how much of src the gate's tests run into docs/coverage.md
+# make mutants   shows which small changes of core modules their tests notice; MODULES=rounds selects (hours)
+# make bench   writes how fast training, detection and data path are into docs/performance.md (minutes)
+# make bench-sync   measures a synchronisation, also with the engine's own client (minutes, 12 GB)
+# make install only installs into .venv
+# make wheelhouse   downloads the packages; make install WHEELHOUSE=wheelhouse installs from there
+# make lock    writes requirements.lock again from requirements*.txt; UPGRADE=--upgrade takes newest versions
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -28,7 +28,7 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(PYTHON) -m pytest -m slow tests
 
-# The processes that tests start are counted too: pytest-cov starts in each by itself.
+# Processes that tests start are counted too: pytest-cov starts in each of them.
 coverage: $(STAMP)
 	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow" --cov=$(CURDIR)/src \
 		--cov-report=json:coverage.json tests
@@ -61,7 +61,7 @@ wheelhouse: $(STAMP)
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
 		--require-hashes --dest $(or $(WHEELHOUSE),wheelhouse) -r requirements.lock
 
-# 3.9.2: cryptography leaves out the Pythons before it.
+# 3.9.2: cryptography does not support earlier versions of Python.
 lock: $(STAMP)
 	$(PYTHON) -m venv $(LOCK_TOOL)
 	$(LOCK_TOOL)/bin/pip install --quiet --disable-pip-version-check uv==0.13.9

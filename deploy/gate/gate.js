@@ -1,9 +1,9 @@
-// What the gate looks at beyond nginx's own checks: a certificate's SHA-256, and the name in a request.
-// The requests are tables of FlatBuffers, as the engine's: field 1 is the silo's identity, fl_id.
+// The gate's checks in addition to nginx's own: a certificate's SHA-256, and the name in a request.
+// The requests are the engine's FlatBuffers tables: field 1 is the silo's identity, fl_id.
 import crypto from 'crypto';
 import fs from 'fs';
 
-// Names stand at the beginning of a request, before the weights; our silos need some 60 kB.
+// Names are at the beginning of a request, before the weights; our silos need about 60 kB.
 const HEAD = 1 << 20;
 const IDENTITY = 1;
 const LONGEST = 200;
@@ -17,7 +17,7 @@ function fingerprint(r) {
     return crypto.createHash('sha256').update(der).digest('hex');
 }
 
-// The first bytes of the request; nginx has put a large one into a file.
+// Return the first bytes of the request; nginx puts a large one into a file.
 function head(r) {
     const file = r.variables.request_body_file;
     if (!file) {
@@ -32,7 +32,7 @@ function head(r) {
     }
 }
 
-// The text in a field of the root table; reading outside of the bytes throws.
+// Return the text in a field of the root table; reading outside of the bytes throws.
 function text(bytes, field) {
     const table = bytes.readUInt32LE(0);
     const fields = table - bytes.readInt32LE(table);
@@ -49,14 +49,14 @@ function text(bytes, field) {
     return bytes.subarray(begin + 4, begin + 4 + length).toString('utf8');
 }
 
-// "hospital_a_0 (30)" is worker 0 of hospital_a, with 30 images. The pattern's $ alone would let a
-// line break pass behind it.
+// "hospital_a_0 (30)" is worker 0 of hospital_a, with 30 images. The pattern's $ alone would accept a
+// line break after it.
 function belongs(identity, silo) {
     return identity.startsWith(silo + '_') && identity.endsWith(')')
         && /^\d+ \(\d+\)$/.test(identity.substring(silo.length + 1));
 }
 
-// Pass a request on to the server when the identity in it is one of the certificate's silo.
+// Pass a request on to the server if its identity belongs to the certificate's silo.
 function passOn(r) {
     let identity;
     try {
