@@ -1,1 +1,1 @@
-"""The three roles of a federation and how weights travel between them; knows no detection."""
+"""The three roles of a federation and the exchange of weights; independent of detection."""

@@ -1,4 +1,4 @@
-"""How the silos' work becomes one model: the algorithm's settings, checked, without MindSpore."""
+"""The aggregation algorithm's settings, read and checked without MindSpore."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ABSOLUTE = "as_abs_grad."
 
 @dataclass(frozen=True)
 class AdaptiveSettings:
-    """Keys of default_config.yaml that sync_type adaptive reads; there they are explained."""
+    """Keys that sync_type adaptive reads; default_config.yaml explains them."""
 
     min_consistent_rate: float = 1.1
     min_consistent_rate_at_round: int = 0
@@ -34,13 +34,13 @@ class AdaptiveSettings:
 
 @dataclass(frozen=True)
 class Aggregation:
-    """The settings of a job.
+    """The aggregation settings of a job.
 
     Attributes:
-        kind: one of the four of the engine.
-        iid_rate: the factor of FedProx' term.
+        kind: one of the engine's four algorithms.
+        iid_rate: the factor of FedProx's proximal term.
         adaptive: None where every iteration has the same number of steps.
-        unit: images that count as one in the mean.
+        unit: number of images that count as one in the weighted mean.
     """
 
     kind: str = FEDAVG
@@ -50,47 +50,47 @@ class Aggregation:
 
     @property
     def server_models(self) -> int:
-        """Arrays of the model's size that the servers hold, and that a silo sends and receives."""
+        """Return how many arrays of the model's size the servers hold and a silo exchanges."""
         return 2 if self.kind == SCAFFOLD or self.adaptive else 1
 
     @property
     def silo_models(self) -> int:
-        """Arrays of the model's size that a silo keeps in memory for the algorithm."""
+        """Return how many arrays of the model's size a silo keeps in memory for the algorithm."""
         return {FEDAVG: 0, FEDPROX: 1, SCAFFOLD: 3, FEDNOVA: 1}[self.kind] + 3 * bool(self.adaptive)
 
     @property
     def resume_models(self) -> int:
-        """Arrays of the model's size in a silo's state for --resume, the momentum included."""
+        """Return how many arrays of the model's size a state for --resume has, with momentum."""
         return 1 + (self.kind == SCAFFOLD) + 2 * bool(self.adaptive)
 
     def aspects(self) -> dict[str, object]:
-        """What silos must agree on, under the same names for every algorithm."""
+        """Return what silos must agree on, under the same names for every algorithm."""
         algorithm = (self.kind, self.iid_rate if self.kind == FEDPROX else None)
         return {UNIT_ASPECT: self.unit, ALGORITHM_ASPECT: algorithm, SYNC_ASPECT: self.adaptive}
 
     def server_features(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What their first model holds besides the weights, by name: zeros.
+        """Return what the servers' first model holds besides the weights, by name: zeros.
 
-        Scaffold's control variates are not among it: a server adds them by itself.
+        Scaffold's control variates are not included: a server adds them by itself.
         """
         if not self.adaptive:
             return {}
         return {ABSOLUTE + name: np.zeros_like(array) for name, array in weights.items()}
 
     def made_for(self, mark: np.ndarray) -> bool:
-        """Whether a model's fingerprint, in which `aspects` come last, names this algorithm."""
+        """Return whether a model's fingerprint, which ends with `aspects`, names this algorithm."""
         own = fingerprint(self.aspects())
         return mark.size < own.size or abs(abs(float(mark[-2])) - float(own[-2])) < 0.5
 
     def words(self) -> str:
-        """The settings as a check tells them."""
+        """Return the settings as text for a check's report."""
         rate = f" with iid_rate {self.iid_rate}" if self.kind == FEDPROX else ""
         when = "an adaptive" if self.adaptive else "a fixed"
         return f"{self.kind}{rate}, after {when} number of steps"
 
 
 def aggregation_of(job: JobConfig, config: Any) -> Aggregation:
-    """The settings in the federation's file and the configuration's keys, as they fit together.
+    """Read the settings from the federation's file and the configuration, and check both together.
 
     Raises:
         UserError: a key out of range, or a combination that cannot work.
@@ -108,12 +108,12 @@ def aggregation_of(job: JobConfig, config: Any) -> Aggregation:
 
 
 def aggregation_type(job: JobConfig) -> str:
-    """The job's algorithm; FedAvg where its file names none."""
+    """Return the job's algorithm; FedAvg where its file names none."""
     return job.get("aggregation.aggregation_type") or FEDAVG
 
 
 def algorithm_in(job: JobConfig) -> tuple[str, float]:
-    """The job's algorithm and the factor of FedProx' term, 0 for the others."""
+    """Return the job's algorithm and the factor of FedProx's term, 0 for the others."""
     kind = aggregation_type(job)
     return kind, float(job["aggregation.iid_rate"]) if kind == FEDPROX else 0.0
 

@@ -1,7 +1,7 @@
-"""The aggregation algorithms on the silo's side: what is sent, what is kept, what a step adds.
+"""The silo's side of the aggregation algorithms: what is sent and kept, what a step adds.
 
-One class each. `SiloManager` calls them in this order: `loaded` with a global model, `joined`,
-training, `upload`, `loaded`, `ended`. What the servers do with an upload is in
+There is one class for each. `SiloManager` calls the methods in this order: `loaded` with a global
+model, `joined`, training, `upload`, `loaded`, `ended`. What the servers do with an upload is in
 docs/aggregation.md.
 """
 
@@ -28,10 +28,10 @@ from src.federated.rounds import LARGEST_DATA_SIZE, Round, SyncError
 
 
 class Terms(NamedTuple):
-    """Cells that a training step applies where they are not None.
+    """Cells that a training step applies if they are not None.
 
     Attributes:
-        gradient: takes and gives the tuple of gradients, in the order of the step's weights.
+        gradient: takes and returns the tuple of gradients, in the order of the step's weights.
         weight: called with the step's learning rate, (1,), after the optimiser's update.
     """
 
@@ -47,20 +47,20 @@ pulled = ops.MultitypeFuncGraph("pulled")
 
 @pulled.register("Tensor", "Tensor", "Tensor", "Tensor")
 def tensor_pulled(rate: Tensor, grad: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-    """The gradient with that of rate/2 * ||weight - target||^2."""
+    """Return the gradient plus that of rate/2 * ||weight - target||^2."""
     return grad + rate * (weight - target)
 
 
 class ProximalTerm(nn.Cell):
-    """The gradient of rate/2 * ||w - w_global||^2, added to that of the loss.
+    """Adds the gradient of rate/2 * ||w - w_global||^2 to that of the loss.
 
     Li et al., "Federated optimization in heterogeneous networks", 2020, equation 2. The gradient
     of the sum is the sum of the gradients, so this is exact and needs no second backward pass.
 
     Args:
-        weights: all that the step trains, in its order.
-        names: those of them that are pulled back to the global model.
-        rate: the factor, iid_rate of the federation's file.
+        weights: all weights that the step trains, in its order.
+        names: the weights that are pulled back to the global model.
+        rate: the factor, iid_rate in the federation's file.
     """
 
     def __init__(self, weights: Sequence[Parameter], names: Sequence[str], rate: float):
@@ -70,28 +70,28 @@ class ProximalTerm(nn.Cell):
         self._copies = _beside(self._held, "global_weights")
         copies = {weight.name: copy for weight, copy in zip(self._held, self._copies)}
         self.weights = ParameterTuple(weights)
-        # A weight that is not pulled is its own target.
+        # A weight that is not pulled back is its own target.
         self.targets = ParameterTuple([copies.get(weight.name, weight) for weight in weights])
         self.rate = Tensor(rate, ms.float32)
         self.each = ops.HyperMap()
 
     def load(self, features: Mapping[str, np.ndarray]) -> None:
-        """Take the global model to be pulled back to."""
+        """Set the global model to which training is pulled back."""
         _fill(self._copies, self._held, features)
 
     def construct(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The gradients with the term's added."""
+        """Return the gradients with the term's gradient added."""
         return self.each(ops.partial(pulled, self.rate), grads, self.weights, self.targets)
 
 
 class DriftTerm(nn.Cell):
-    """Moves the weights against the silo's drift, by learning rate times (c - c_silo).
+    """Corrects the weights for the silo's drift, by learning rate times (c - c_silo).
 
-    Karimireddy et al., "SCAFFOLD", 2020, algorithm 1, line 10; outside the optimiser, because its
+    Karimireddy et al., "SCAFFOLD", 2020, algorithm 1, line 10. It is outside the optimiser, whose
     momentum would multiply the correction.
 
     Args:
-        weights: those that are corrected.
+        weights: the weights that are corrected.
 
     Attributes:
         total: sum of the learning rates since `load`, (1,).
@@ -104,12 +104,12 @@ class DriftTerm(nn.Cell):
         self.total = Parameter(Tensor(np.zeros(1, np.float32)), "rates", requires_grad=False)
 
     def load(self, drifts: Mapping[str, np.ndarray]) -> None:
-        """Take c - c_silo of each weight, and begin the sum of learning rates."""
+        """Set c - c_silo of each weight, and reset the sum of learning rates."""
         _fill(self.drifts, self.weights, drifts)
         self.total.set_data(Tensor(np.zeros(1, np.float32)))
 
     def construct(self, rate: Tensor) -> Tensor:
-        """Correct the weights and add up the rates; gives the rate."""
+        """Correct the weights, add the rate to the sum, and return the rate."""
         for number in range(len(self.drifts)):
             ops.assign_sub(self.weights[number], rate * self.drifts[number])
         ops.assign_add(self.total, rate)
@@ -117,7 +117,7 @@ class DriftTerm(nn.Cell):
 
 
 def _beside(weights: Sequence[Parameter], prefix: str) -> list[Parameter]:
-    """Zeros like the weights, which nobody trains."""
+    """Return zeros in the weights' shapes, as parameters that are not trained."""
     return [
         Parameter(
             Tensor(np.zeros(weight.shape, np.float32)),
@@ -136,18 +136,18 @@ def _fill(
 
 
 Arrays = Mapping[str, np.ndarray]
-# A control variate of the silo among what it keeps, see `FedAvg.state`.
+# Prefix of the silo's control variates in its kept state, see `FedAvg.state`.
 SILO_CONTROL = "c_silo."
 
 
 class FedAvg:
-    """FedAvg: the weights are sent, and the servers' mean of them comes back.
+    """FedAvg: a silo sends its weights and receives the servers' mean.
 
     Attributes:
-        terms: what a training step has to add.
-        declared: what the silo declares in place of its images; None: these.
-        adds: the servers add what is sent to their model, instead of averaging models.
-        needs_controls: control variates come with the permission to join.
+        terms: the cells that a training step has to apply.
+        declared: what the silo declares in place of its number of images; None: that number.
+        adds: whether the servers add uploads to their model, instead of averaging models.
+        needs_controls: whether control variates come with the answer to a request to join.
     """
 
     terms = NO_TERMS
@@ -156,47 +156,48 @@ class FedAvg:
     needs_controls = False
 
     def joined(self, controls: Arrays) -> None:
-        """The silo takes part in an iteration; `controls` came with the permission."""
+        """Begin an iteration that the silo takes part in; `controls` came with the answer."""
 
     def upload(self, weights: Arrays, data_size: int) -> dict[str, np.ndarray]:
-        """What is sent of the trained `weights`; all of it leaves multiplied by `data_size`."""
+        """Return the upload for the trained `weights`; it is sent multiplied by `data_size`."""
         return dict(weights)
 
     def loaded(self, features: Arrays) -> None:
-        """The network has a global model; the arrays are valid during the call."""
+        """Note the global model that was loaded; the arrays are valid during the call only."""
 
     def ended(self, record: Round) -> None:
-        """The iteration of the last upload is over."""
+        """End the iteration of the last upload."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """What the silo keeps from one iteration to the next; 1-D arrays by name."""
+        """Return what the silo keeps between iterations; 1-D arrays by name."""
         return {}
 
     def restore(self, arrays: Arrays) -> None:
-        """Take what `state` gave in an earlier process of this silo."""
+        """Restore what `state` returned in an earlier process of this silo."""
 
 
 class FedProx(FedAvg):
-    """FedProx: as FedAvg, while training is pulled back to the global model."""
+    """FedProx: FedAvg, with a term that pulls training back to the global model."""
 
     def __init__(self, weights: Sequence[Parameter], names: Sequence[str], rate: float):
         self._term = ProximalTerm(weights, names, rate)
         self.terms = Terms(gradient=self._term)
 
     def loaded(self, features: Arrays) -> None:
-        """Keep the model to pull back to."""
+        """Keep the model that training is pulled back to."""
         self._term.load(features)
 
 
 class FedNova(FedAvg):
-    """FedNova: the mean change of a step is sent, whatever the number of steps.
+    """FedNova: a silo sends the mean change per step, whatever its number of steps.
 
-    Wang et al., "Tackling the objective inconsistency problem", 2020. The silo declares its steps.
-    The servers add to their model the sum of the uploads times the sum of the steps, divided by the
-    square of the number of silos: the mean number of steps times the mean change of one.
+    Wang et al., "Tackling the objective inconsistency problem", 2020. The silo declares its number
+    of steps. The servers add to their model the sum of the uploads times the sum of the steps,
+    divided by the square of the number of silos: the mean number of steps times the mean change per
+    step.
 
     Raises:
-        UserError: more steps in an iteration than can be declared.
+        UserError: an iteration has more steps than can be declared.
     """
 
     adds = True
@@ -212,23 +213,23 @@ class FedNova(FedAvg):
         self._global: dict[str, np.ndarray] = {}
 
     def upload(self, weights: Arrays, data_size: int) -> dict[str, np.ndarray]:
-        """The change of a step; once more divided by what it leaves multiplied by."""
+        """Return the change per step, divided by the factor that it will be multiplied by."""
         divisor = np.float32(data_size) ** 2
         return {
             name: (weights[name].reshape(-1) - self._global[name]) / divisor for name in self._names
         }
 
     def loaded(self, features: Arrays) -> None:
-        """Keep the model that changes are counted from."""
+        """Keep the model from which changes are measured."""
         self._global = {name: features[name].copy() for name in self._names}
 
 
 class Scaffold(FedAvg):
-    """Scaffold: control variates, one of the silo and one of all, take the silo's drift out.
+    """Scaffold: control variates, the silo's and a global one, correct the silo's drift.
 
     Karimireddy et al., "SCAFFOLD", 2020, algorithm 1 with option II: a silo's variate is its mean
-    change for each unit of learning rate. The weights are averaged as by FedAvg; the servers add
-    the sum of the variates' changes, divided by total_client_num, to theirs.
+    change per unit of learning rate. The weights are averaged as by FedAvg; the servers add the sum
+    of the variates' changes, divided by total_client_num, to theirs.
     """
 
     needs_controls = True
@@ -242,7 +243,7 @@ class Scaffold(FedAvg):
         self._change: dict[str, np.ndarray] = {}
 
     def joined(self, controls: Arrays) -> None:
-        """Take the servers' variates; a silo that only kept its place is not told them."""
+        """Load the servers' variates; a silo that only kept its place does not receive them."""
         if controls and {CONTROL + name for name in self._own} != set(controls):
             raise SyncError(
                 f"the servers hold {len(controls)} control variates that are not those of this "
@@ -255,7 +256,7 @@ class Scaffold(FedAvg):
         )
 
     def upload(self, weights: Arrays, data_size: int) -> dict[str, np.ndarray]:
-        """The weights, and the changes of the variates, which the servers expect unmultiplied."""
+        """Return the weights and the variates' changes, which the servers expect unmultiplied."""
         rates = self._term.total.asnumpy()[0]
         self._change = {name: np.zeros_like(own) for name, own in self._own.items()}
         if self._told and rates > 0:
@@ -271,30 +272,30 @@ class Scaffold(FedAvg):
         self._global = {name: features[name].copy() for name in self._own}
 
     def ended(self, record: Round) -> None:
-        """The silo's variates change where the servers have counted their change."""
+        """Update the silo's variates if the servers have counted their change."""
         if record.result == "aggregated":
             for name, change in self._change.items():
                 self._own[name] += change
         self._change = {}
 
     def state(self) -> dict[str, np.ndarray]:
-        """The silo's variates."""
+        """Return the silo's variates."""
         return {SILO_CONTROL + name: own for name, own in self._own.items()}
 
     def restore(self, arrays: Arrays) -> None:
-        """Take the silo's variates."""
+        """Restore the silo's variates."""
         self._own = {name: arrays[SILO_CONTROL + name].copy() for name in self._own}
 
 
 def algorithm_of(
     aggregation: Aggregation, weights: Sequence[Parameter], names: Sequence[str], steps: int
 ) -> FedAvg:
-    """The algorithm of a job.
+    """Make the algorithm of a job.
 
     Args:
-        weights: all that is trained, in the order of the training step.
-        names: those of them that travel.
-        steps: of an iteration.
+        weights: all trained weights, in the order of the training step.
+        names: the federated ones among them.
+        steps: number of steps in an iteration.
     """
     if aggregation.kind == FEDPROX:
         return FedProx(weights, names, aggregation.iid_rate)
@@ -306,24 +307,24 @@ def algorithm_of(
     return FedAvg()
 
 
-# Above every consistency, so that the first round after a change is the new minimum.
+# More than any consistency, so that the first round after a change sets the minimum.
 NO_MINIMUM = 1.1
 
-# Names in what is kept for another process of the silo, see `AdaptiveFrequency.state`.
+# Name prefixes in the state for a later process of the silo, see `AdaptiveFrequency.state`.
 CHANGE, SIZE = "mean_change.", "mean_size."
 KEPT = ("frequency", "_window", "_lowest", "_lowest_at", "_round")
 
 
 class AdaptiveFrequency:
-    """The number of steps in an iteration, the same decision in every silo.
+    """Decides the number of steps in an iteration, identically in every silo.
 
     Args:
         settings: see default_config.yaml.
-        frequency: steps of the first iterations.
-        names: the weights that travel.
+        frequency: number of steps in the first iterations.
+        names: the federated weights.
 
     Attributes:
-        frequency: steps of the iteration to come.
+        frequency: number of steps in the next iteration.
     """
 
     def __init__(self, settings: AdaptiveSettings, frequency: int, names: list[str]):
@@ -340,42 +341,42 @@ class AdaptiveFrequency:
         self._forget()
 
     def _forget(self) -> None:
-        """Begin the moving averages again."""
+        """Reset the moving averages."""
         self._change: dict[str, np.ndarray] = {}
         self._size: dict[str, np.ndarray] = {}
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """The moving averages, 1-D arrays by name, and the numbers that decide."""
+        """Return the moving averages, 1-D arrays by name, and the numbers for the decision."""
         arrays = {CHANGE + name: array for name, array in self._change.items()}
         arrays.update({SIZE + name: array for name, array in self._size.items()})
         return arrays, {key: getattr(self, key) for key in KEPT}
 
     def restore(self, arrays: Arrays, numbers: Mapping[str, float]) -> None:
-        """Take what `state` gave in an earlier process of this silo."""
+        """Restore what `state` returned in an earlier process of this silo."""
         for key in KEPT:
             setattr(self, key, numbers[key])
         self._change = {n: arrays[CHANGE + n].copy() for n in self._names if CHANGE + n in arrays}
         self._size = {n: arrays[SIZE + n].copy() for n in self._names if SIZE + n in arrays}
 
     def upload(self, weights: Arrays) -> dict[str, np.ndarray]:
-        """What is sent with `weights`: how much each has changed since the global model."""
+        """Return what is sent with `weights`: the change of each since the global model."""
         return {
             ABSOLUTE + name: np.abs(weights[name].reshape(-1) - self._global[name])
             for name in self._names
         }
 
     def loaded(self, features: Arrays) -> None:
-        """Take a global model; one that has changed tells how consistent its round was.
+        """Note a global model, and from its change how consistent its round was.
 
         It does not matter whether this silo took part in the round, so that all silos decide the
-        same. A model that has not changed is that of a round that failed, which tells nothing.
+        same. An unchanged model comes from a failed round, which gives no information.
         """
         if self._global and any((features[n] != self._global[n]).any() for n in self._names):
             self._decide(self._consistency(features))
         self._global = {name: features[name].copy() for name in self._names}
 
     def _consistency(self, features: Arrays) -> float:
-        """The ratio of this round's smoothed change to its smoothed size, 0 to 1."""
+        """Return the ratio of this round's smoothed change to its smoothed size, 0 to 1."""
         total, count = 0.0, 0
         for name in self._names:
             change = features[name] - self._global[name]
@@ -406,7 +407,7 @@ class AdaptiveFrequency:
 def adaptive_of(
     aggregation: Aggregation, frequency: int, names: list[str]
 ) -> AdaptiveFrequency | None:
-    """The adaptive frequency of a job; None where the number of steps is fixed."""
+    """Make the adaptive frequency of a job; None where the number of steps is fixed."""
     if aggregation.adaptive is None:
         return None
     return AdaptiveFrequency(aggregation.adaptive, frequency, names)

@@ -1,4 +1,4 @@
-"""The checkpoints that a worker keeps: the global model of each iteration, and the best one."""
+"""A worker's checkpoints: the global model of each iteration, and the best one."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class CheckpointKeeper:
 
     Args:
         label: the worker, for messages.
-        network: its parameters are saved, frozen ones included.
-        folder: ckpt/mindrecord_0 of the worker.
-        user: mindrecord_0.
-        config: save_checkpoint, checkpoints_kept and run_eval are read.
-        mark: the fingerprint of what the network is trained with; None writes none.
+        network: all its parameters are saved, frozen ones included.
+        folder: the worker's ckpt/mindrecord_0.
+        user: the name in file names, such as mindrecord_0.
+        config: the keys save_checkpoint, checkpoints_kept and run_eval are read.
+        mark: the fingerprint of the network's training settings; None writes none.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class CheckpointKeeper:
         self._kept = config.checkpoints_kept
         self._on = config.save_checkpoint
         self._partial = folder / ".partial.ckpt"
-        # An earlier process's count too, where this one goes on in its folder.
+        # Includes an earlier process's checkpoints where this process continues in its folder.
         self._written = kept_files(folder, user)
 
     @property
     def best(self) -> Path:
-        """Where the best model goes."""
+        """Return the path of the best model."""
         return self._folder / "best.ckpt"
 
     def require_room(self, iterations: int, workers: int) -> None:
@@ -78,7 +78,7 @@ class CheckpointKeeper:
         require_disk(self._folder, files * size, what)
 
     def save(self, iteration: int) -> None:
-        """Write the model after `iteration`; a write that fails leaves earlier files whole."""
+        """Write the model after `iteration`; a failed write leaves earlier files intact."""
         if not self._on:
             return
         target = self._file(iteration)
@@ -89,7 +89,7 @@ class CheckpointKeeper:
             self._written.pop(0).unlink(missing_ok=True)
 
     def save_last(self, iteration: int) -> None:
-        """Write the job's last model, where this silo took no part in `iteration`."""
+        """Write the job's last model if this silo took no part in `iteration`."""
         if not self._file(iteration).exists():
             self.save(iteration)
 
@@ -97,13 +97,13 @@ class CheckpointKeeper:
         return self._folder / f"{self._user}-fast-rcnn-{iteration - 1}epoch.ckpt"
 
     def save_best(self) -> None:
-        """Write the model of now as the best one, in place of an earlier one."""
+        """Write the current model as the best one, replacing an earlier one."""
         if self._on:
             self._write(self.best)
 
     def _write(self, target: Path) -> None:
         try:
-            # Somebody may have removed it; where the worker's own folder is gone, so is the job.
+            # The folder may have been removed; if the worker's own folder is gone, so is the job.
             if self._folder.parents[1].is_dir():
                 self._folder.mkdir(parents=True, exist_ok=True)
             with whole_file(target, durable=True, partial=self._partial) as partial:

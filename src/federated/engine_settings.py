@@ -1,7 +1,7 @@
-"""How the engine reads the federation's file: with this suite's checks, in place of its own loader.
+"""Makes the engine read the federation's file with this suite's checks, not its own loader.
 
-The engine reads the file by itself, some seconds after a role has checked it, with a loader of YAML
-that runs what a file asks for.
+The engine reads the file by itself, some seconds after a role has checked it, with a YAML loader
+that executes code named in the file.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from src.job.job_config import load_job
 
 @contextlib.contextmanager
 def checked_settings() -> Iterator[None]:
-    """Within it, what the engine reads from a federation file is what `load_job` takes.
+    """Make the engine read federation files as `load_job` does, within the block.
 
     Raises:
-        UserError: from what is called within, where the file was replaced by an invalid one.
+        UserError: from a call within the block, if the file was replaced by an invalid one.
     """
     own = yaml_config._load_yaml_config_file
     yaml_config._load_yaml_config_file = _items_of_file
@@ -35,7 +35,7 @@ def _items_of_file(path: str) -> dict[str, Any]:
 
 
 def _items(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value as the engine's binding takes them; a key without a value is none."""
+    """Yield dotted keys and values for the engine's binding; skip keys without a value."""
     for key, value in values.items():
         if value is None:
             continue

@@ -1,10 +1,11 @@
-"""A few numbers that tell whether two silos train the same thing.
+"""Fingerprints: a few numbers that tell whether two silos train the same thing.
 
-Not everything that must agree travels: frozen tensors, the class list, the image size. Each such
-aspect becomes one whole number; together they are a small float32 feature that the servers hold
-next to the weights and that every silo sends unchanged. A mean of equal numbers is that number up
-to rounding, so a silo that pulls the model and rounds can name what differs. Every checkpoint of a
-job holds it too, so that whoever loads one can name what it was trained with otherwise.
+Silos must agree on more than they exchange: frozen tensors, the class list, the image size. Each
+such aspect becomes one integer. Together they form a small float32 feature that the servers hold
+next to the weights and every silo sends unchanged. A mean of equal numbers is that number up to
+rounding, so a silo that pulls the model and rounds it can name what differs. Every checkpoint of a
+job holds the fingerprint too, so that its loader can name the settings that differ from those of
+its training.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from src.weights.source import CONVERT, V1, V1_5
 
 FEATURE_NAME = MARK
 
-# What silos compare of the configuration, and why not the rest. A new key needs its answer here.
+# Which configuration keys silos compare, and why not the others. Add each new key to one list.
 #
-# Keys without which an average, or a detector's boxes, mean nothing: of each its own aspect.
+# If these differ, an average or a detector's boxes mean nothing. Each key is an aspect.
 SHARED_KEYS = (
     "backbone coco_classes img_width img_height keep_ratio anchor_scales anchor_ratios "
     "anchor_strides rpn_target_means rpn_target_stds roi_layer roi_align_featmap_strides "
@@ -35,13 +36,13 @@ FROZEN_ASPECT = "frozen weights (pre_trained, seed)"
 UNIT_ASPECT = "data_size_unit"
 ALGORITHM_ASPECT = "aggregation (the federation's file)"
 SYNC_ASPECT = "sync_type and its keys"
-# Of a detector's job, in the order of its fingerprint.
+# The aspects of a detector's job, in the order of its fingerprint.
 ASPECTS = (*SHARED_KEYS, LOCAL_ASPECT, FROZEN_ASPECT, UNIT_ASPECT, ALGORITHM_ASPECT, SYNC_ASPECT)
 VERSION_ASPECT = "version of this software"
-# A detector can be trained on with other values of these; of coco_classes with more or fewer.
+# Training can continue with other values of these; coco_classes may gain or lose entries.
 REFITTED = ("coco_classes", "img_width", "img_height", "keep_ratio")
 
-# Keys that are compared by what follows from them.
+# Keys that are compared through what follows from them.
 KEYS_OF_ASPECTS = {
     LOCAL_ASPECT: ["local_params"],
     FROZEN_ASPECT: ["pre_trained", "seed"],
@@ -53,7 +54,7 @@ KEYS_OF_ASPECTS = {
 }
 TOLD_BY_SIZES = "another value gives weights of other names or sizes, or no detector at all"
 VIEW_OF_BOXES = "how many of the boxes are looked at and shown: chosen again by whoever looks"
-# Keys in which silos may differ, by the reason; those of IDLE do nothing.
+# Keys in which silos may differ, grouped by reason; those of IDLE have no effect.
 FREE_KEYS = {
     TOLD_BY_SIZES: (
         "num_classes num_anchors resnet_block resnet_in_channels resnet_out_channels "
@@ -95,17 +96,17 @@ FREE_KEYS = {
     "nothing depends on it": ["activate_num_classes"],
 }
 
-# The weighted mean of S equal values v is off by about S * v * 2**-24: with v below 2**16 and a
-# hundred silos less than half, so rounding gives v back.
+# The weighted mean of S equal values v has an error of about S * v * 2**-24. With v below 2**16 and
+# a hundred silos that is less than a half, so rounding restores v.
 _VALUES = 65521
 
 
 def fingerprint(aspects: Mapping[str, object]) -> np.ndarray:
-    """One whole number in 1 to 65521 for the aspects' names, then one for each of them in order.
+    """Return one integer in 1 to 65521 for the aspects' names, then one for each, in order.
 
     Args:
-        aspects: name -> anything whose `repr` is the same exactly when the aspect is: a string,
-            a number, a list of them; `digest` of arrays.
+        aspects: name -> any value whose `repr` is the same exactly when the aspect is: a string, a
+            number, a list of these; for arrays their `digest`.
 
     Returns:
         float32, 1-D, one longer than `aspects`.
@@ -115,7 +116,7 @@ def fingerprint(aspects: Mapping[str, object]) -> np.ndarray:
 
 
 def differing(names: Sequence[str], mine: np.ndarray, theirs: np.ndarray) -> list[str]:
-    """The aspects whose numbers differ, by name; [] where the fingerprints agree.
+    """Return the names of the aspects whose numbers differ; [] if the fingerprints agree.
 
     Args:
         names: the aspects' names, as given to `fingerprint`.
@@ -146,7 +147,7 @@ def same_mark(mark: np.ndarray, other: np.ndarray) -> bool:
 
 
 def key_aspects(config: Any) -> dict[str, object]:
-    """The aspects that are keys of the configuration: what a detector finds depends on them."""
+    """Return the aspects that are configuration keys: a detector's results depend on them."""
     aspects = {key: _as_floats(getattr(config, key)) for key in SHARED_KEYS}
     layer = config.roi_layer
     aspects["roi_layer"] = _as_floats([layer.out_size, layer.sample_num])
@@ -154,44 +155,45 @@ def key_aspects(config: Any) -> dict[str, object]:
 
 
 def _as_floats(value: Any) -> Any:
-    """A key's value with its numbers as floats, so that 1 and 1.0 are the same."""
+    """Return a key's value with its numbers as floats, so that 1 and 1.0 are the same."""
     if isinstance(value, (list, tuple)):
         return [_as_floats(item) for item in value]
     return float(value) if type(value) is int else value
 
 
 def unlike_aspects(known: Mapping[str, object], mark: np.ndarray) -> list[str]:
-    """Which of `known` are others than in the job of a detector; [] for other versions' marks.
+    """Return which of `known` differ from a detector's job; [] for other versions' fingerprints.
 
     Args:
-        known: some of `ASPECTS` by name; nothing is said of the others.
-        mark: the fingerprint in a checkpoint of that detector.
+        known: some of `ASPECTS` by name; the others are not compared.
+        mark: the fingerprint in the detector's checkpoint.
     """
     found = differing(ASPECTS, fingerprint({name: known.get(name) for name in ASPECTS}), mark)
     return [name for name in found if name in known]
 
 
 def is_of_this_version(mark: np.ndarray) -> bool:
-    """Whether a fingerprint holds the aspects of a detector's job that this version compares."""
+    """Return whether a fingerprint holds the aspects that this version compares for a detector."""
     return differing(ASPECTS, fingerprint(dict.fromkeys(ASPECTS)), mark) != [VERSION_ASPECT]
 
 
 def require_trainable(
     config: Any, mark: np.ndarray | None, classes: int | None, path: Path, key: str = ""
 ) -> None:
-    """Refuse to train on with weights that mean something else under `config`.
+    """Refuse to continue training weights that mean something else under `config`.
 
-    What is in `REFITTED` may differ; for another number of classes the box head is drawn again.
+    The keys in `REFITTED` may differ; for another number of classes the box head is initialised
+    anew.
 
     Args:
-        config: of the detector to train.
-        mark: the fingerprint in the checkpoint; None where there is none.
-        classes: columns of the checkpoint's class scores; None where it has no box head.
-        path: of the checkpoint, for the message.
-        key: what the message begins with.
+        config: configuration of the detector to train.
+        mark: the fingerprint in the checkpoint; None if it has none.
+        classes: columns of the checkpoint's class scores; None if it has no box head.
+        path: the checkpoint's path, for the message.
+        key: the beginning of the message.
 
     Raises:
-        UserError: another backbone, other anchors or offsets, or as many classes of other names.
+        UserError: the backbone, anchors or offsets differ, or as many classes have other names.
     """
     if mark is None:
         return
@@ -217,9 +219,9 @@ def require_trainable(
 
 
 def common_factor(mine: np.ndarray, theirs: np.ndarray) -> float:
-    """By what the servers' fingerprint is this silo's multiplied; 1 where it is another one.
+    """Return the servers' fingerprint divided by this silo's; 1 if they disagree in an aspect.
 
-    Anything but 1 tells that the servers' mean of equal numbers is none, and so not the mean.
+    With a factor other than 1 the servers' mean of equal numbers is wrong, and so is the model's.
     """
     theirs = np.asarray(theirs, np.float64).reshape(-1)
     if theirs.size != mine.size or not np.isfinite(theirs).all():
@@ -231,7 +233,7 @@ def common_factor(mine: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """A hexadecimal digest of names, shapes, types and values, in the order of the names."""
+    """Return a hexadecimal digest of names, shapes, types and values, in the order of the names."""
     state = hashlib.blake2b(digest_size=16)
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

@@ -1,8 +1,8 @@
-"""A silo's identity: the name that the servers know it by, and whether it is this process's alone.
+"""A silo's identity: its name at the servers, and whether only this process uses it.
 
-The servers keep one place and count one upload for each identity and iteration. That lets a silo
-that is started again keep its place. It also means that of two processes with one identity the
-training of one is dropped, and the servers do not say so: `IdentityWatch` does.
+The servers keep one place and count one upload for each identity and iteration, so that a silo that
+is restarted keeps its place. If two processes use one identity, the training of one is dropped. The
+servers do not report this: `IdentityWatch` does.
 """
 
 from __future__ import annotations
@@ -21,72 +21,72 @@ MOST_TAKEN = 2
 
 
 class IdentityTakenError(SyncError):
-    """Another process uses this silo's identity, and its uploads are those that count."""
+    """Another process uses this silo's identity, and its uploads are the ones that count."""
 
 
 def silo_label(silo_name: str, number: int) -> str:
-    """The name of a silo for people: its identity without its weight."""
+    """Return a silo's name for people: its identity without its weight."""
     return f"{silo_name}_{number}"
 
 
 def identity(silo_name: str, number: int, data_size: int) -> str:
-    """The name by which the servers know a silo, the same after a restart with the same data.
+    """Return the silo's name at the servers, the same after a restart with the same data.
 
-    Its weight is part of it: within an iteration the servers divide by what an identity declared
-    first, so a silo that comes back with other data must not take its earlier place.
+    The weight is part of the name: within an iteration the servers divide by what an identity
+    declared first, so a silo that comes back with other data must not take its earlier place.
     """
     return f"{silo_label(silo_name, number)} ({data_size})"
 
 
 def plain_names(identities: Iterable[str]) -> list[str]:
-    """Identities without the number of images behind them."""
+    """Return the identities without the number of images at their end."""
     return sorted(re.sub(r" \(\d+\)$", "", identity) for identity in identities)
 
 
 class _Sign(enum.Enum):
-    """Who may have joined, or sent, in this silo's name."""
+    """Evidence of who has joined, or sent, in this silo's name."""
 
     NONE = 0
-    MAYBE = 1  # an earlier process of this silo, or another silo's
-    SURE = 2  # a process that runs now
+    MAYBE = 1  # may be an earlier process of this silo, or another silo's
+    SURE = 2  # is a process that runs now
 
 
 class IdentityWatch:
     """Notices when another process uses this silo's identity.
 
-    What the servers hold of the identity and this process has not sent is of an earlier process
-    of this silo or of a second one that runs now. An earlier one can be meant only in the first
-    iteration that this process takes part in, and no longer there once this process was the one
-    that joined. A request whose answer was lost may have counted, so it proves nothing.
+    If the servers hold something for the identity that this process has not sent, it comes from an
+    earlier process of this silo or from a second one that runs now. It can come from an earlier one
+    only in the first iteration that this process takes part in, and only until this process itself
+    has joined it. A request whose answer was lost may have counted, so it proves nothing.
 
     Of two processes exactly one loses an iteration: the one whose upload is not counted. It ends
-    when it has surely lost MOST_TAKEN in a row, and with it the conflict, so the other one stays.
-    That one has then gone through as many without a sign of the other.
+    when it has certainly lost MOST_TAKEN iterations in a row. That ends the conflict, so the other
+    process stays. That one has then seen as many iterations without evidence of a rival.
 
     Args:
-        fl_id: the identity.
-        log: takes a line.
-        all_needed: an iteration ends well only with the uploads of all its silos, so that one which
-            did without this process had another one's.
+        fl_id: the silo's identity.
+        log: called with a log line.
+        all_needed: whether an iteration succeeds only with the uploads of all its silos. Then one
+            that succeeded without this process had another process's upload.
     """
 
     def __init__(self, fl_id: str, log: Callable[[str], None], all_needed: bool = False):
         self._fl_id = fl_id
         self._log = log
         self._all_needed = all_needed
-        self._first = 0  # iteration that this process entered first
-        self._accepted = 0  # the last one in which the servers took its request to join
+        self._first = 0  # the first iteration that this process took part in
+        self._accepted = 0  # the last one whose request to join was accepted
         self._may_have_joined = 0  # the last one in which such a request may have counted
-        self._may_have_sent = 0  # the same of an upload
-        self._sign = _Sign.NONE  # of the current iteration
+        self._may_have_sent = 0  # the last one in which an upload may have counted
+        self._sign = _Sign.NONE  # evidence in the current iteration
         self._upload_taken = False
         self._warned = False
-        self._taken: list[int] = []  # iterations surely lost to the other process, in a row
-        self._conflict = False  # another process of the identity runs, as far as is known
-        self._quiet = 0  # iterations without a sign of it since, in a row
+        self._taken: list[int] = []  # consecutive iterations certainly lost
+        self._conflict = False  # whether another process seems to run
+        self._quiet = 0  # consecutive iterations without evidence of it since
 
     def require_alone(self) -> None:
-        """Raise IdentityTakenError where the other process's uploads count and not this one's."""
+        """Raise IdentityTakenError if the other process's uploads count and not this one's."""
         if len(self._taken) >= MOST_TAKEN:
             iterations = " and ".join(map(str, self._taken[-MOST_TAKEN:]))
             raise IdentityTakenError(
@@ -101,11 +101,11 @@ class IdentityWatch:
             self._accepted = reply.iteration or iteration
             self._may_have_joined = max(self._may_have_joined, self._accepted)
         elif reply.unanswered or reply.outcome in UNDECIDED:
-            # The server may have been one iteration further.
+            # The server may have been one iteration ahead.
             self._may_have_joined = max(self._may_have_joined, iteration + 1)
 
     def entered(self, iteration: int, kept: bool) -> None:
-        """Note that this silo takes part in `iteration`; `kept`: the servers had it already."""
+        """Note that this silo takes part in `iteration`; `kept`: it had joined already."""
         self._first = self._first or iteration
         self._sign, self._upload_taken = _Sign.NONE, False
         if not kept or iteration <= self._may_have_joined:
@@ -127,13 +127,13 @@ class IdentityWatch:
             )
 
     def upload_answered(self, iteration: int, reply: Reply) -> None:
-        """Note the answer to an upload, and warn where another process's is the one that counts."""
+        """Note the answer to an upload, and warn if another process's upload counts instead."""
         mine = reply.unanswered or iteration <= self._may_have_sent
         if reply.outcome is Outcome.ACCEPTED:
             self._taken.clear()
         elif reply.outcome is Outcome.DUPLICATE and not mine:
             self._upload_taken = True
-            # Once the servers let this process in, no earlier one can have been in the iteration.
+            # If the servers let this process in, no earlier one can have been in the iteration.
             let_in = iteration == self._accepted or iteration != self._first
             self._sign = _Sign.SURE if let_in else _Sign.MAYBE
             self._warn_of_loss(iteration)
@@ -141,14 +141,14 @@ class IdentityWatch:
             self._may_have_sent = iteration
 
     def ended(self, record: Round) -> None:
-        """Note how an iteration went; one whose upload was another process's is "missed" here."""
+        """Note an iteration's result; with another process's upload it is "missed" here."""
         missed = record.result == "missed" and record.iteration > self._may_have_sent
         if missed and self._all_needed and record.iteration == self._accepted:
             self._sign = _Sign.SURE
         if self._sign is not _Sign.NONE and (self._upload_taken or missed):
             if not self._upload_taken:
                 self._warn_of_loss(record.iteration)
-            # What an earlier process of this silo has sent is no loss, and may be meant.
+            # An upload by an earlier process of this silo is no loss, and may be intended.
             if self._sign is _Sign.SURE:
                 self._taken.append(record.iteration)
                 if record.result == "aggregated":
@@ -161,7 +161,7 @@ class IdentityWatch:
         self._follow_conflict(record.iteration)
 
     def _follow_conflict(self, iteration: int) -> None:
-        """Forget the other process when it must have ended, having lost as many iterations."""
+        """Forget the other process once it must have ended, having lost enough iterations."""
         if self._sign is _Sign.SURE:
             self._conflict, self._quiet = True, 0
         elif iteration <= self._may_have_sent:

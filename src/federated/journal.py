@@ -1,4 +1,4 @@
-"""What a worker keeps of its evaluations: log lines, metrics.jsonl, the best global model."""
+"""Records a worker's evaluations: log lines, metrics.jsonl, the best global model."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from src.printing import print
 
 
 class Journal:
-    """Evaluates the global model after every n-th iteration, and keeps what came of it.
+    """Evaluates the global model after every n-th iteration, and records the result.
 
-    An evaluation that fails costs a line in the log and nothing else.
+    A failed evaluation is only logged.
 
     Args:
         label: the worker, in log lines.
-        evaluate: gives the figures, per_class, images and seconds of the weights of now.
-        interval: iterations from one evaluation to the next.
-        metrics: gets a JSON line for each evaluation.
-        best: JSON file of the best one so far; one that is there already counts.
-        save_best: keeps the weights of now as the best.
-        status: gets the phase, ap and ap50.
+        evaluate: returns the metrics, per_class, images and seconds for the current weights.
+        interval: number of iterations between evaluations.
+        metrics: file that gets a JSON line for each evaluation.
+        best: JSON file of the best evaluation so far; an existing one counts.
+        save_best: saves the current weights as the best.
+        status: file that gets the phase, ap and ap50.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Journal:
         self._best_ap = best_ap(best)
 
     def after(self, iteration: int) -> None:
-        """The global model of `iteration` is in the network."""
+        """Evaluate the network, which holds the global model of `iteration`."""
         if iteration % self._interval:
             return
         self._status.update(phase="evaluate")
@@ -59,7 +59,7 @@ class Journal:
             print(f"{stamp(self._label)}{figures_line(record)}", flush=True)
             append_line(self._metrics, json.dumps(record))
             self._keep_best(record)
-        except Exception as error:  # whatever it is, the training goes on without it
+        except Exception as error:  # of any kind: training continues
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             say(
                 self._label,
@@ -77,7 +77,7 @@ class Journal:
 
 
 def best_ap(best: Path) -> float:
-    """The AP that an earlier process of this worker has reached; -1 where none has."""
+    """Return the best AP of earlier processes of this worker; -1 where there is none."""
     try:
         return float(parsed_json(best.read_text(encoding="utf-8"))["AP"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,11 +1,11 @@
-"""The engine's training callback with another way for weights to leave and enter the process.
+"""The engine's training callback, with its exchange of weights replaced.
 
-The base class, `mindspore_federated.FederatedLearningManager`, loads the federation's file into
-the engine and holds the counters that say which step ends an iteration. Its own client turns every
-weight into a Python list, waits without end and takes a refusal for a success; `SiloManager` does
-that part with `Silo`. Its aggregation algorithms keep copies among the network's own parameters,
-where they would be trained or saved, and read a learning rate only by moving its schedule on;
-`algorithms` and `adaptive` are in their place.
+The base class, `mindspore_federated.FederatedLearningManager`, loads the federation's file into the
+engine and holds the counters that say which step ends an iteration. Its own client turns every
+weight into a Python list, waits forever and mistakes a refusal for success; `SiloManager` uses
+`Silo` instead. The base class's aggregation algorithms keep copies among the network's own
+parameters, where they would be trained or saved, and advance the learning-rate schedule by reading
+it; `algorithms` and `adaptive` replace them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from src.printing import print
 
 
 class _NoEngineClient:
-    """Stands in for the engine's binding while the base class is set up."""
+    """Replaces the engine's binding while the base class is set up."""
 
     @staticmethod
     def init_federated_worker(initial_model: dict) -> None:
@@ -44,7 +44,7 @@ class _NoEngineClient:
 
 @contextlib.contextmanager
 def without_engine_client() -> Iterator[None]:
-    """Within it, a manager that is made starts no client of the engine."""
+    """Create managers within the block that start no engine client."""
     binding = _fl_manager.Federated_
     _fl_manager.Federated_ = _NoEngineClient
     try:
@@ -53,7 +53,7 @@ def without_engine_client() -> Iterator[None]:
         _fl_manager.Federated_ = binding
 
 
-# Names in a silo's state, see `SiloManager.state`.
+# Prefix of names in a silo's state, see `SiloManager.state`.
 LOCAL = "local."
 NO_CONTROLS = (
     "WARNING: the servers' control variates for iteration {} went to an earlier process of this "
@@ -72,43 +72,43 @@ class SiloManager(FederatedLearningManager):
             manager.join()
 
     `join` before training loads the global model, so that a late silo has the current weights and
-    knows the iteration; a training that begins without it joins by itself. A call of `train`
-    holds a whole number of iterations and stops early when the job is finished.
+    knows the iteration. Without that call, the first training step joins. A call of `train` covers
+    a whole number of iterations and stops early when the job is finished.
 
     Args:
         yaml_config: path of the federation's YAML file.
-        model: its float32 `trainable_params()` are what travels, but for `local`.
-        sync_frequency: steps in an iteration; epochs where the data set sinks.
+        model: its float32 `trainable_params()` are federated, except those in `local`.
+        sync_frequency: steps in an iteration; epochs with data sinking.
         addresses: "host:port" of the servers, this silo's own first.
-        data_size: the silo's images, its weight in the mean.
+        data_size: number of the silo's images, its weight in the mean.
         fl_name: the job's name.
-        silo_id: the silo's identity; the same after a restart.
-        silo_number: named in log lines.
-        iterations, threshold: of the job; see `Silo`.
-        data_size_unit: images that count as one, where a silo has more than 65,535.
-        aspects: what must agree between silos without travelling; see `fingerprint`.
+        silo_id: the silo's identity, which a restart keeps.
+        silo_number: the number to show in log lines.
+        iterations, threshold: the job's; see `Silo`.
+        data_size_unit: number of images that count as one, for silos with more than 65,535.
+        aspects: what silos must agree on but do not exchange; see `fingerprint`.
         tls: context that verifies the servers, or None for plain HTTP.
         aggregation: the algorithm; a training step has to apply `terms`.
-        steps: of an iteration, where sync_frequency counts epochs.
-        local: names of the parameters that stay in the silo.
-        privacy: puts noise on what is sent; None sends the weights as they are.
-        ranks: the processes that this silo consists of; None where it is this one.
+        steps: number of steps in an iteration, where sync_frequency counts epochs.
+        local: names of the local parameters, which do not leave the silo.
+        privacy: adds noise to uploads; None sends the weights as they are.
+        ranks: the silo's processes; None if it consists of this one only.
         all_needed: see `Silo`.
-        pre_trained: the checkpoint that the model's weights are from; "" where from none.
-        prefix: what the servers' paths begin with; see `Client`.
+        pre_trained: the checkpoint with the model's initial weights; "" for none.
+        prefix: the beginning of the servers' paths; see `Client`.
         max_change: see `Silo`.
 
     Raises:
-        UserError: at the first join, where this silo and the servers do not fit together.
+        UserError: at the first join, if this silo and the servers do not fit together.
         SyncError: from `join` or from within `train`; see `rounds`.
     """
 
-    # Of the base class, whose package has no types.
+    # Declared here because the base class's package has no types.
     _next_begin_sync_iter: int
     _next_end_sync_iter: int
     _sync_frequency: int
 
-    _entered = 0  # the iteration that the algorithm was told of last
+    _entered = 0  # the last iteration that the algorithm was told of
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class SiloManager(FederatedLearningManager):
         max_change: float = 0.0,
     ):
         with without_engine_client(), checked_settings():
-            # It copies every parameter of the cell that it is given: one that has none.
+            # The base class copies every parameter of its cell, so it gets a cell without any.
             super().__init__(str(yaml_config), nn.Cell(), sync_frequency, addresses[0], data_size)
         self._model, self._log = model, log
         self._local = frozenset(local)
@@ -172,16 +172,16 @@ class SiloManager(FederatedLearningManager):
         )
 
     def __del__(self) -> None:
-        """Nothing: the base class stops an engine client here that was never started."""
+        """Do nothing: the base class would stop an engine client that was never started."""
 
     @property
     def iteration(self) -> int:
-        """The servers' current iteration, from 1; 0 before the first join."""
+        """Return the servers' current iteration, from 1; 0 before the first join."""
         return self._silo.iteration
 
     @property
     def frequency(self) -> int:
-        """Steps of an iteration from here on; epochs where the data set sinks."""
+        """Return the steps of an iteration from now on; epochs with data sinking."""
         return self._sync_frequency
 
     @property
@@ -191,16 +191,16 @@ class SiloManager(FederatedLearningManager):
 
     @property
     def rounds(self) -> list[Round]:
-        """What the iterations of this process took."""
+        """Return the records of this process's iterations."""
         return self._silo.rounds
 
     @property
     def terms(self) -> Terms:
-        """What a training step adds for the job's algorithm."""
+        """Return what a training step adds for the job's algorithm."""
         return self._algorithm.terms
 
     def join(self) -> int:
-        """Join the current iteration with its weights, unless that is done; returns `iteration`."""
+        """Join the current iteration and load its weights, unless done; return `iteration`."""
         self._silo.join()
         if self._silo.joined and self._entered != self.iteration:
             self._entered = self.iteration
@@ -211,11 +211,11 @@ class SiloManager(FederatedLearningManager):
         return self.iteration
 
     def close(self) -> None:
-        """Close the connection to the servers, which take it as the sign that this silo is done."""
+        """Close the connection, which tells the servers that this silo is done."""
         self._silo.client.close()
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """What the servers do not have: 1-D arrays by name, and an adaptive frequency's numbers."""
+        """Return what servers do not have: 1-D arrays by name, and an adaptive frequency's numbers."""
         arrays = {LOCAL + p.name: p.asnumpy().reshape(-1) for p in self._staying()}
         arrays.update(self._algorithm.state())
         if self._adaptive is None:
@@ -224,7 +224,7 @@ class SiloManager(FederatedLearningManager):
         return {**arrays, **history}, numbers
 
     def restore(self, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, float]) -> None:
-        """Take what `state` gave in an earlier process of this silo; before the first `join`."""
+        """Restore what `state` returned in an earlier process; call it before the first `join`."""
         for param in self._staying():
             param.set_data(Tensor(arrays[LOCAL + param.name].reshape(param.shape)))
         self._algorithm.restore(arrays)
@@ -233,17 +233,17 @@ class SiloManager(FederatedLearningManager):
             self._sync_frequency = self._next_end_sync_iter = self._adaptive.frequency
 
     def on_train_step_begin(self, run_context: Any) -> None:
-        """Count the step; the first of an iteration joins it."""
+        """Count the step; join the iteration at its first step."""
         self._global_step += 1
         if self._global_step != self._next_begin_sync_iter or self.finished:
             return
         self.join()
 
     def on_train_step_end(self, run_context: Any) -> None:
-        """Check the loss; the last step of an iteration synchronises."""
+        """Check the loss; synchronise after the last step of an iteration."""
         check_loss(run_context.original_args().net_outputs, self._global_step)
         if self.finished:
-            # The job ended without this silo, which learned it only when this step had begun.
+            # The job ended without this silo, which learned this only after the step had begun.
             self._silo.reload()
         elif self._global_step == self._next_end_sync_iter:
             self._synchronise()
@@ -251,7 +251,7 @@ class SiloManager(FederatedLearningManager):
             run_context.request_stop()
 
     def _synchronise(self) -> None:
-        """End the iteration; the next one begins with the next step."""
+        """End the iteration; the next step begins the next one."""
         weights: dict[str, np.ndarray] = {}
         weight_infos: dict[str, tuple] = {}
         self._model_params_to_weights_dict(weights, weight_infos)
@@ -266,22 +266,22 @@ class SiloManager(FederatedLearningManager):
         self._next_begin_sync_iter = self._global_step + 1
 
     def _sizes(self) -> dict[str, int]:
-        """Name -> number of values of what the servers' model consists of."""
+        """Return name -> number of values for each part of the servers' model."""
         sizes = {param.name: param.size for param in self._travelling()}
         absolute = {ABSOLUTE + name: size for name, size in sizes.items()}
         return {**sizes, **absolute} if self._adaptive else sizes
 
     def _start(self, pre_trained: str) -> Start:
-        """Return a copy of what travels, as it is now; it goes with the first model of silos."""
+        """Return a copy of the current federated weights; dropped at the first aggregated model."""
         weights = {p.name: p.asnumpy().reshape(-1).copy() for p in self._travelling()}
         return Start(weights, pre_trained)
 
     def _staying(self) -> list:
-        """The parameters that are trained and stay in the silo."""
+        """Return the local parameters: trained, and never sent."""
         return [param for param in self._model.trainable_params() if param.name in self._local]
 
     def _travelling(self) -> list:
-        """The parameters that the servers hold."""
+        """Return the federated parameters, which the servers hold."""
         return [
             param
             for param in self._model.trainable_params()
@@ -291,14 +291,14 @@ class SiloManager(FederatedLearningManager):
     def _model_params_to_weights_dict(
         self, weights: dict[str, np.ndarray], weight_infos: dict[str, tuple]
     ) -> None:
-        """The base class's hook, with arrays for its lists."""
+        """Override the base class's hook, with arrays in place of its lists."""
         for param in self._travelling():
             array = param.asnumpy()
             weights[param.name] = array
             weight_infos[param.name] = (array.shape, array.dtype)
 
     def _update_model(self, weights: dict[str, np.ndarray], weight_infos: dict[str, tuple]) -> None:
-        """The base class's hook: everything between the last local step and the global model."""
+        """Override the base class's hook: do all that follows the last local step."""
         features = self._algorithm.upload(weights, self._silo.data_size)
         if self._adaptive:
             features.update(self._adaptive.upload(weights))
@@ -310,7 +310,7 @@ class SiloManager(FederatedLearningManager):
         self._algorithm.ended(record)
 
     def _load(self, features: dict[str, np.ndarray]) -> None:
-        """Set the model's parameters, and what the algorithm keeps of the global ones."""
+        """Set the model's parameters, and what the algorithm keeps of the global model."""
         for param in self._travelling():
             param.set_data(Tensor(features[param.name].reshape(param.shape)))
         self._algorithm.loaded(features)
@@ -321,7 +321,7 @@ class SiloManager(FederatedLearningManager):
 
 
 def check_loss(outputs: Any, step: int) -> None:
-    """Raise NotFiniteError where a value among a training step's outputs is NaN or infinite."""
+    """Raise NotFiniteError if a value among a training step's outputs is NaN or infinite."""
     values = outputs if isinstance(outputs, (tuple, list)) else [outputs]
     for number, value in enumerate(values):
         if isinstance(value, Tensor) and not np.isfinite(value.asnumpy()).all():

@@ -1,9 +1,10 @@
-"""Whether a finished model can come from honest training, by its values and by how far it moved.
+"""Checks whether a model can come from honest training, by its values and its change.
 
-The engine checks names, sizes and finite numbers of an upload, so that one can still ruin a mean:
-multiplied by a thousand, with one huge weight, with a wrong fingerprint. The bounds are wide, since
-they must not stop a job that learns: training from random weights, a high learning rate, a silo
-with much more data that comes late. They keep a model from being ruined, not from being steered.
+The engine checks an upload's names and sizes, and that its numbers are finite. An upload can still
+ruin a mean: multiplied by a thousand, with one huge weight, with a wrong fingerprint. The bounds
+are wide, since they must not stop a job that learns: training from random weights, a high learning
+rate, a silo with much more data that comes late. They prevent ruined models, not subtle
+manipulation.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ from src.federated.aggregation import ABSOLUTE, CONTROL
 from src.federated.rounds import Features
 from src.weights.ckpt_file import MARK, value_fault
 
-# So many earlier changes say what is usual.
+# The number of earlier changes that define what is usual.
 RECENT = 5
-# A change of this share of the model's norm is usual, whatever the earlier ones were: a silo with
-# hundreds of times the data of the others that joins late makes such ones.
+# A change of this share of the model's norm counts as usual, whatever the earlier ones were: a silo
+# that joins late with hundreds of times the others' data causes such changes.
 USUAL_SHARE = 0.5
-# Values that are subtracted at a time: they stay in the processor's cache.
+# Number of values subtracted at a time, so that they stay in the processor's cache.
 PIECE = 1 << 16
 
 
 class ModelBounds:
     """Keeps the last good model, and compares the next one with it.
 
-    A model is too far from it where the L2 norm of the change, over all weights, is more than
-    `limit` times the largest of: the last RECENT changes, and half the model's norm. Before
-    the first change that is the whole norm. Over several iterations it is as many times that.
+    A model is too far away if the L2 norm of its change, over all weights, exceeds `limit` times
+    the largest of: the last RECENT changes, and half the model's norm. Before the first change it
+    is the whole norm. For a change over several iterations the bound is multiplied by their number.
 
     Args:
-        limit: see above; 0 bounds no change.
+        limit: see above; 0 sets no bound.
 
     Attributes:
-        good: name -> array, copies of what `keep` was given last; {} before.
-        iteration: of that model; -1 before.
+        good: name -> array, copies of the last model given to `keep`; {} before the first.
+        iteration: that model's iteration; -1 before the first.
     """
 
     def __init__(self, limit: float):
@@ -49,15 +50,15 @@ class ModelBounds:
         self._changes: deque[float] = deque(maxlen=RECENT)
 
     def fault(self, model: Features, iteration: int) -> str:
-        """Why the model of an iteration is none to go on from; "" where it may be one."""
+        """Return why an iteration's model must not be used to continue; "" if it may be."""
         return value_fault(model) or self._too_far(model, max(1, iteration - self.iteration))
 
     def keep(self, model: Features, iteration: int) -> None:
-        """Make a copy of the model of an iteration the last good one."""
+        """Keep a copy of an iteration's model as the last good one."""
         self.iteration = iteration
         if self.good:
             change = self._change(model)
-            if change > 0:  # else of an iteration that failed
+            if change > 0:  # otherwise the iteration failed
                 self._changes.append(change)
         for name, array in model.items():
             kept = self.good.get(name)
@@ -93,12 +94,12 @@ class ModelBounds:
 
 
 def _weights(model: Features) -> list[str]:
-    """The names of the weights: what an algorithm adds to them begins as zeros."""
+    """Return the weights' names; an algorithm's additional arrays start at zero."""
     return [name for name in model if name != MARK and not name.startswith((ABSOLUTE, CONTROL))]
 
 
 def _norm(arrays: Iterable[np.ndarray]) -> float:
-    """The L2 norm of all their values; infinite beyond what float32 holds."""
+    """Return the L2 norm of all their values; infinite beyond the range of float32."""
     square = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
         for array in arrays:

@@ -1,4 +1,4 @@
-"""Whether the servers' model is this silo's and a mean at all, and what to train from."""
+"""Checks that the servers' model fits this silo and is a mean, and selects starting weights."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from src.weights.ckpt_file import value_fault
 
 
 class RuinedModelError(SyncError):
-    """The values of a model of the servers are none that honest training makes."""
+    """A model of the servers has values that honest training cannot produce."""
 
 
 class DisagreementError(UserError):
-    """A model of the servers has not the fingerprint of this silo's settings."""
+    """A model of the servers does not have the fingerprint of this silo's settings."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """The weights that a silo has from its checkpoint.
+    """The weights of a silo's own checkpoint.
 
     Attributes:
-        weights: name -> 1-D float32 array of every weight that travels.
+        weights: name -> 1-D float32 array of every federated weight.
         origin: the checkpoint's path.
     """
 
@@ -37,19 +37,19 @@ class Start:
     origin: str
 
     def equals(self, weights: Features) -> bool:
-        """Return whether `weights`, 1-D, are the same to the last bit."""
+        """Return whether `weights`, 1-D, are bitwise equal."""
         return all(np.array_equal(own, weights[name]) for name, own in self.weights.items())
 
 
 class ModelCheck:
-    """Looks at each model that servers give, and makes the fingerprint that goes with an upload.
+    """Checks each model from the servers, and makes the fingerprint of an upload.
 
     Args:
-        sizes: name -> number of values of every weight that travels.
-        aspects: what must agree between silos, see `fingerprint`; {} checks no fingerprint.
-        log: takes a line.
-        start: what this silo starts from where the servers have no checkpoint; None: their model.
-        adds: the servers add what is sent to their model.
+        sizes: name -> number of values of every federated weight.
+        aspects: what silos must agree on, see `fingerprint`; {} checks no fingerprint.
+        log: called with a log line.
+        start: what this silo starts from if the servers have no checkpoint; None: their model.
+        adds: whether the servers add uploads to their model.
         max_change: see `ModelBounds`.
     """
 
@@ -68,28 +68,28 @@ class ModelCheck:
         self._log = log
         self._start = start
         self._adds = adds
-        self._was_open = False  # the model before
+        self._was_open = False  # whether the model before was open
         self._extra = {fp.FEATURE_NAME: fp.fingerprint(aspects)} if aspects else {}
 
     def sent_beside(self) -> dict[str, np.ndarray]:
-        """What travels with the weights; servers that add get zeros, to leave theirs as it is."""
+        """Return what is sent with the weights; servers that add get zeros and keep their values."""
         return {name: array * (not self._adds) for name, array in self._extra.items()}
 
     def factor(self, reply: Reply) -> float:
-        """By what the model in `reply` is a multiple of a mean; 1 where it is one."""
+        """Return the factor by which the model in `reply` exceeds a mean; 1 if it is one."""
         if not self._extra or fp.FEATURE_NAME not in reply.features:
             return 1.0
         return fp.common_factor(self._extra[fp.FEATURE_NAME], reply.features[fp.FEATURE_NAME])
 
     def require_own(self, reply: Reply) -> None:
-        """Whether the model is this silo's, by its values, fingerprint, names and sizes.
+        """Check the model against this silo, by its values, fingerprint, names and sizes.
 
         Raises:
-            RuinedModelError: it is zero, not finite, or too far from the last good one.
-            DisagreementError: its fingerprint is another one.
+            RuinedModelError: it is zero, not finite, or too far from the last good model.
+            DisagreementError: its fingerprint differs.
             UserError: it has other weights.
         """
-        # From an initial model that silos may start otherwise than from, no change can be told.
+        # If silos may start from other weights than this initial model, its change means nothing.
         is_start = self.is_open(reply)
         fault = (
             value_fault(reply.features)
@@ -110,7 +110,7 @@ class ModelCheck:
 
     @property
     def last_good(self) -> dict[str, np.ndarray]:
-        """The weights that `keep` was given last, 1-D; {} before the first."""
+        """Return the weights last given to `keep`, 1-D; {} before the first."""
         return dict(self._bounds.good)
 
     def keep(self, weights: Features, iteration: int) -> None:
@@ -120,11 +120,11 @@ class ModelCheck:
     def starting_weights(self, reply: Reply) -> tuple[Features, bool]:
         """Return the weights to train from, and whether they are this silo's own.
 
-        They are the servers', but for an initial model that the servers made without a checkpoint
-        where this silo has one. The silo's own weights are kept until a model of silos arrives.
+        They are the servers', unless the servers made their initial model without a checkpoint and
+        this silo has one. The silo's own weights are kept until an aggregated model arrives.
 
         Args:
-            reply: with a model that `require_own` has let through.
+            reply: a reply whose model has passed `require_own`.
 
         Raises:
             UserError: the silo has a checkpoint, and cannot start from it.
@@ -138,7 +138,7 @@ class ModelCheck:
         origin = self._start.origin
         theirs = f"the servers' initial model was made without a checkpoint ({reply.address})"
         if not self._differing(reply):
-            # The fingerprint would not tell a silo that starts from the servers' weights.
+            # The fingerprint would not reveal a silo that starts from the servers' weights.
             raise UserError(
                 f"{theirs} and differs from {origin} in trained weights alone, where nobody could "
                 f"notice a silo that starts from another one; start the servers with "
@@ -148,11 +148,11 @@ class ModelCheck:
         return {**weights, **self._start.weights}, True
 
     def is_open(self, reply: Reply) -> bool:
-        """Whether silos may start from other weights than the model's in `reply`."""
+        """Return whether silos may start from other weights than those of the model in `reply`."""
         return not self._adds and fp.is_open(reply.features.get(fp.FEATURE_NAME, np.empty(0)))
 
     def _differing(self, reply: Reply) -> list[str]:
-        """The aspects in which the model's fingerprint, if it has one, is not this silo's."""
+        """Return the aspects in which the model's fingerprint, if any, differs from this silo's."""
         if not self._extra or fp.FEATURE_NAME not in reply.features:
             return []
         mine, theirs = self._extra[fp.FEATURE_NAME], reply.features[fp.FEATURE_NAME]
@@ -173,10 +173,10 @@ class ModelCheck:
             self._extra = {}
 
     def _heed_start(self, reply: Reply) -> None:
-        """Let other frozen weights pass where this silo may start from its own.
+        """Accept other frozen weights if this silo may start from its own.
 
         Raises:
-            UserError: it may not.
+            UserError: it may not start from its own weights.
         """
         if self._start is not None and self.is_open(reply):
             return

@@ -1,14 +1,14 @@
-"""Differential privacy on the client: what leaves the silo is a clipped update with noise on it.
+"""Differential privacy on the client: a silo sends a clipped update with added noise.
 
-The update is the difference of the trained weights to the global model that training began from.
-It is scaled down to an L2 norm of at most `clip_norm` over all values that travel, and every value
-gets Gaussian noise of standard deviation `noise_multiplier * clip_norm`. What is sent is the global
-model and that sum, so that servers need to know nothing of it: Gaussian mechanism, Dwork and Roth,
-"The algorithmic foundations of differential privacy", 2014, appendix A, with the clipping of
-McMahan et al., "Learning differentially private recurrent language models", 2018, at the silo.
+The update is the trained weights minus the global model that training began from. It is scaled down
+to an L2 norm of at most `clip_norm` over all federated values, and every value gets Gaussian noise
+of standard deviation `noise_multiplier * clip_norm`. The silo sends the global model plus the noisy
+update, so the servers need no change. Sources: the Gaussian mechanism of Dwork and Roth, "The
+algorithmic foundations of differential privacy", 2014, appendix A; the clipping of McMahan et al.,
+"Learning differentially private recurrent language models", 2018, at the silo.
 
-The guarantee is of one upload of one silo, against everybody who sees it, the servers included. It
-compares any two data sets of the silo: two clipped updates differ by up to 2 * clip_norm.
+The guarantee holds for one upload of one silo, against everybody who sees it, the servers included.
+It compares any two data sets of the silo: two clipped updates differ by up to 2 * clip_norm.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from src.federated.rounds import Features, NotFiniteError, SyncError, check_fini
 from src.files import append_line, parsed_json, reason
 from src.job.job_config import JobConfig
 
-# What leaves the silo under these is the weights alone.
+# With these algorithms a silo sends its weights and nothing else.
 ALGORITHMS = (FEDAVG, FEDPROX)
 
 
 @dataclass(frozen=True)
 class PrivacySettings:
-    """The keys dp_clip_norm, dp_noise_multiplier, dp_delta and dp_max_epsilon, 0 for no limit."""
+    """Values of dp_clip_norm, dp_noise_multiplier, dp_delta and dp_max_epsilon (0: no limit)."""
 
     clip_norm: float
     noise_multiplier: float
@@ -45,10 +45,10 @@ class PrivacySettings:
 
 
 def privacy_settings(job: JobConfig, config: Any) -> PrivacySettings | None:
-    """The checked settings; None where dp_clip_norm is 0, which is off.
+    """Return the checked settings; None if dp_clip_norm is 0, which disables privacy.
 
     Raises:
-        UserError: values that make no sense, or a job in which more than weights leaves a silo.
+        UserError: values that make no sense, or an algorithm that sends more than the weights.
     """
     clip, noise, delta = config.dp_clip_norm, config.dp_noise_multiplier, config.dp_delta
     most = config.dp_max_epsilon
@@ -92,11 +92,11 @@ LEDGER = "privacy.jsonl"
 
 
 class PrivacyLedger:
-    """The private uploads of one data set by one worker.
+    """The ledger of one worker's private uploads of one data set.
 
     Args:
-        folder: of the worker's log; the ledger lies in it.
-        data: what the uploads tell of: entries of other data sets are not counted.
+        folder: the folder of the worker's log, which holds the ledger.
+        data: identifies the data set; entries of other data sets are not counted.
 
     Attributes:
         multipliers: the noise multiplier of each upload so far.
@@ -108,13 +108,13 @@ class PrivacyLedger:
         self.multipliers: list[float] = []
 
     def begin(self) -> list[str]:
-        """Read what earlier processes entered.
+        """Read the entries of earlier processes.
 
         Returns:
-            Lines that say what was found.
+            Lines that describe what was found.
 
         Raises:
-            UserError: a ledger that cannot be read.
+            UserError: a ledger cannot be read.
         """
         said = []
         for folder in self._folders():
@@ -132,10 +132,10 @@ class PrivacyLedger:
         return said
 
     def add(self, iteration: int, settings: PrivacySettings, epsilon: float) -> None:
-        """Enter an upload, on the disk before this returns.
+        """Enter an upload; it is on the disk when this returns.
 
         Raises:
-            SyncError: it could not be written.
+            SyncError: the entry could not be written.
         """
         entry = {
             "iteration": iteration,
@@ -155,7 +155,7 @@ class PrivacyLedger:
         self.multipliers.append(settings.noise_multiplier)
 
     def _folders(self) -> list[Path]:
-        """This worker's folder and the earlier ones next to it."""
+        """Return this worker's folder and the earlier ones next to it."""
         earlier = [
             path
             for path in self._folder.parent.glob(f"{self._folder.name}.*")
@@ -164,9 +164,9 @@ class PrivacyLedger:
         return [*sorted(earlier), self._folder]
 
     def _counted(self, path: Path) -> list[float]:
-        """Noise multipliers of the entries of this ledger's data.
+        """Return the noise multipliers of the entries for this ledger's data.
 
-        What stands behind the last line's end is of an upload that never left.
+        An unfinished last line belongs to an upload that was never sent.
         """
         *lines, _ = path.read_text(encoding="utf-8").split("\n")
         entries = [self._entry(path, number, line) for number, line in enumerate(lines, 1)]
@@ -186,29 +186,29 @@ class PrivacyLedger:
         )
 
 
-# In units of clip_norm, the largest distance of two clipped updates.
+# The largest distance between two clipped updates, in units of clip_norm.
 SENSITIVITY = 2.0
-# Values that are worked on at a time, in float64.
+# Number of values processed at a time, in float64.
 PIECE = 1 << 18
 
 
 class Privacy:
-    """Makes a silo's uploads private, and adds up what they have told.
+    """Makes a silo's uploads private, and adds up the privacy they have spent.
 
         privacy.remember(global_model)      # whenever one is loaded
         ...                                 # training
         upload = privacy.protect(weights, step, iteration)
 
-    An upload that would spend more than `settings.max_epsilon` is the global model itself: it says
-    nothing of the silo's data, and lets the other silos' iteration end.
+    If an upload would spend more than `settings.max_epsilon`, the global model itself is sent: it
+    reveals nothing about the silo's data, and lets the other silos' iteration end.
 
     Args:
-        settings: see there.
-        ledger: keeps the uploads of this and of earlier processes.
+        settings: see `PrivacySettings`.
+        ledger: records the uploads of this and earlier processes.
         log: takes a line.
 
     Attributes:
-        epsilon: what all uploads so far have spent at `settings.delta`; infinite where one had no
+        epsilon: what all uploads so far have spent at `settings.delta`; infinite if one had no
             noise, 0 before the first.
     """
 
@@ -227,7 +227,7 @@ class Privacy:
         self.epsilon = epsilon_of(ledger.multipliers, settings.delta)
 
     def remember(self, model: Features) -> None:
-        """Keep a copy of the global model, (float32 arrays of any shape), for the next upload."""
+        """Keep a copy of the global model (float32 arrays of any shape) for the next upload."""
         for name, array in model.items():
             flat = array.reshape(-1)
             if name in self._model:
@@ -236,13 +236,13 @@ class Privacy:
                 self._model[name] = flat.astype(np.float32)
 
     def protect(self, weights: Features, step: int, iteration: int) -> dict[str, np.ndarray]:
-        """What leaves the silo in place of `weights`; it is entered in the ledger before.
+        """Return what is sent in place of `weights`, after entering it in the ledger.
 
-        The result takes the memory of the global model, which `remember` must bring again before
-        the next call.
+        The result uses the memory of the global model, so call `remember` again before the next
+        call.
 
         Args:
-            weights: name -> float32 array, the names those of the last global model.
+            weights: name -> float32 array, with the names of the last global model.
             step, iteration: for messages and the ledger.
 
         Raises:
@@ -253,7 +253,7 @@ class Privacy:
             return self._model_as(weights)
         settings = self._settings
         norm = self._update_norm(weights)
-        if not math.isfinite(norm):  # a comparison with NaN would leave the update as it is
+        if not math.isfinite(norm):  # a comparison with NaN would skip the clipping
             raise NotFiniteError(
                 f"the update's norm is {norm} after step {step}: the global model that it began "
                 "with is not finite; nothing was sent"
@@ -270,11 +270,11 @@ class Privacy:
         return self._model_as(weights)
 
     def _model_as(self, weights: Features) -> dict[str, np.ndarray]:
-        """The global model, or what has been made of it, in the shapes of `weights`."""
+        """Return the global model's memory, possibly modified, in the shapes of `weights`."""
         return {name: self._model[name].reshape(array.shape) for name, array in weights.items()}
 
     def _is_spent(self) -> bool:
-        """Whether another upload would spend more than it may; the first time it is said."""
+        """Return whether another upload would exceed the limit; log it the first time."""
         most = self._settings.max_epsilon
         if not most:
             return False
@@ -295,7 +295,7 @@ class Privacy:
         return epsilon_of(multipliers, self._settings.delta)
 
     def _update_norm(self, weights: Features) -> float:
-        """L2 norm of the update over all values."""
+        """Return the L2 norm of the update over all values."""
         square = 0.0
         for base, array in self._pieces(weights):
             update = np.subtract(array, base, dtype=np.float64)
@@ -303,9 +303,9 @@ class Privacy:
         return math.sqrt(square)
 
     def _add_update(self, weights: Features, scale: float, deviation: float) -> None:
-        """Turn the global model into itself, the scaled update and the noise.
+        """Add the scaled update and the noise to the global model, in place.
 
-        All three are added in float64 and rounded to float32 once.
+        The sum is computed in float64 and rounded to float32 once.
         """
         generator = fresh_generator()
         for base, array in self._pieces(weights):
@@ -319,7 +319,7 @@ class Privacy:
             base[:] = update
 
     def _pieces(self, weights: Features) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        """The global model and the weights side by side, 1-D views of PIECE values at most."""
+        """Yield pieces of the global model and the weights: 1-D views of PIECE values at most."""
         for name, array in weights.items():
             base, flat = self._model[name], array.reshape(-1)
             for begin in range(0, flat.size, PIECE):
@@ -340,29 +340,29 @@ class Privacy:
 def make_privacy(
     job: JobConfig, config: Any, data: Path, log: Callable[[str], None]
 ) -> Privacy | None:
-    """That of a worker on the shard in the folder `data`; None where it is off."""
+    """Make the `Privacy` of a worker on the shard in the folder `data`; None if disabled."""
     settings = privacy_settings(job, config)
     return Privacy(settings, PrivacyLedger(config.output_dir, data), log) if settings else None
 
 
 def fresh_generator() -> np.random.Generator:
-    """A generator of noise that nobody can start again: seeded by the operating system alone."""
+    """Return a noise generator that nobody can reproduce: seeded by the operating system only."""
     seed = int.from_bytes(os.urandom(32), "little")
     return np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(seed)))
 
 
 def epsilon_of(multipliers: Iterable[float], delta: float) -> float:
-    """Epsilon at `delta` of uploads with these noise multipliers, one after another.
+    """Return epsilon at `delta` for successive uploads with these noise multipliers.
 
-    An upper bound, by Renyi differential privacy (Mironov, 2017): a few percent above the exact
-    value, and no dearer with a thousand uploads.
+    It is an upper bound, by Renyi differential privacy (Mironov, 2017): a few percent above the
+    exact value, and no slower to compute with a thousand uploads.
     """
     counts = Counter(multipliers)
     if not counts:
         return 0.0
     if 0 in counts:
         return math.inf
-    # Late: it takes a second, and few silos need it.
+    # Imported late: it takes a second, and few silos need it.
     from dp_accounting import GaussianDpEvent
     from dp_accounting.rdp import RdpAccountant
 

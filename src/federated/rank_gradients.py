@@ -1,4 +1,4 @@
-"""The mean of the gradients over the ranks of a silo, within the graph of a training step."""
+"""Averages the gradients over the ranks of a silo, within the graph of a training step."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from src.model_utils.device_adapter import use_device
 
 
 def share_gradients(step: nn.Cell, ranks: Ranks) -> None:
-    """Let the training step `step` use the mean of all ranks' gradients.
+    """Make the training step `step` use the mean of all ranks' gradients.
 
     Args:
-        step: an `nn.TrainOneStepCell`, before it is compiled. On devices other than a CPU it has
-            the library's reducer already, see `join_devices`.
+        step: an `nn.TrainOneStepCell` that is not yet compiled. On devices other than a CPU it
+            already has the library's reducer, see `join_devices`.
     """
     if ms.get_context("device_target") == "CPU" and ranks.size > 1:
         step.grad_reducer = MeanOverRanks(ranks, step.weights)
 
 
 def join_devices(config: Any) -> None:
-    """On other devices than a CPU: this process's rank and device, as mpirun has given them.
+    """Set this process's rank and device as given by mpirun, on devices other than a CPU.
 
-    The library then averages gradients itself (HCCL or NCCL). Nobody has run this yet.
+    The library then averages gradients itself (HCCL or NCCL). This has not been run yet.
 
     Args:
-        config: device_target and device_id; rank and device_id are set.
+        config: device_target and device_id are read; rank and device_id are set.
     """
     config.rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
     config.device_id += int(os.environ["OMPI_COMM_WORLD_LOCAL_RANK"])
@@ -50,11 +50,11 @@ def join_devices(config: Any) -> None:
 
 
 class MeanOverRanks(nn.Cell):
-    """Gradients to their mean over the ranks; all of them in one message.
+    """Replaces gradients by their mean over the ranks, with all of them in one message.
 
     Args:
-        ranks: of the silo.
-        weights: what the gradients are of, in their order; float32.
+        ranks: the silo's ranks.
+        weights: the gradients' weights, in the same order; float32.
     """
 
     def __init__(self, ranks: Ranks, weights: Sequence[Parameter]):
@@ -65,7 +65,7 @@ class MeanOverRanks(nn.Cell):
         self.mean = _mean_operator(ranks)
 
     def construct(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The means, in the shapes of the gradients."""
+        """Return the means, in the shapes of the gradients."""
         flat = ()  # type: tuple
         for grad in grads:
             flat += (ops.reshape(grad, (-1,)),)
@@ -81,7 +81,7 @@ def _mean_operator(ranks: Ranks) -> ops.Custom:
     def mean_over_ranks(values: np.ndarray) -> np.ndarray:
         return ranks.mean(values)
 
-    # Registered, or the library logs a warning.
+    # Without this registration the library logs a warning.
     entry = CustomRegOp("mean_over_ranks").input(0, "values").output(0, "mean")
     entry.dtype_format(DataType.F32_Default, DataType.F32_Default).target("CPU")
     info = entry.get_op_info()
@@ -89,24 +89,24 @@ def _mean_operator(ranks: Ranks) -> ops.Custom:
 
 
 def label_of(config: Any) -> str:
-    """The worker's name in log lines: worker_0, or worker_0 rank 1."""
+    """Return the worker's name in log lines: worker_0, or worker_0 rank 1."""
     name = f"worker_{config.user_id}"
     return f"{name} rank {config.rank}" if is_rank(config) else name
 
 
 def is_rank(config: Any) -> bool:
-    """Whether this process is one rank of a silo of several."""
+    """Return whether this process is one of several ranks of a silo."""
     return getattr(config, "run_distribute", False)
 
 
 def is_leader(config: Any) -> bool:
-    """Whether this process is the one of its silo that saves, evaluates and talks to servers."""
+    """Return whether this process saves, evaluates and talks to servers for its silo."""
     return not is_rank(config) or config.rank == 0
 
 
 @contextlib.contextmanager
 def opened_ranks(job: JobConfig, config: Any) -> Iterator[Ranks | None]:
-    """The connections to the silo's other ranks, who are told why this one fails.
+    """Open connections to the silo's other ranks; if this rank fails, tell them why.
 
     Raises:
         SyncError: another rank is missing, has failed or has ended.

@@ -1,4 +1,4 @@
-"""The part of each rank in its silo: rank 0 is the silo, the others follow what it decides."""
+"""The ranks of a silo: rank 0 acts as the silo, the others follow its decisions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Load = Callable[[dict[str, np.ndarray]], None]
 
 
 class Leader(Silo):
-    """The silo on rank 0: it gives each model that it loads, and each decision, to the others.
+    """The silo on rank 0, which sends each model that it loads and each decision to the others.
 
     Args:
         ranks: of the silo.
-        client, load: as of `Silo`, and so are the others.
+        client, load: see `Silo`, and likewise for the remaining arguments.
     """
 
     def __init__(self, ranks: Ranks, client: Client, load: Load, *more: Any, **options: Any):
@@ -31,18 +31,18 @@ class Leader(Silo):
         self._ranks = ranks
 
     def join(self) -> None:
-        """As `Silo.join`; the others hear of it even where nothing was left to do."""
+        """Call `Silo.join`, and tell the other ranks even if nothing was left to do."""
         super().join()
         self._tell_state()
 
     def exchange(self, features: Features, step: int = 0, epsilon: float | None = None) -> Round:
-        """As `Silo.exchange`."""
+        """Call `Silo.exchange`, and tell the other ranks."""
         record = super().exchange(features, step, epsilon)
         self._tell_state()
         return record
 
     def reload(self) -> None:
-        """As `Silo.reload`."""
+        """Call `Silo.reload`, and tell the other ranks."""
         super().reload()
         self._tell_state()
 
@@ -53,18 +53,18 @@ class Leader(Silo):
 
 
 class _NoServers:
-    """Stands in for the connection to the servers, which rank 0 alone has."""
+    """Replaces the connection to the servers, which only rank 0 has."""
 
     def close(self) -> None:
-        """Nothing: the other ranks may still have to hear why this one ends."""
+        """Do nothing: the other ranks may still need to be told why this one ends."""
 
 
 class Follower:
-    """What stands in for a `Silo` on the other ranks: it does as rank 0 tells.
+    """Replaces `Silo` on the other ranks, and follows rank 0.
 
     Args:
         ranks: of the silo.
-        load, on_phase: as of `Silo`; the phases are "train", "wait" and "done".
+        load, on_phase: see `Silo`; the phases are "train", "wait" and "done".
     """
 
     def __init__(self, ranks: Ranks, load: Load, on_phase: Callable[[str, int], None]):
@@ -80,12 +80,12 @@ class Follower:
         self._on_phase = on_phase
 
     def join(self) -> None:
-        """Wait until rank 0 has joined an iteration, with its weights, or knows of the end."""
+        """Wait until rank 0 has joined an iteration and loaded its weights, or the job has ended."""
         self._follow()
         self._on_phase("done" if self.finished else "train", self.iteration)
 
     def exchange(self, features: Features, step: int = 0, epsilon: float | None = None) -> Round:
-        """Wait for the end of rank 0's exchange; what this rank has is not sent."""
+        """Wait for the end of rank 0's exchange; this rank's weights are not sent."""
         self._on_phase("wait", self.iteration)
         record = Round(self.iteration)
         record.result = self._follow()
@@ -109,11 +109,11 @@ class Follower:
 def silo_of(
     ranks: Ranks | None, client: Client, load: Load, *more: Any, **options: Any
 ) -> Silo | Follower:
-    """This process's silo: a `Silo` of its own, or its part in one of several ranks.
+    """Make this process's silo: a `Silo`, or its part in a silo of several ranks.
 
     Args:
-        ranks: None for a silo of one process.
-        client, load: as of `Silo`, and so are the others.
+        ranks: the silo's ranks; None for a silo of one process.
+        client, load: see `Silo`, and likewise for the remaining arguments.
     """
     if ranks is None:
         return Silo(client, load, *more, **options)

@@ -1,4 +1,4 @@
-"""What an answer of the engine's servers means, in one word and in theirs."""
+"""Interprets answers of the engine's servers: the outcome, and the servers' own words."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LONGEST_SENTENCE = 256
 
 
 class Outcome(enum.Enum):
-    """What became of a request."""
+    """The outcome of a request."""
 
     ACCEPTED = "accepted"
     NOT_READY = "not ready"
-    SAFEMODE = "safemode"  # the server switches the iteration or has lost Redis: ask again
+    SAFEMODE = "safemode"  # the server is changing the iteration or has lost Redis: ask again
     FULL = "iteration full"  # enough silos have joined, or enough have sent
     DUPLICATE = "counted already"  # this silo has joined, or sent, in this iteration
     NOT_JOINED = "not joined"  # the server does not know that this silo joined the iteration
@@ -38,15 +38,16 @@ class Reply:
     """A call's result.
 
     Attributes:
-        reason: the server's words, or why it cannot be reached; "" where there is nothing to say.
-        iteration: the server's current iteration where it tells, from 1; else 0.
+        reason: the server's words, or why it cannot be reached; "" if there is no reason.
+        iteration: the server's current iteration, from 1; 0 if the server does not say.
         features: name -> 1-D float32 array; views into the one buffer that was received.
-        sent, received: bytes of the two bodies; of an unreachable server what it has taken.
+        sent, received: bytes of the two bodies; for an unreachable server what it accepted.
         seconds: from the first byte sent to the last byte decoded.
-        own_seconds: of it, this process's own work: scaling, encoding, decoding.
+        own_seconds: the part that is this process's own work: scaling, encoding, decoding.
         address: the server that answered.
-        iterations: of the whole job, where the server tells; else 0.
-        unanswered: a try of this request was sent whole and got no answer, so it may have counted.
+        iterations: number of the job's iterations; 0 if the server does not say.
+        unanswered: whether one attempt was sent completely and got no answer, so that it may have
+            counted.
     """
 
     outcome: Outcome
@@ -62,14 +63,14 @@ class Reply:
     unanswered: bool = False
 
     def __post_init__(self) -> None:
-        # It goes into logs, and into the error that ends a silo.
+        # The reason goes into logs, and into the error that ends a silo.
         self.reason = printable(" ".join(self.reason.split()))
 
     def __str__(self) -> str:
         return f"{self.outcome.value}: {self.reason}" if self.reason else self.outcome.value
 
 
-# The engine tells most of its refusals apart by their words alone.
+# The engine distinguishes most of its refusals by their words only.
 _WORDS = (
     ("has reached the threshold", Outcome.FULL),
     ("updateModel is enough", Outcome.FULL),
@@ -81,18 +82,18 @@ _WORDS = (
     ("disabled or finished", Outcome.FINISHED),
 )
 
-# What the engine says in place of a table.
+# Sentences that the engine sends in place of a table.
 _SENTENCES = (b"safemode", b"disabled or finished", b"An inner error occurred")
 
 
 def understand(data: np.ndarray, *slots: int) -> Reply:
-    """The reply that these bytes are: a sentence of the engine, or a table.
+    """Decode a reply: a sentence of the engine, or a table.
 
     Args:
         slots: field numbers as `messages.decode` takes them.
 
     Raises:
-        BadMessageError: neither.
+        BadMessageError: the bytes are neither.
     """
     head = data[:LONGEST_SENTENCE].tobytes()
     if len(data) < LONGEST_SENTENCE and head and head.isascii() and b"\0" not in head:
@@ -114,7 +115,7 @@ def understand(data: np.ndarray, *slots: int) -> Reply:
 
 
 def is_of_engine(head: bytes) -> bool:
-    """Whether an answer that begins so is one of the engine's servers."""
+    """Return whether an answer with this beginning is from one of the engine's servers."""
     return messages.begins_as_reply(head) or any(words in head for words in _SENTENCES)
 
 
