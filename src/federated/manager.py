@@ -215,7 +215,7 @@ class SiloManager(FederatedLearningManager):
         self._silo.client.close()
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Return what servers do not have: 1-D arrays by name, and an adaptive frequency's numbers."""
+        """Return what servers lack: 1-D arrays by name, and an adaptive frequency's numbers."""
         arrays = {LOCAL + p.name: p.asnumpy().reshape(-1) for p in self._staying()}
         arrays.update(self._algorithm.state())
         if self._adaptive is None:

@@ -72,7 +72,7 @@ class ModelCheck:
         self._extra = {fp.FEATURE_NAME: fp.fingerprint(aspects)} if aspects else {}
 
     def sent_beside(self) -> dict[str, np.ndarray]:
-        """Return what is sent with the weights; servers that add get zeros and keep their values."""
+        """Return what is sent with the weights: zeros for servers that add, to change nothing."""
         return {name: array * (not self._adds) for name, array in self._extra.items()}
 
     def factor(self, reply: Reply) -> float:

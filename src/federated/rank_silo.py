@@ -18,7 +18,7 @@ class Leader(Silo):
     """The silo on rank 0, which sends each model that it loads and each decision to the others.
 
     Args:
-        ranks: of the silo.
+        ranks: the silo's ranks.
         client, load: see `Silo`, and likewise for the remaining arguments.
     """
 
@@ -63,7 +63,7 @@ class Follower:
     """Replaces `Silo` on the other ranks, and follows rank 0.
 
     Args:
-        ranks: of the silo.
+        ranks: the silo's ranks.
         load, on_phase: see `Silo`; the phases are "train", "wait" and "done".
     """
 
@@ -80,7 +80,7 @@ class Follower:
         self._on_phase = on_phase
 
     def join(self) -> None:
-        """Wait until rank 0 has joined an iteration and loaded its weights, or the job has ended."""
+        """Wait until rank 0 has joined an iteration, with its weights, or the job has ended."""
         self._follow()
         self._on_phase("done" if self.finished else "train", self.iteration)
 

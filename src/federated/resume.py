@@ -1,4 +1,4 @@
-"""A worker's part in --resume: collects its state after each round, puts it back at the start."""
+"""A worker's part in --resume: saves its state after each round, restores it at the start."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from src.files import reason
 from src.job.job_config import JobConfig
 
 MOMENTUM, FRESH = "momentum.", "momentum_is_fresh"
-# Servers whose newest file was lost are one iteration behind; at 1 with a later state, a new job.
+# Servers that lost their newest file are one iteration behind; iteration 1 with a later state means
+# a new job.
 FIRST_ITERATIONS = 2
 
 
 def resumed_state(
     job: JobConfig, config: Any, shard: Path, ranks: Ranks | None, log: Callable[[str], None]
 ) -> ResumeState | None:
-    """What --resume goes on from; None without the flag, or where no state can be read.
+    """Return the state that --resume continues from; None without the flag or a readable state.
 
-    Rank 0 of a silo of several reads it for all of them.
+    In a silo of several ranks, rank 0 reads it for all of them.
 
     Raises:
-        UserError: the state is of another job, shard or configuration.
+        UserError: the state belongs to another job, shard or configuration.
     """
     if not config.resume:
         return None
@@ -51,7 +52,7 @@ def resumed_state(
 
 
 def require_same_job(state: ResumeState | None, iteration: int) -> None:
-    """Raise a UserError where the servers have started the job again since `state`."""
+    """Raise a UserError if the servers have restarted the job since `state`."""
     if state is not None and iteration == 1 and state.iteration > FIRST_ITERATIONS:
         raise UserError(
             f"--resume: this silo's state is of iteration {state.iteration}, and the servers begin "
@@ -60,14 +61,14 @@ def require_same_job(state: ResumeState | None, iteration: int) -> None:
 
 
 class StateKeeper:
-    """Writes a worker's state after each synchronisation; a write that fails costs a line.
+    """Writes a worker's state after each synchronisation; a failed write is only logged.
 
     Args:
         path: see `state_file`.
         terms: see `terms_of_state`.
-        manager: the silo's.
-        optimizer: of the training step.
-        log: takes a line.
+        manager: the silo's manager.
+        optimizer: the training step's optimiser.
+        log: called with a log line.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class StateKeeper:
         self._log = log
 
     def save(self) -> None:
-        """Write the state of now, between two iterations."""
+        """Write the current state, between two iterations."""
         arrays, numbers = self._manager.state()
         arrays.update(momentum_of(self._optimizer))
         steps = int(self._optimizer.global_step.asnumpy()[0])
@@ -99,21 +100,21 @@ class StateKeeper:
 
 
 def momentum_of(optimizer: nn.SGD) -> dict[str, np.ndarray]:
-    """The momentum of each weight as 1-D arrays, and for each whether it is still to begin.
+    """Return each weight's momentum as a 1-D array, and whether it is still to be initialised.
 
-    They are the optimiser's own memory, valid until its next step.
+    The arrays are the optimiser's own memory, valid until its next step.
     """
     arrays = {MOMENTUM + p.name: p.asnumpy().reshape(-1) for p in optimizer.accum}
-    # MindSpore keeps one mark for each value, though a step clears all of a weight's at once.
+    # MindSpore keeps one flag for each value, though a step clears all of a weight's at once.
     marks = [p.asnumpy().reshape(-1)[0] for p in optimizer.stat]
     return {**arrays, FRESH: np.array(marks, np.float32)}
 
 
 def set_momentum(optimizer: nn.SGD, arrays: Mapping[str, np.ndarray]) -> None:
-    """Put back what `momentum_of` gave.
+    """Restore what `momentum_of` returned.
 
     Raises:
-        UserError: it is of other weights.
+        UserError: the momentum belongs to other weights.
     """
     expected = {MOMENTUM + p.name: p.size for p in optimizer.accum}
     held = {name: array.size for name, array in arrays.items() if name.startswith(MOMENTUM)}

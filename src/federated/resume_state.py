@@ -1,8 +1,8 @@
-"""What a worker needs besides the global model to go on where it was, in one file.
+"""The state file: what a worker needs besides the global model to resume.
 
-The weights come from the servers. What they do not have is the optimiser's momentum, the place in
-the schedule and in the data, the weights that stay in the silo, and what the aggregation algorithm
-keeps. A worker writes that after each synchronisation and reads it with --resume.
+The servers have the federated weights. They lack the optimiser's momentum, the position in the
+schedule and in the data, the local weights, and what the aggregation algorithm keeps. A worker
+writes these after each synchronisation and reads them with --resume.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from src.job.job_config import JobConfig
 from src.model_utils.config import setting
 
 FILE_NAME = "resume.safetensors"
-# Of the configuration: what the state would mean something else without.
+# Configuration keys with another value of which the state would mean something else.
 KEYS = (
     "backbone",
     "batch_size",
@@ -42,12 +42,12 @@ KEYS = (
 
 @dataclass
 class ResumeState:
-    """A silo between two iterations.
+    """A silo's state between two iterations.
 
     Attributes:
-        iteration: the one that it was to train next, from 1.
-        steps: training steps done, the place in the schedule and in the data.
-        numbers: single values that the aggregation algorithm keeps.
+        iteration: the iteration to train next, from 1.
+        steps: training steps done, which is the position in the schedule and in the data.
+        numbers: scalars that the aggregation algorithm keeps.
         arrays: name -> 1-D float32 array: momentum, local weights, what the algorithm keeps.
     """
 
@@ -57,21 +57,21 @@ class ResumeState:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
     def steps_at(self, iteration: int, steps: int) -> int:
-        """Steps done when `iteration` begins, where each since this state has had `steps`."""
+        """Return the steps done when `iteration` begins, with `steps` in each since this state."""
         return max(0, self.steps + (iteration - self.iteration) * steps)
 
 
 class BrokenStateError(Exception):
-    """The file is none, cut short or corrupt."""
+    """The file is not a state file, truncated or corrupt."""
 
 
 def state_file(output_dir: Path, shard: Path) -> Path:
-    """Where the worker whose output is in `output_dir` keeps its state."""
+    """Return the path of the state of the worker whose output is in `output_dir`."""
     return output_dir / "ckpt" / shard.name / FILE_NAME
 
 
 def terms_of_state(job: JobConfig, config: Any, shard: Path) -> dict[str, str]:
-    """What has to be as it was for a state to serve, by the names that a user knows it by.
+    """Return what must be unchanged for a state to be usable, by names that a user knows.
 
     Raises:
         UserError: no usable MindRecord in the folder `shard`.
@@ -88,29 +88,29 @@ def terms_of_state(job: JobConfig, config: Any, shard: Path) -> dict[str, str]:
 
 
 def save_state(path: Path, state: ResumeState, terms: Mapping[str, str]) -> None:
-    """Write `state` in place of an earlier one.
+    """Write `state`, replacing an earlier one.
 
     Raises:
-        OSError: it could not be written; an earlier one is still there.
+        OSError: it could not be written; an earlier one is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     told = {**asdict(state), "terms": dict(terms), "checksum": _checksum(state.arrays)}
     del told["arrays"]
-    # What it holds has not left the silo: momentum, local parameters.
+    # The file is private: momentum and local parameters do not leave the silo.
     beside = path.with_name(f".partial.{path.name}")
     with whole_file(path, durable=True, partial=beside, private=True) as partial:
         try:
             save_file(state.arrays, str(partial), metadata={"state": json.dumps(told)})
         except SafetensorError as error:
-            # The library tells a full disk as an error of its own.
+            # The library reports a full disk as an error of its own.
             raise OSError(str(error)) from error
 
 
 def describe_state(path: Path, terms: Mapping[str, str]) -> str:
-    """What --resume will do with the file, without reading its arrays.
+    """Describe what --resume will do with the file, without reading its arrays.
 
     Raises:
-        UserError: it is of another job, shard or configuration.
+        UserError: it belongs to another job, shard or configuration.
         BrokenStateError: it cannot be read.
     """
     if not path.is_file():
@@ -123,10 +123,10 @@ def describe_state(path: Path, terms: Mapping[str, str]) -> str:
 def load_state(
     path: Path, terms: Mapping[str, str], log: Callable[[str], None]
 ) -> ResumeState | None:
-    """The state in `path`; None, and a line to `log`, where there is none that can be read.
+    """Read the state in `path`; return None, and log a line, if none can be read.
 
     Raises:
-        UserError: it is of another job, shard or configuration.
+        UserError: it belongs to another job, shard or configuration.
     """
     try:
         log(f"resume: {describe_state(path, terms)}")
@@ -153,7 +153,7 @@ def _read(path: Path) -> ResumeState:
 
 
 def head_of(path: Path) -> dict[str, Any]:
-    """What the head of a state file says.
+    """Return the header of a state file.
 
     Raises:
         BrokenStateError: it cannot be read.

@@ -1,4 +1,4 @@
-"""What a silo's rounds are made of: errors, deadlines, waiting, checks, the record of a round."""
+"""Parts of a silo's rounds: errors, deadlines, waiting, checks, the record of a round."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Features = Mapping[str, np.ndarray]
 
 
 class SyncError(Exception):
-    """The silo cannot go on; the message says why in one line."""
+    """The silo cannot continue; the message says why in one line."""
 
 
 class GaveUpError(SyncError):
@@ -30,7 +30,7 @@ class GaveUpError(SyncError):
 
 
 class UploadRefusedError(SyncError):
-    """The servers will not take this silo's weights."""
+    """The servers do not accept this silo's weights."""
 
 
 class NotFiniteError(SyncError):
@@ -43,15 +43,15 @@ class JobRestartedError(SyncError):
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Seconds.
+    """Time limits in seconds.
 
     Attributes:
-        join: for servers that are not up, in safemode or disabled.
-        request: one request, the transfer of the whole model included.
-        wait: for an iteration to end. Longer than the servers' own time windows, so that it is
-            they who decide.
-        join_window, upload_window: the servers' time windows from the first silo that joins and
-            the first that sends, for messages; 0 where not known.
+        join: wait for servers that are not up, in safemode or disabled.
+        request: duration of one request, including the transfer of the whole model.
+        wait: wait for an iteration to end. It is longer than the servers' own time windows, so that
+            these decide.
+        join_window, upload_window: the servers' time windows from the first silo that joins and the
+            first that sends, for messages; 0 if unknown.
     """
 
     join: float = 600.0
@@ -63,14 +63,15 @@ class Deadlines:
 
 @dataclass
 class Round:
-    """What one iteration took; a line of rounds.jsonl.
+    """The record of one iteration; a line of rounds.jsonl.
 
     Attributes:
         result: "aggregated"; "missed": aggregated without this silo; "lost": failed at the servers.
         client_s: this process's own work: checking, scaling, decoding, loading.
         round_s: from the request to join to the loaded model.
         peak_rss_mb: largest resident memory of this process so far, 10**6 bytes.
-        epsilon: of differential privacy, spent so far; None without it. In the file where finite.
+        epsilon: privacy budget spent so far; None without differential privacy. The file has it if
+            it is finite.
     """
 
     iteration: int
@@ -86,12 +87,12 @@ class Round:
     epsilon: float | None = None
 
     def close(self, began: float) -> None:
-        """Fill in what is known at the end; `began` is a time of time.monotonic()."""
+        """Fill in what is known at the end; `began` is a value of time.monotonic()."""
         self.round_s = time.monotonic() - began
         self.peak_rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
     def line(self) -> str:
-        """The round as the log tells it."""
+        """Return the round as a log line."""
         outcome = {
             "aggregated": f"iteration {self.iteration} aggregated",
             "missed": f"iteration {self.iteration} ended without this silo's weights",
@@ -113,10 +114,10 @@ class Round:
 
 
 class Patience:
-    """A wait that ends: each `pause` sleeps, and now and then says what for and until when.
+    """A wait with a deadline: each `pause` sleeps, and at times logs the reason and the deadline.
 
     Args:
-        seconds: from now on; then `pause` raises GaveUpError.
+        seconds: time from now until `pause` raises GaveUpError.
     """
 
     def __init__(self, seconds: float, log: Callable[[str], None]):
@@ -125,7 +126,7 @@ class Patience:
         self.renew()
 
     def renew(self) -> None:
-        """Start to count from zero."""
+        """Restart the deadline."""
         self._begin = time.monotonic()
         self._next_report = 5.0
 
@@ -135,9 +136,10 @@ class Patience:
         """Sleep.
 
         Args:
-            what: what is waited for, to come after "waiting for"; or what to ask for these words
-                when they are needed.
-            report_at_once: for a wait that should not happen; others are told of after 5 s.
+            what: what is waited for, to follow "waiting for"; or a function that returns these
+                words when needed.
+            report_at_once: report before sleeping, for an unexpected wait; others are reported
+                after 5 s.
         """
         waited = time.monotonic() - self._begin
         over = waited >= self._seconds
@@ -152,10 +154,10 @@ class Patience:
 
 
 def declared_size(images: int, unit: int = 1) -> int:
-    """What a silo with so many images declares: its weight in the mean, in units of `unit` images.
+    """Return a silo's weight in the mean: its number of images in units of `unit` images.
 
     Raises:
-        UserError: more than the engine takes.
+        UserError: the weight is more than the engine accepts.
     """
     size = max(1, round(images / unit))
     if size > LARGEST_DATA_SIZE:
@@ -168,7 +170,7 @@ def declared_size(images: int, unit: int = 1) -> int:
 
 
 def check_finite(features: Features, step: int, factor: int) -> None:
-    """Raise NotFiniteError for the first array that float32 cannot hold `factor` times.
+    """Raise NotFiniteError for the first array whose `factor`-fold exceeds float32.
 
     Args:
         step: the silo's training step, for the message.
@@ -185,7 +187,7 @@ def check_finite(features: Features, step: int, factor: int) -> None:
 
 
 def sample(features: Features, names: Iterable[str], each: int = 64) -> np.ndarray:
-    """About `each` values of every array, evenly spread: enough to see that nothing has changed."""
+    """Return about `each` evenly spaced values per array: enough to see whether it changed."""
     parts = []
     for name in names:
         flat = features[name].reshape(-1)
@@ -194,7 +196,7 @@ def sample(features: Features, names: Iterable[str], each: int = 64) -> np.ndarr
 
 
 def difference(expected: Mapping[str, int], received: Mapping[str, int]) -> str:
-    """How two models differ, by the names and sizes of their weights, in a few words."""
+    """Describe briefly how two models differ, by the names and sizes of their weights."""
     missing = [name for name in expected if name not in received]
     unknown = [name for name in received if name not in expected]
     if missing:
@@ -206,5 +208,5 @@ def difference(expected: Mapping[str, int], received: Mapping[str, int]) -> str:
 
 
 def traffic(size: int, seconds: float) -> str:
-    """An amount and its time, as in: 166.1 MB in 0.9 s."""
+    """Format an amount and its time, as in: 166.1 MB in 0.9 s."""
     return f"{size / 1e6:.1f} MB in {seconds:.1f} s"

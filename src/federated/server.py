@@ -1,6 +1,6 @@
-"""A server: the engine's aggregation, of which it keeps the models that silos can go on from.
+"""A server: runs the engine's aggregation, and keeps the models that silos can continue from.
 
-Its recovery files are whole, and the user's own are kept.
+Its recovery files are never partial, and the user's own files are kept.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ KEPT_FILES = 3
 
 
 class ServerJob(FLServerJob):
-    """The engine's server with another way to keep its checkpoints.
+    """The engine's server, with safe checkpoints and a check of each model.
 
-    The engine writes in place, so that a kill leaves half a newest file, and deletes all but three
-    files whoever made them. This one writes under another name and
-    renames, leaves out files that are broken all the same, and deletes only its own. A job of
-    Scaffold goes on with the control variates of its file, where the engine begins with zeros.
+    The engine writes in place, so that a kill leaves a partial newest file, and it deletes all but
+    three files, whoever made them. This class writes under another name and renames, skips files
+    that are broken nevertheless, and deletes only its own. A job of Scaffold continues with the
+    control variates of its file, where the engine begins with zeros.
 
-    A model that no honest training can have made is not kept: its place, in this server's memory
-    too, takes the last good one. Of several servers one is told of an iteration's end, so others
-    may still give the bad model; silos look at what they get by themselves (`Silo`).
+    A model that honest training cannot have produced is not kept: the last good one replaces it, in
+    this server's memory too. Only one of several servers is told of an iteration's end, so others
+    may still return the bad model; silos check what they receive themselves (`Silo`).
 
     Args:
         label: the name in its log lines, for example server_0.
-        yaml_config, http_server_address, tcp_server_ip, checkpoint_dir: as `FLServerJob`.
-        aggregation: what the model must have been made for; None where that does not matter.
-        tls: passwords of the file's certificates where its enable_ssl is True.
+        yaml_config, http_server_address, tcp_server_ip, checkpoint_dir: see `FLServerJob`.
+        aggregation: the settings that the model must have been made for; None if any will do.
+        tls: passwords of the file's certificates if its enable_ssl is True.
         max_change: see `ModelBounds`.
-        senders: gives the identities whose uploads are in an iteration's model; a
-            redis.RedisError where they cannot be told.
+        senders: returns the identities whose uploads are in an iteration's model; raises a
+            redis.RedisError if they are unknown.
     """
 
-    aggregation_type: str  # of the base class, whose package has no types
-    _failure = ""  # of the iteration that has just ended
+    aggregation_type: str  # an attribute of the base class, whose package has no types
+    _failure = ""  # why the iteration that has just ended failed
 
     def __init__(
         self,
@@ -69,12 +69,12 @@ class ServerJob(FLServerJob):
         with checked_settings():
             super().__init__(yaml_config, http_server_address, tcp_server_ip, checkpoint_dir, tls)
         self._has_controls = self.aggregation_type == SCAFFOLD
-        # The base class reads it for one purpose, to add zero controls to those that are there.
+        # The base class reads it only to add zero controls to the existing ones.
         self.aggregation_type = ""
         self._aggregation = aggregation
         self._label = label
         self._folder = Path(checkpoint_dir)
-        # No other server has this name, and what a killed one leaves is written over.
+        # No other server uses this name, and the rest of a killed server is overwritten.
         self._partial = self._folder / f".{http_server_address}.partial.ckpt"
         self._not_ours = {f.path for f in list_recovery_files(self._folder, self.fl_name)}
         self._bounds = ModelBounds(max_change)
@@ -112,7 +112,7 @@ class ServerJob(FLServerJob):
         iteration_valid: bool,
         iteration_reason: str,
     ) -> None:
-        """Keep the model; of an iteration that failed it is the one of before."""
+        """Keep the model; after a failed iteration it is the previous one."""
         self._failure = "" if iteration_valid else " ".join(iteration_reason.split()) or "no reason"
         model = {feature.feature_name: feature.data for feature in feature_list}
         self._take_up_newer(iteration_num)
@@ -145,13 +145,13 @@ class ServerJob(FLServerJob):
         return str(target)
 
     def _fault(self, model: Mapping[str, np.ndarray], iteration: int) -> str:
-        """Why a finished model is none to go on from, or ""."""
+        """Return why a finished model must not be used to continue, or ""."""
         mark = model.get(FEATURE_NAME)
         wrong = mark_fault(self._mark, mark) if self._mark is not None and mark is not None else ""
         return self._bounds.fault(model, iteration) or wrong
 
     def _take_up_newer(self, iteration: int) -> None:
-        """Take the last good model from the file of another server that has been told of it."""
+        """Load the last good model from the file of another server that was told of it."""
         files = list_recovery_files(self._folder, self.fl_name)
         newer = [f for f in files if self._bounds.iteration < f.iteration < iteration]
         if newer and self._bounds.good:
@@ -159,7 +159,7 @@ class ServerJob(FLServerJob):
             self._bounds.keep(_arrays(model), newer[0].iteration)
 
     def _put_back(self, model: Mapping[str, np.ndarray], iteration: int, fault: str) -> None:
-        """Have the engine go on from the last good model: its arrays are its own memory."""
+        """Make the engine continue from the last good model: `model` is the engine's own memory."""
         uploads = "the failed iteration has none"
         if not self._failure:
             uploads = self._uploads_in(iteration)
@@ -180,11 +180,11 @@ class ServerJob(FLServerJob):
             names = self._senders(iteration) if self._senders else []
         except (redis.RedisError, UnicodeDecodeError) as error:
             return f"not known ({error})"
-        # Whoever sends chooses the name: no line may be forged by it.
+        # The sender chooses the name, so it must not be able to forge a log line.
         return ", ".join(map(repr, names)) or "not known"
 
     def _own_files(self) -> list[Path]:
-        """Recovery files of this job, newest first, without those that were there at the start."""
+        """Return this job's recovery files, newest first, without those present at the start."""
         files = list_recovery_files(self._folder, self.fl_name)
         return [f.path for f in files if f.path not in self._not_ours and f.iteration > 0]
 
@@ -194,7 +194,7 @@ def _arrays(features: FeatureMap) -> dict[str, np.ndarray]:
 
 
 def _add_controls(features: FeatureMap) -> None:
-    """Zero control variates for the weights that have none yet."""
+    """Add zero control variates for the weights that have none yet."""
     held = dict(features.feature_map())
     for name, feature in held.items():
         has_none = CONTROL + name not in held and name != FEATURE_NAME
@@ -212,14 +212,14 @@ def run_server(
     max_change: float = 0.0,
     senders: Callable[[int], list[str]] | None = None,
 ) -> None:
-    """Aggregate what silos send to `http_server_address` until a signal ends it.
+    """Aggregate the silos' uploads to `http_server_address` until a signal ends the process.
 
-    The initial model is the newest recovery file in `checkpoint_dir`. The arguments are those of
+    The initial model is the newest recovery file in `checkpoint_dir`. For the arguments see
     `ServerJob`.
 
     Raises:
-        UserError: the model was made for another aggregation algorithm, or no file is whole.
-        RuntimeError: the engine cannot start: no model, a taken port, another model in Redis.
+        UserError: the model was made for another aggregation algorithm, or no file is intact.
+        RuntimeError: the engine cannot start: no model, a port in use, another model in Redis.
     """
     aggregation = Aggregation(*algorithm_in(load_job(yaml_config)))
     job = ServerJob(
@@ -237,16 +237,16 @@ def run_server(
 
 
 def run_scheduler(yaml_config: str, manage_address: str, tls: SSLConfig | None = None) -> None:
-    """Serve the management API at `manage_address` until a signal ends it.
+    """Serve the management API at `manage_address` until a signal ends the process.
 
     Args:
         yaml_config: path of the federation's YAML file.
         manage_address: "ip:port".
-        tls: passwords of the file's certificates where its enable_ssl is True.
+        tls: passwords of the file's certificates if its enable_ssl is True.
 
     Raises:
         UserError: the file is invalid.
-        RuntimeError: the engine cannot start, for example because the port is taken.
+        RuntimeError: the engine cannot start, for example because the port is in use.
     """
     with checked_settings():
         job = FlSchedulerJob(yaml_config, manage_address, tls)

@@ -1,7 +1,7 @@
-"""A silo's requests to the servers, each made again until they have decided on it.
+"""A silo's requests to the servers, each repeated until they have decided on it.
 
-Servers that are away, switch the iteration or have lost Redis are asked again until a deadline;
-what they refuse is a `SyncError` with their reason.
+Servers that are unreachable, are changing the iteration or have lost Redis are asked again until a
+deadline; a refusal raises a `SyncError` with their reason.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from src.federated.transport import Client
 
 POLL_SECONDS = 0.05
 RETRY_SECONDS = 0.5
-# Servers that have lost Redis say for a moment that an iteration is full: it is asked about again.
+# Servers that have lost Redis briefly report that an iteration is full, so they are asked again.
 ASK_AGAIN_SECONDS = 5.0
-# For a question whose answer only makes a log line better.
+# Time limit of a question whose answer only improves a log line.
 QUESTION_SECONDS = 5.0
 
 
 def pause(patience: Patience, what: str) -> None:
-    """Wait a moment for `what`, which should not be needed, before a request is made again."""
+    """Wait a moment for `what`, an unexpected wait, before a request is repeated."""
     patience.pause(what, RETRY_SECONDS, report_at_once=True)
 
 
 def _window(seconds: float, since: str) -> str:
-    """When the servers end an iteration by themselves, in brackets; "" where it is not known."""
+    """Describe in brackets when the servers end an iteration by themselves; "" if unknown."""
     return f" (the servers end it {seconds:.0f} s after its first {since})" if seconds else ""
 
 
 class ServerRequests:
-    """What one silo asks.
+    """The requests of one silo.
 
     Args:
-        client: knows the servers and the silo's identity.
+        client: the connection, with the servers' addresses and the silo's identity.
         data_size: the silo's weight in the mean, the same in all its requests.
-        threshold: silos in an iteration; only named in log lines.
-        all_needed: an iteration ends well only with the uploads of all its silos.
-        log: takes a line.
-        identity: is told what the servers answer to this silo.
+        threshold: number of silos in an iteration; only for log lines.
+        all_needed: whether an iteration succeeds only with the uploads of all its silos.
+        log: called with a log line.
+        identity: is told the servers' answers to this silo.
     """
 
     def __init__(
@@ -74,21 +74,21 @@ class ServerRequests:
         self._told_threshold = False
 
     def patience(self) -> Patience:
-        """A wait for servers that are away or undecided."""
+        """Return a wait for servers that are unreachable or undecided."""
         return Patience(self._deadlines.join, self._log)
 
     def join(self, iteration: int) -> Reply:
-        """One request to join the current iteration, which is `iteration` as far as is known."""
+        """Ask once to join the current iteration, which is `iteration` as far as is known."""
         reply = self._client.start(self._data_size, self._deadlines.request)
         self._identity.join_answered(iteration, reply)
         return reply
 
     def has_joined(self, iteration: int) -> Reply:
-        """Whether the silo is in the iteration: NOT_JOINED, or REFUSED where it is."""
+        """Ask whether the silo is in the iteration: NOT_JOINED, or REFUSED if it is."""
         return self._client.has_joined(iteration, self._deadlines.request)
 
     def latest(self, patience: Patience) -> Reply:
-        """The latest model, as soon as a server gives it."""
+        """Return the latest model, as soon as a server provides it."""
         while True:
             reply = self._client.get_model(-1, self._deadlines.request)
             if reply.outcome is Outcome.ACCEPTED:
@@ -98,9 +98,9 @@ class ServerRequests:
             pause(patience, f"the servers ({reply})")
 
     def polls(self, iteration: int) -> Iterator[Reply | None]:
-        """Ask until the servers have decided on the iteration, and give its model.
+        """Ask until the servers have decided on the iteration, and yield its model.
 
-        Gives None every ASK_AGAIN_SECONDS before that, for the caller to look after something.
+        Before that, yields None every ASK_AGAIN_SECONDS, for the caller to do other checks.
         """
         for_others = Patience(self._deadlines.wait, self._log)
         for_servers = self.patience()
@@ -121,7 +121,7 @@ class ServerRequests:
                 turn = time.monotonic()
 
     def _others_of(self, iteration: int) -> str:
-        """Who is waited for, in words: silos that have yet to join, or to send."""
+        """Describe what is awaited: silos that have yet to join, or to send."""
         words = f"the others of {self._threshold} silos in iteration {iteration}"
         if self._client.is_full(QUESTION_SECONDS).outcome is not Outcome.REFUSED:
             return words + _window(self._deadlines.upload_window, "upload")
@@ -172,9 +172,9 @@ class ServerRequests:
                 pause(patience, f"the servers ({reply})")
 
     def _still_wanted(self, iteration: int, reply: Reply, patience: Patience) -> Outcome:
-        """Ask, after an upload that broke off, whether to send it again: NOT_READY where so.
+        """Ask, after an interrupted upload, whether to send it again: NOT_READY means yes.
 
-        The question is small, and the iteration may be over, with this upload or without.
+        The question is small, and the iteration may be over, with or without this upload.
         """
         while reply.outcome is Outcome.UNREACHABLE:
             pause(patience, f"the servers ({reply})")
@@ -182,9 +182,9 @@ class ServerRequests:
         return Outcome.NOT_READY if reply.outcome is Outcome.REFUSED else reply.outcome
 
     def _result_unanswered(self, iteration: int) -> str:
-        """What became of an upload whose answer was lost, now that the servers take none more.
+        """Return the result of an upload whose answer was lost, after the servers accept no more.
 
-        Where an iteration needs all uploads it has this one, or has failed, which its model tells.
+        If an iteration needs all uploads, it has this one or has failed, which its model shows.
         """
         if self._all_needed:
             return "aggregated"
@@ -195,7 +195,7 @@ class ServerRequests:
         return "missed"
 
     def _join_again(self, iteration: int) -> Outcome:
-        """For servers that have forgotten the silo: OVER, FULL, or NOT_READY to send once more."""
+        """Join servers that have forgotten the silo: OVER, FULL, or NOT_READY to send again."""
         if self._client.get_model(iteration, self._deadlines.request).outcome is Outcome.ACCEPTED:
             return Outcome.OVER
         reply = self.join(iteration)
@@ -205,7 +205,7 @@ class ServerRequests:
         return Outcome.NOT_READY
 
     def decision(self, features: Features, record: Round) -> Reply:
-        """The model that ends the record's iteration; an upload that came too late is retried."""
+        """Return the model that ends the record's iteration; retry an upload that came too late."""
         begin = time.monotonic()
         polls = self.polls(record.iteration)
         while (reply := next(polls)) is None:
@@ -218,5 +218,5 @@ class ServerRequests:
         return reply
 
     def _has_room(self, iteration: int) -> bool:
-        """Whether the servers would look at an upload of this silo."""
+        """Return whether the servers would consider an upload of this silo."""
         return self.has_joined(iteration).outcome is Outcome.REFUSED

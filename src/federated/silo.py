@@ -1,8 +1,8 @@
 """One silo's part in the federation, iteration by iteration, on plain numpy arrays.
 
-An iteration is: join it, train, send the weights, wait for the other silos, take the global
-model. `Silo` does all but the training. Every wait has an end and says when that is; what ends a
-silo's part is a `SyncError` whose message is one line.
+An iteration is: join it, train, send the weights, wait for the other silos, load the global model.
+`Silo` does all but the training. Every wait has a deadline and logs it; a silo's part ends early
+with a `SyncError` whose message is one line.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from src.federated.transport import Client
 from src.files import Lossy
 from src.printing import print
 
-# So many iterations in a row without a model that this silo can take end it.
+# The silo ends after this many consecutive iterations without a model that it can use.
 MOST_REFUSED = 3
-# A model that fails without a last good one is looked for in so many iterations before it, which
-# servers keep.
+# If a model fails its check and there is no last good one, this many earlier iterations are
+# searched, which servers keep.
 KEPT_BY_SERVERS = 2
 PERHAPS: dict[type, str] = {
     RuinedModelError: "A member's upload, or somebody else who reaches the servers, has ruined it",
@@ -51,35 +51,37 @@ class Silo:
     """A silo in a job. Call `join`, train, `exchange`, and so on until `finished`.
 
     Args:
-        client: knows the servers and this silo's identity.
-        load: takes a global model, name -> 1-D float32 array, valid during the call only.
-        sizes: name -> number of values of every weight that travels.
-        images: of this silo; its weight in the mean.
-        iterations: of the whole job.
-        threshold: silos in an iteration; only named in log lines.
-        number: this silo's number; only named in log lines.
-        aspects: what must agree between silos, see `fingerprint`; {} sends no fingerprint.
-        log: takes a line.
-        data_size_unit: images that count as one, see `declared_size`; the same for all silos.
+        client: the connection, with the servers' addresses and this silo's identity.
+        load: called with a global model, name -> 1-D float32 array, valid during the call only.
+        sizes: name -> number of values of every federated weight.
+        images: number of this silo's images; its weight in the mean.
+        iterations: number of iterations of the job.
+        threshold: number of silos in an iteration; only for log lines.
+        number: this silo's number; only for log lines.
+        aspects: what silos must agree on, see `fingerprint`; {} sends no fingerprint.
+        log: called with a log line.
+        data_size_unit: number of images that count as one, see `declared_size`; the same for all
+            silos.
         on_phase: called as on_phase(phase, iteration) with "join", "train", "push", "wait",
             "pull" or "done".
         rounds_path: file that gets a JSON line for each iteration.
-        adds: the servers add what is sent to their model (FedNova), in place of a mean of models.
-        declared: what the silo declares as its weight in place of its images (FedNova).
-        all_needed: an iteration ends well only with the uploads of all its silos.
-        start: the silo's own initial weights where they are from a checkpoint: it starts from
-            them where the servers' initial model was made without one.
-        max_change: of the global model in one iteration, see `ModelBounds`; 0 is no bound.
+        adds: whether the servers add uploads to their model (FedNova), in place of a mean of
+            models.
+        declared: what the silo declares as its weight in place of its number of images (FedNova).
+        all_needed: whether an iteration succeeds only with the uploads of all its silos.
+        start: the silo's own initial weights if they come from a checkpoint: it starts from them if
+            the servers' initial model was made without one.
+        max_change: bound of the global model's change in one iteration, see `ModelBounds`; 0 is no
+            bound.
 
     Attributes:
         iteration: the servers' current one, from 1; 0 before the first `join`.
-        joined: this silo takes part in `iteration`.
-        finished: no iteration is left.
-        rounds: the iterations that this process went through.
+        joined: whether this silo takes part in `iteration`.
+        finished: whether no iteration is left.
+        rounds: records of the iterations of this process.
         data_size: this silo's weight in the mean, 1 to 65535.
-        controls: the control variates that came with the permission to join this iteration
-            (Scaffold only); {} where an earlier process of this silo has had them, or the answer
-            was lost.
+        controls: the control variates that came with the answer to join this iteration (Scaffold
+            only); {} if an earlier process of this silo received them, or the answer was lost.
     """
 
     def __init__(
@@ -133,19 +135,19 @@ class Silo:
             all_needed,
         )
         self._granted: tuple[int, dict[str, np.ndarray]] = (0, {})
-        self._job_iterations = 0  # as the servers know it, once they have said so
-        self._held = -1  # the iteration whose starting weights were loaded last
+        self._job_iterations = 0  # according to the servers, once they have said so
+        self._held = -1  # the last iteration whose starting weights were loaded
         self._sample = np.empty(0, np.float32)
-        self._refused: list[int] = []  # iterations whose model was not taken, in a row
+        self._refused: list[int] = []  # consecutive iterations whose model was refused
         self._began = 0.0
 
     def join(self) -> None:
-        """Join the servers' current iteration, with its weights; done already, nothing happens.
+        """Join the servers' current iteration and load its weights; do nothing if already joined.
 
         Sets `iteration` and `joined`, or `finished`.
 
         Raises:
-            UserError: this silo's model or settings are not those of the servers.
+            UserError: this silo's model or settings differ from the servers'.
             SyncError: a deadline has passed, or the servers refuse.
             IdentityTakenError: another process uses this silo's identity.
         """
@@ -166,10 +168,10 @@ class Silo:
             self._on_phase("train", self.iteration)
 
     def exchange(self, features: Features, step: int = 0, epsilon: float | None = None) -> Round:
-        """Send this silo's weights, wait for the others, load the model that the servers made.
+        """Send this silo's weights, wait for the others, and load the servers' new model.
 
-        Where the iteration fails, or ends without this silo, the servers' latest model is loaded
-        all the same; the log and the result say so.
+        If the iteration fails, or ends without this silo, the servers' latest model is loaded
+        nevertheless; the log and the result say so.
 
         Args:
             features: name -> float32 array of any shape.
@@ -200,14 +202,15 @@ class Silo:
         self._pull_latest(self._requests.patience())
 
     def _ask_to_join(self, patience: Patience) -> None:
-        """One request to join, and what its answer asks for."""
+        """Ask once to join, and act on the answer."""
         self._heed(self._requests.join(self.iteration), patience)
 
     def _heed(self, reply: Reply, patience: Patience) -> None:
-        """What the answer to a request to join asks for."""
+        """Act on the answer to a request to join."""
         self._compare_iterations(reply)
         if reply.outcome is Outcome.ACCEPTED:
-            # They come once: asked again with the iteration's model, servers say "joined already".
+            # They come only once: when asked again with the iteration's model, servers say "joined
+            # already".
             self._granted = (reply.iteration or self.iteration, reply.features)
         if reply.iteration and reply.iteration != self.iteration:
             self._see(reply.iteration)
@@ -225,7 +228,7 @@ class Silo:
             pause(patience, f"the servers ({reply})")
 
     def _servers_that_take_nobody(self) -> str:
-        """Servers that answer "disabled or finished", in words: which of it, as far as is known."""
+        """Describe servers that answer "disabled or finished": which of it, as far as known."""
         done = self.iteration - 1
         if self._job_iterations:
             return (
@@ -238,9 +241,9 @@ class Silo:
         )
 
     def _compare_iterations(self, reply: Reply) -> None:
-        """Note how many iterations the servers' job has; say so where this silo counts on others.
+        """Note how many iterations the servers' job has; log a difference from this silo's number.
 
-        The silo goes on: it ends with the job, or before it.
+        The silo continues: it ends with the job, or before it.
         """
         theirs, mine = reply.iterations, self._iterations
         if theirs not in (0, mine, self._job_iterations):
@@ -252,7 +255,7 @@ class Silo:
         self._job_iterations = theirs or self._job_iterations
 
     def _when_full(self, patience: Patience) -> None:
-        """Keep the place that an earlier process of this silo took, or wait for the next one."""
+        """Keep the place of an earlier process of this silo, or wait for the next iteration."""
         reply = self._requests.has_joined(self.iteration)
         if reply.outcome is Outcome.REFUSED:
             self._enter()
@@ -264,7 +267,7 @@ class Silo:
             self._wait_for_next(patience)
 
     def _wait_for_next(self, patience: Patience) -> None:
-        """Until the iteration is over and its model loaded, or there is a place in it after all."""
+        """Wait until the iteration is over and its model loaded, or it has a place after all."""
         polls = self._requests.polls(self.iteration)
         while (model := next(polls)) is None:
             reply = self._requests.join(self.iteration)
@@ -275,7 +278,7 @@ class Silo:
         patience.renew()
 
     def _enter(self) -> None:
-        """Take part in the iteration whose weights are loaded."""
+        """Enter the iteration whose weights are loaded."""
         self.joined = True
         granted, features = self._granted
         own = granted == self.iteration
@@ -295,7 +298,7 @@ class Silo:
         self._on_phase("done", self.iteration)
 
     def _see(self, iteration: int) -> None:
-        """Note the servers' current iteration; JobRestartedError where it is lower than before."""
+        """Note the servers' current iteration; raise JobRestartedError if it has decreased."""
         if iteration < self.iteration:
             raise JobRestartedError(
                 f"the servers are at iteration {iteration} and this silo has seen "
@@ -312,9 +315,9 @@ class Silo:
             self._log(f"received {which}: {traffic(reply.received, reply.seconds)}")
 
     def _take_newest(self, reply: Reply, iteration: int) -> np.ndarray:
-        """Load the model that ended `iteration`, or the latest where others have ended since.
+        """Load the model that ended `iteration`, or the latest if others have ended since.
 
-        Servers give the model that was asked for, however many iterations they are further.
+        Servers return the model that was asked for, however many iterations they are ahead.
 
         Returns:
             A sample of the model that ended `iteration`.
@@ -322,7 +325,7 @@ class Silo:
         if reply.iteration <= iteration + 1:
             self._take(reply)
             return self._sample
-        ended = self._sample  # as if it had failed
+        ended = self._sample  # as after a failed iteration
         if self._fault(reply) is None:
             ended = sample(reply.features, self._sizes)
         self._see(reply.iteration)
@@ -331,9 +334,9 @@ class Silo:
         return ended
 
     def _take(self, reply: Reply) -> bool:
-        """Check the model in a reply and load it, or the silo's own in its place: then True.
+        """Check the model in a reply and load it, or the silo's own instead; return True then.
 
-        In the place of one that it cannot take it loads the last one that it could.
+        If the model cannot be used, the last good one is loaded instead.
         """
         reply = self._sound(reply)
         fault = self._fault(reply)
@@ -345,7 +348,7 @@ class Silo:
         return self._take_good(reply)
 
     def _take_good(self, reply: Reply) -> bool:
-        # Of the servers' model in either case: whether it has changed tells what became of a round.
+        # A sample of the servers' model in either case: its change shows whether a round succeeded.
         self._sample = sample(reply.features, self._sizes)
         weights, own = self._check.starting_weights(reply)
         self._check.keep(weights, reply.iteration)
@@ -354,7 +357,7 @@ class Silo:
         return own
 
     def _fault(self, reply: Reply) -> Exception | None:
-        """Why this silo cannot go on from the model in a reply; None where it can."""
+        """Return why this silo cannot continue from the model in a reply; None if it can."""
         try:
             self._check.require_own(reply)
         except (RuinedModelError, DisagreementError) as error:
@@ -362,10 +365,10 @@ class Silo:
         return None
 
     def _go_back(self, reply: Reply, fault: Exception) -> bool:
-        """Load the last good model in place of the one in `reply`.
+        """Load the last good model instead of the one in `reply`.
 
         Raises:
-            RuinedModelError, DisagreementError: there is none, or this goes on for too long.
+            RuinedModelError, DisagreementError: there is none, or this lasts too long.
         """
         ended = reply.iteration - 1
         good = self._check.last_good
@@ -392,10 +395,10 @@ class Silo:
         return False
 
     def _earlier_model(self, reply: Reply) -> Reply | None:
-        """A good one of the models that the servers made before that in `reply`.
+        """Return a good model from before the one in `reply`, which the servers still keep.
 
-        Not an initial one that silos of other frozen weights may start from: it would let in a
-        silo that starts from others than the rest.
+        An initial model that silos with other frozen weights may start from is excluded: it would
+        admit a silo that starts from other weights than the rest.
         """
         ended = reply.iteration - 1
         for number in range(ended - 1, max(ended - 1 - KEPT_BY_SERVERS, -1), -1):
@@ -408,10 +411,10 @@ class Silo:
         return None
 
     def _sound(self, reply: Reply) -> Reply:
-        """Return `reply`, or, where its model is no mean, another server's or the one before.
+        """Return `reply`, or, if its model is no mean, another server's or the previous one.
 
-        The engine adds an upload that comes while it divides to the finished mean: it happens when
-        more silos send at once than an iteration needs, and not on all servers.
+        The engine adds an upload that arrives during the division to the finished mean. It happens
+        when more silos send at once than an iteration needs, and not on all servers.
         """
         iteration = reply.iteration - 1
         others = [iteration] * (len(self.client.addresses) - 1)
@@ -420,7 +423,7 @@ class Silo:
             said = f"the model at {reply.address} is not the mean but {factor:.6g} times it"
             instead = next(wanted, None)
             if instead is None:
-                # Divided by it, it is a mean again, in which that upload counts for more.
+                # Divided by the factor, it is a mean again, in which that upload has more weight.
                 self._log(f"WARNING: {said}; dividing it by that")
                 features = {
                     name: value / np.float32(factor) for name, value in reply.features.items()
@@ -439,7 +442,7 @@ class Silo:
         return reply
 
     def _await_end(self, features: Features, record: Round, sent: np.ndarray) -> None:
-        """Wait for the iteration's end, load the model, tell and record what became of it."""
+        """Wait for the iteration's end, load the model, log and record the result."""
         reply = self._requests.decision(features, record)
         self._on_phase("pull", record.iteration)
         before = self._sample

@@ -1,4 +1,4 @@
-"""What a worker asks of the thing that it trains."""
+"""The interface between a worker and what it trains."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ class Task(Protocol):
     """What a worker trains; `src.training.DetectorTask` is one.
 
     Attributes:
-        images: trained on in an epoch, in whole batches; the silo's weight in the mean.
-        converted: images that the silo has.
+        images: number of images trained on in an epoch, in whole batches; the silo's weight in the
+            mean.
+        converted: number of images that the silo has.
     """
 
     dataset: ms.dataset.Dataset
@@ -29,19 +30,19 @@ class Task(Protocol):
 
     @property
     def aspects(self) -> dict[str, object]:
-        """What must agree between silos without travelling."""
+        """Return what silos must agree on but do not exchange."""
 
     def skip(self, steps: int) -> None:
-        """Begin with the batch that comes after the first `steps` of a run."""
+        """Begin with the batch after the first `steps` steps of a run."""
 
     def rates(self, steps_per_iteration: int, iterations: int) -> np.ndarray:
-        """Learning rate of each step of the run."""
+        """Return the learning rate of each step of the run."""
 
     def training_step(self, rates: np.ndarray, steps_done: int, terms: Terms) -> nn.Cell:
-        """The cell that trains on one batch, with what the aggregation algorithm adds."""
+        """Make the cell that trains on one batch, with the aggregation algorithm's terms."""
 
     def callbacks(self, *args: Any, **kwargs: Any) -> list[Callback]:
-        """What the task logs."""
+        """Return the callbacks that log for the task."""
 
     def evaluate(self) -> dict[str, Any]:
-        """Figures of the network as it is now; asked for with run_eval alone."""
+        """Return metrics of the network as it is now; called only with run_eval."""

@@ -1,4 +1,4 @@
-"""A role's own side of encrypted connections: its certificates are opened and handed over."""
+"""A role's side of encrypted connections: opens its certificates and passes them on."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from src.security.tls import TlsFiles, client_context
 
 
 def engine_tls(job: JobConfig, role: str, address: str) -> Any:
-    """The engine's SSLConfig for a scheduler or server, or None where enable_ssl is False.
+    """Return the engine's SSLConfig for a scheduler or server; None if enable_ssl is False.
 
     Args:
         role: "scheduler" or "server".
-        address: "ip:port" that it is to listen on.
+        address: "ip:port" that it will listen on.
 
     Raises:
         UserError: a certificate or password is missing or would be refused.
@@ -27,17 +27,17 @@ def engine_tls(job: JobConfig, role: str, address: str) -> Any:
         return None
     require(tls_checks(job, role, address))
     passwords = read_passwords(job.ssl_passwords)
-    # Late: its import takes seconds, and a wrong file is told before it.
+    # Imported late: the import takes seconds, and a wrong file is reported before it.
     from mindspore_federated import SSLConfig
 
-    # A scheduler connects to nobody: it has no use for a client's, and the class wants one.
+    # A scheduler connects to nobody and needs no client password, but the class requires one.
     return SSLConfig(passwords[SERVER], passwords.get(CLIENT) or passwords[SERVER])
 
 
 def silo_tls(job: JobConfig) -> ssl.SSLContext | None:
-    """What a worker connects with: it checks the servers, and shows its certificate if asked.
+    """Return a worker's TLS context: it verifies servers, and shows its certificate if asked.
 
-    None where enable_ssl is False.
+    The result is None if enable_ssl is False.
 
     Raises:
         UserError: a certificate or password is missing or unusable.
@@ -49,7 +49,7 @@ def silo_tls(job: JobConfig) -> ssl.SSLContext | None:
 
 
 def silo_context(job: JobConfig, tls: TlsFiles) -> ssl.SSLContext:
-    """The same of a job whose certificates `tls` are known to be in order."""
+    """Return the TLS context of a job whose certificates `tls` are known to be in order."""
     context = client_context(tls)
     passwords = read_passwords(job.ssl_passwords)
     if CLIENT in passwords:

@@ -1,4 +1,4 @@
-"""A worker: trains its silo's task, iteration by iteration, and keeps each global model."""
+"""A worker: trains its silo's task, iteration by iteration, and saves each global model."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from src.weights.local_params import local_names
 
 
 class KeepAfterRound(Callback):
-    """Saves, and evaluates, the global model whenever the manager has taken one, and the state.
+    """Saves and evaluates each global model that the manager has loaded, and saves the state.
 
-    An iteration that failed has no model of its own, so its number is left out of the checkpoints.
-    It stands behind the manager in the list of callbacks.
+    A failed iteration has no model of its own, so its number is missing among the checkpoints.
+    Place this callback after the manager.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class KeepAfterRound(Callback):
         self._saved = 0
 
     def on_train_step_end(self, run_context: RunContext) -> None:
-        """After each step."""
+        """Save and evaluate after a step that ended an iteration."""
         for record in self._manager.rounds[self._saved :]:
-            # A late silo has a later model by now than that of the iteration it took part in.
+            # A late silo now has a later model than that of the iteration it took part in.
             number = self._manager.iteration - 1
             has_model = record.result != "lost" or number != record.iteration
             if has_model:
@@ -73,21 +73,21 @@ class KeepAfterRound(Callback):
             if self._journal is None or not has_model:
                 continue
             if self._manager.finished:
-                # Servers wait with their end for the connections of silos.
+                # Servers do not exit before the silos' connections are closed.
                 self._manager.close()
             self._journal.after(number)
 
 
 class FollowIterations(Callback):
-    """Moves the schedule on by the iterations that the silo sits out.
+    """Advances the schedule by the iterations that the silo misses.
 
-    So its learning rate is that of the servers' iteration, as that of a silo that starts late is.
-    Comes after the manager, which joins an iteration at its first step.
+    The learning rate is then that of the servers' iteration, as for a silo that starts late. Place
+    this callback after the manager, which joins an iteration at its first step.
 
     Args:
-        manager: the silo's.
-        optimizer: of the training step; its momentum stays.
-        counters: callbacks with an attribute `steps_done` are moved on too.
+        manager: the silo's manager.
+        optimizer: the training step's optimiser; its momentum is kept.
+        counters: callbacks whose attribute `steps_done` is advanced too.
         unit: steps that one of `manager.frequency` stands for.
     """
 
@@ -102,7 +102,7 @@ class FollowIterations(Callback):
         self._iteration = manager.iteration
 
     def on_train_step_begin(self, run_context: RunContext) -> None:
-        """Before each step."""
+        """Advance the schedule before a step if iterations were missed."""
         missed = self._manager.iteration - self._iteration - 1
         self._iteration = self._manager.iteration
         if missed <= 0 or self._manager.finished:
@@ -115,14 +115,15 @@ class FollowIterations(Callback):
 
 
 class EpochTimes(Callback):
-    """Says after each epoch how many steps it had and how long they took, without the rounds.
+    """Logs each epoch's number of steps and their duration, excluding synchronisation.
 
-    It stands behind all other callbacks and its `before` in front of them: what passes between the
-    two is the others' (synchronising, saving, evaluating), the rest is training and its data.
+    Place it after all other callbacks and its `before` in front of them: the time between the two
+    belongs to the others (synchronising, saving, evaluating), the rest is training and data
+    loading.
 
     Args:
-        log: writes a line.
-        epochs_done: what earlier runs of this silo have trained.
+        log: called with a log line.
+        epochs_done: number of epochs that earlier runs of this silo have trained.
     """
 
     def __init__(self, log: Callable[[str], None], epochs_done: int = 0):
@@ -132,26 +133,26 @@ class EpochTimes(Callback):
         self._epoch = epochs_done
         self._steps_before = 0
         self._begin = self._step_begin = 0.0
-        self._others = 0.0  # seconds of this epoch
+        self._others = 0.0  # seconds of this epoch in other callbacks
         self._first = 0.0  # seconds of this process's first step
 
     def on_train_epoch_begin(self, run_context: RunContext) -> None:
-        """Before the epoch's first batch is asked for."""
+        """Start the time before the epoch's first batch is requested."""
         self._begin, self._others = time.monotonic(), 0.0
 
     def on_train_step_begin(self, run_context: RunContext) -> None:
-        """After the other callbacks, which may have joined an iteration."""
+        """Exclude the time of the other callbacks, which may have joined an iteration."""
         self._step_begin = time.monotonic()
         self._others += self._step_begin - self.before.time
 
     def on_train_step_end(self, run_context: RunContext) -> None:
-        """After the other callbacks, which may have waited for other silos."""
+        """Exclude the time of the other callbacks, which may have waited for other silos."""
         self._others += time.monotonic() - self.before.time
         if not self._first:
             self._first = self.before.time - self._step_begin
 
     def on_train_epoch_end(self, run_context: RunContext) -> None:
-        """Say it, unless --resume has left the whole epoch out."""
+        """Log the epoch, unless --resume has skipped all of it."""
         steps = run_context.original_args().cur_step_num - self._steps_before
         self._epoch += 1
         self._steps_before += steps
@@ -172,20 +173,20 @@ class EpochTimes(Callback):
 
 
 class _Reached(Callback):
-    """Keeps when the callbacks were reached last."""
+    """Records when the callbacks were last reached."""
 
     def __init__(self) -> None:
         super().__init__()
         self.time = 0.0
 
     def on_train_step_begin(self, run_context: RunContext) -> None:
-        """Before the other callbacks."""
+        """Record the time before the other callbacks."""
         self.time = time.monotonic()
 
     on_train_step_end = on_train_step_begin
 
 
-# The servers' time windows decide an iteration; a silo gives up only when they fail to.
+# The servers' time windows end an iteration; a silo gives up only if they fail to.
 WINDOW_MARGIN_S = 600.0
 
 
@@ -194,12 +195,12 @@ def run_worker(job: JobConfig, config: Any, make_task: Callable[[Any, Path], Tas
 
     Args:
         job: the federation's configuration.
-        config: keys of default_config.yaml and the worker's flags.
-        make_task: makes the task of a configuration and the shard's folder.
+        config: the keys of default_config.yaml and the worker's flags.
+        make_task: makes the task from the configuration and the shard's folder.
 
     Returns:
-        Exit code: 0 when the job is finished, 1 when this silo could not go on (the reason is the
-        last line that starts with "error: ").
+        Exit code: 0 when the job is finished, 1 when this silo could not continue (the reason is
+            the last line that starts with "error: ").
 
     Raises:
         UserError: something that the user can fix.
@@ -269,7 +270,7 @@ def _run_silo(
 
 
 def _judge(label: str, manager: SiloManager) -> None:
-    """Say how many iterations failed; a SyncError where they are too many."""
+    """Log how many iterations failed; raise a SyncError if too many did."""
     failed = sum(record.result == "lost" for record in manager.rounds)
     aggregated = len(manager.rounds) - failed
     if failed:
@@ -283,14 +284,14 @@ def _judge(label: str, manager: SiloManager) -> None:
 
 
 def _failed(status: StatusFile, reason: str) -> int:
-    """Say why this silo cannot go on, and return its exit code."""
+    """Log why this silo cannot continue, and return its exit code."""
     status.update(phase="failed", reason=reason)
     print(f"error: {reason}", flush=True)
     return 1
 
 
 def epoch_words(task: Task) -> str:
-    """How many images the silo has, how many of them an epoch takes, in how many steps."""
+    """Describe how many images the silo has, and how many images and steps an epoch has."""
     words = f"{task.converted} images"
     if task.images < task.converted:
         words += f", {task.images} of them in an epoch's whole batches"
@@ -300,7 +301,7 @@ def epoch_words(task: Task) -> str:
 
 
 def steps_per_iteration(config: Any, steps_per_epoch: int) -> int:
-    """Local steps between two synchronisations.
+    """Return the number of local steps between two synchronisations.
 
     `sync_frequency` counts epochs with dataset_sink_mode and steps without; 0 is
     `client_epoch_num` epochs.
@@ -319,7 +320,7 @@ def make_manager(
     privacy: Privacy | None = None,
     ranks: Ranks | None = None,
 ) -> SiloManager:
-    """The synchronisation of this worker."""
+    """Make the manager that synchronises this worker."""
     label = label_of(config)
     addresses = server_addresses(config.http_server_address, config.server_num)
     if words := plain_words(job, addresses):
@@ -327,7 +328,7 @@ def make_manager(
     first = config.user_id % len(addresses)
 
     def on_phase(phase: str, iteration: int) -> None:
-        # Waiting for the next iteration, or told that none is left: the server has answered.
+        # In these phases, and when no iteration is left, the server has answered.
         joined = status.fields.get("joined", False) or phase in ("train", "wait", "done")
         status.update(phase=phase, iteration=iteration, joined=joined)
 
@@ -373,7 +374,7 @@ def make_manager(
 
 
 def sinks_data(config: Any) -> bool:
-    """Whether the data set really sinks into the device; a CPU never does."""
+    """Return whether the data set really sinks into the device; never on a CPU."""
     return config.dataset_sink_mode and config.device_target != "CPU"
 
 
@@ -388,7 +389,7 @@ def train(
     ranks: Ranks | None = None,
     resumed: ResumeState | None = None,
 ) -> None:
-    """Train the iterations that are left; nothing where the job is finished."""
+    """Train the remaining iterations; do nothing if the job is finished."""
     if manager.finished:
         return
     steps_done, skipped = place_in_run(config, manager, steps, resumed)
@@ -422,15 +423,15 @@ def train(
 def place_in_run(
     config: Any, manager: SiloManager, steps: int, resumed: ResumeState | None
 ) -> tuple[int, int]:
-    """Steps of the run that are done, for the schedule, and those whose data are left out.
+    """Return the steps done, for the schedule, and the steps whose data are skipped.
 
-    Without --resume a silo that comes later has the learning rate of its iteration, and begins
-    with its first data.
+    Without --resume a silo that comes late has the learning rate of its iteration, and begins with
+    its first data.
     """
     steps_done = (manager.iteration - 1) * steps
     if resumed is not None:
         steps_done = resumed.steps_at(manager.iteration, steps)
-    # A device that sinks asks for a whole number of batches in every epoch, the left out ones too.
+    # Data sinking requests a whole number of batches in every epoch, including skipped ones.
     skips = config.resume and not sinks_data(config)
     return steps_done, steps_done if skips else 0
 
@@ -438,7 +439,7 @@ def place_in_run(
 def make_state_keeper(
     job: JobConfig, config: Any, manager: SiloManager, step: nn.Cell
 ) -> StateKeeper | None:
-    """What writes this worker's state for --resume; None with resume_state: False."""
+    """Make the writer of this worker's state for --resume; None with resume_state: False."""
     if not config.resume_state:
         return None
     shard = shard_of(config)
@@ -447,7 +448,7 @@ def make_state_keeper(
 
 
 def make_journal(config: Any, task: Task, keeper: CheckpointKeeper, status: StatusFile) -> Journal:
-    """What evaluates the global models of this worker."""
+    """Make the journal that evaluates this worker's global models."""
     return Journal(
         f"worker_{config.user_id}",
         task.evaluate,
