@@ -1,1 +1,1 @@
-"""What a job is to all who start it, take part or look on: its file, addresses, folder, records."""
+"""A job as every command sees it: its federation file, addresses, folder and records."""

@@ -1,4 +1,4 @@
-"""Addresses as the engine takes them, and ports that must be free."""
+"""Addresses that the engine accepts, and checks that ports are free."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from src.errors import StartError, UserError
 
 
 def parse_address(address: str, where: str) -> tuple[str, int]:
-    """(ip, port) of "ip:port".
+    """Parse "ip:port" into (ip, port).
 
     Args:
         address: what the user gave.
-        where: the flag or file and key, for the message.
+        where: the flag, or file and key, for the message.
 
     Raises:
-        UserError: not of that form, a name instead of an address, or one the engine refuses.
+        UserError: it has another form, is a name instead of an address, or the engine refuses it.
     """
     host, colon, port = address.strip().rpartition(":")
     if not colon or not port.isdigit() or not 1 <= int(port) <= 65535:
@@ -33,7 +33,7 @@ def parse_address(address: str, where: str) -> tuple[str, int]:
 
 
 def parse_ip(host: str, where: str) -> str:
-    """`host`, when it is an IPv4 address that the engine can bind and connect to.
+    """Return `host` if it is an IPv4 address that the engine can bind and connect to.
 
     Raises:
         UserError: a host name, 0.0.0.0, or an address that ends in 0 or 255.
@@ -66,7 +66,7 @@ def _refuse_ipv6(host: str, where: str) -> None:
 
 
 def require_free_port(host: str, port: int, what: str) -> None:
-    """Raise a UserError that names the port when something on this machine listens on it."""
+    """Raise a UserError that names the port if something on this machine listens on it."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -85,13 +85,13 @@ def require_free_port(host: str, port: int, what: str) -> None:
 
 
 def own_addresses() -> list[str]:
-    """The IPv4 addresses of this machine's interfaces."""
+    """Return the IPv4 addresses of this machine's interfaces."""
     found = [one for interface in psutil.net_if_addrs().values() for one in interface]
     return sorted({one.address for one in found if one.family == socket.AF_INET})
 
 
 def listens(host: str, port: int, timeout_s: float = 1.0) -> bool:
-    """Whether a TCP connection to the address succeeds within `timeout_s`."""
+    """Return whether a TCP connection to the address succeeds within `timeout_s`."""
     try:
         with socket.create_connection((host, port), timeout=timeout_s):
             return True
@@ -100,7 +100,7 @@ def listens(host: str, port: int, timeout_s: float = 1.0) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` consecutive ports of the loopback address on which nothing listens.
+    """Return `count` consecutive ports of the loopback address on which nothing listens.
 
     Raises:
         StartError: there are none.
@@ -113,14 +113,14 @@ def free_ports(count: int) -> list[int]:
 
 
 def server_addresses(given: str, server_num: int) -> list[str]:
-    """The servers that a worker may talk to.
+    """Return the addresses of the servers that a worker may talk to.
 
     Args:
         given: "ip:port", or several with commas.
-        server_num: servers on consecutive ports from a single address.
+        server_num: number of servers on consecutive ports, starting at a single address.
 
     Raises:
-        UserError: an address that is none, or both several addresses and a number.
+        UserError: an address is invalid, or both several addresses and a number are given.
     """
     addresses = [require_worker_address(part.strip()) for part in given.split(",")]
     if server_num == 1:
@@ -135,7 +135,7 @@ def server_addresses(given: str, server_num: int) -> list[str]:
 
 
 def require_worker_address(address: str) -> str:
-    """`address`, when a worker can connect to it: an IPv4 address or a DNS name, with a port.
+    """Return `address` if a worker can connect to it: an IPv4 address or DNS name, with a port.
 
     Raises:
         UserError: anything else; a name without a dot is refused by the engine.

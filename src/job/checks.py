@@ -1,7 +1,7 @@
-"""Checks with a verdict, as the launchers and tools/preflight.py make them.
+"""Checks with a verdict, which the launchers and tools/preflight.py run.
 
-A check is a function that returns a `Finding`; what is fatal it raises as UserError, whose message
-says how to fix it. The launchers stop at the first one, the tool lists them all.
+A check is a function that returns a `Finding`. It raises a UserError for a fatal fault, whose
+message says how to fix it. The launchers stop at the first one, the tool lists them all.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ PASS, WARN, FAIL = LEVELS = "PASS", "WARN", "FAIL"
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         level: PASS, WARN or FAIL.
-        subject: what was looked at, a word.
+        subject: what was checked, as one word.
         text: what was found, and for WARN and FAIL how to fix it.
     """
 
@@ -36,12 +36,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to look at.
+    """One check.
 
     Attributes:
-        subject: its word.
-        look: returns what was found where that is fine, or a Finding of any level.
-        after: subject of a check without which this one would only fail for the same reason.
+        subject: what it checks, as one word.
+        look: returns text for a PASS, or a Finding of any level.
+        after: subject of a check whose failure would also be the reason for this one's.
     """
 
     subject: str
@@ -49,7 +49,7 @@ class Check:
     after: str = ""
 
     def run(self) -> Finding:
-        """The finding; a UserError is a FAIL."""
+        """Run the check and return its finding; a UserError is a FAIL."""
         try:
             found = self.look()
         except UserError as error:
@@ -58,7 +58,7 @@ class Check:
 
 
 def run_checks(checks: Iterable[Check]) -> Iterator[Finding]:
-    """The findings one after the other, each when it is made."""
+    """Run the checks and yield each finding as it is made."""
     failed = set()
     for check in checks:
         if check.after in failed:
@@ -70,10 +70,10 @@ def run_checks(checks: Iterable[Check]) -> Iterator[Finding]:
 
 
 def require(checks: Iterable[Check]) -> None:
-    """Print what is worth a warning.
+    """Run the checks and print the warnings.
 
     Raises:
-        UserError: the first thing that is fatal.
+        UserError: the first fatal fault.
     """
     for finding in run_checks(checks):
         if finding.level == FAIL:

@@ -1,4 +1,4 @@
-"""Whether a disk has room for the files of a job."""
+"""Checks that a disk has room for the files of a job."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from src.errors import UserError, user_path
 
 
 def require_disk(folder: Path, needed: int, what: str) -> None:
-    """Raise a UserError when the disk of `folder` has fewer than `needed` bytes free."""
+    """Raise a UserError if the disk of `folder` has fewer than `needed` bytes free."""
     disk_room(folder, needed, what)
 
 
 def disk_room(folder: Path, needed: int, what: str) -> str:
-    """The free disk of `folder`, or of the one where it will be made, next to what is needed.
+    """Describe the free and the needed disk space of `folder`, which need not exist yet.
 
     Raises:
-        UserError: there is less.
+        UserError: there is too little.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
@@ -32,7 +32,7 @@ def disk_room(folder: Path, needed: int, what: str) -> str:
 
 
 def worker_files(config: Any, iterations: int, workers: int) -> int:
-    """Checkpoints that all workers of this machine will have written when the job is done."""
+    """Return how many checkpoints this machine's workers will have written at the job's end."""
     if not config.save_checkpoint:
         return 0
     kept = min(iterations, config.checkpoints_kept or iterations)
@@ -40,7 +40,7 @@ def worker_files(config: Any, iterations: int, workers: int) -> int:
 
 
 def kept_files(folder: Path, user: str) -> list[Path]:
-    """The checkpoints of iterations that are in `folder`, oldest iteration first."""
+    """Return the checkpoints of iterations in `folder`, oldest iteration first."""
     name = re.compile(re.escape(user) + r"-fast-rcnn-(\d+)epoch\.ckpt")
     found = [(match, path) for path in folder.glob("*.ckpt") if (match := name.match(path.name))]
     return [path for _, path in sorted(found, key=lambda pair: int(pair[0][1]))]
@@ -51,10 +51,10 @@ def _amount(size: int) -> str:
 
 
 def data_folder(config: Any) -> Path:
-    """The folder of mindrecord_0, mindrecord_1, ..."""
+    """Return the folder that holds mindrecord_0, mindrecord_1, ..."""
     return user_path(config.dataset_path or Path(config.mindrecord_dir).parent)
 
 
 def shard_of(config: Any) -> Path:
-    """Folder of the MindRecord of worker `config.user_id`."""
+    """Return the folder of the MindRecord of worker `config.user_id`."""
     return data_folder(config) / f"mindrecord_{config.user_id}"

@@ -1,4 +1,4 @@
-"""What became of a job's iterations: those that the servers aggregated, and those that failed."""
+"""The results of a job's iterations: aggregated by the servers, or failed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ METRICS = Path("server_0") / "metrics.json"
 
 
 def summary_of(aggregated: int, failed: int, unknown: int = 0) -> str:
-    """Return how many iterations came to something, as in: 28 of 30 iterations aggregated.
+    """Return how many iterations succeeded, as in: 28 of 30 iterations aggregated.
 
     Args:
-        unknown: iterations that are over too, and of which nothing tells what became of them.
+        unknown: number of iterations that are over too, and whose result is unknown.
     """
     words = f"{aggregated} of {aggregated + failed} iterations aggregated"
     words += f", {failed} failed" if failed else ""
@@ -28,7 +28,7 @@ def summary_of(aggregated: int, failed: int, unknown: int = 0) -> str:
 
 
 def has_failed(aggregated: int, failed: int) -> bool:
-    """Whether so few iterations were aggregated that the job counts as failed."""
+    """Return whether so few iterations were aggregated that the job counts as failed."""
     return aggregated < LEAST_SHARE * (aggregated + failed)
 
 
@@ -39,11 +39,11 @@ def counts_of(results: Mapping[int, bool]) -> tuple[int, int]:
 
 
 def results_in(metrics: Path, started: JobStart | None = None) -> dict[int, bool]:
-    """Return whether each iteration was aggregated, as the engine's files tell.
+    """Return whether each iteration was aggregated, according to the engine's files.
 
     Args:
-        metrics: the engine's file; in server_0.1, server_0.2, ... are those of earlier servers.
-        started: the job's begin; files that were there before are of another job.
+        metrics: the engine's file; server_0.1, server_0.2, ... hold those of earlier servers.
+        started: the start of the job; files from before it belong to another job.
     """
     results: dict[int, bool] = {}
     earlier = [folder / metrics.name for folder in numbered(metrics.parent)]
@@ -51,16 +51,16 @@ def results_in(metrics: Path, started: JobStart | None = None) -> dict[int, bool
         if not path.is_file() or (started and started.is_after(path)):
             continue
         for number, aggregated in _entries(path):
-            # Servers that have gone back to an iteration do the later ones again.
+            # Servers that have gone back to an iteration repeat the later ones.
             results = {n: result for n, result in results.items() if n < number}
             results[number] = aggregated
     return results
 
 
 def results_of_rounds(rounds: Iterable[Mapping[str, Any]]) -> dict[int, bool]:
-    """Return the same as silos saw it, from the lines of their rounds.jsonl.
+    """Return whether each iteration was aggregated, from the lines of the silos' rounds.jsonl.
 
-    One that was aggregated without a silo is so all the same.
+    An iteration that was aggregated without a silo counts as aggregated.
     """
     results: dict[int, bool] = {}
     for line in rounds:
@@ -70,7 +70,7 @@ def results_of_rounds(rounds: Iterable[Mapping[str, Any]]) -> dict[int, bool]:
 
 
 def _entries(path: Path) -> Iterable[tuple[int, bool]]:
-    """Return number and result of each whole line; a kill may leave half a one at the end."""
+    """Return number and result of each complete line; a kill may leave a partial last line."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             entry = json.loads(line)

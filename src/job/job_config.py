@@ -1,6 +1,6 @@
-"""The federation's YAML file: read, checked key by key, with flags laid over it.
+"""The federation's YAML file: read, checked key by key, with flags that override it.
 
-The engine ignores keys that it does not know and reads some that this mode cannot use; both are
+The engine ignores keys that it does not know, and reads some that this mode cannot use. Both are
 refused here, before anything starts, except neutral values, so that upstream's file loads.
 """
 
@@ -27,7 +27,7 @@ UINT32 = 2**32 - 1
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 ANY = (-math.inf, math.inf)
 
-# key: (type, allowed). `allowed` is a range, a tuple of texts, or None.
+# key: (type, allowed). `allowed` is a range, a tuple of strings, or None.
 # A window under 1,000 ms is 0 seconds for the engine.
 SCHEMA: dict[str, tuple[type, Any]] = {
     "fl_name": (str, None),
@@ -100,7 +100,7 @@ REQUIRED = (
     "summary.metrics_file", "summary.failure_event_file",
 )  # fmt: skip
 
-# What the engine accepts but cannot do between silos: the neutral value or values, and the reason.
+# Keys that the engine accepts but cannot use across silos: neutral value or values, and reason.
 NEUTRAL: dict[str, tuple[Any, str]] = {
     "encrypt.encrypt_type": (
         "NOT_ENCRYPT",
@@ -126,14 +126,14 @@ NEUTRAL: dict[str, tuple[Any, str]] = {
     "client_verify.pki_verify": (False, "it verifies phones, and silos send no such signature"),
 }
 
-# The servers' paths begin with it. It is a secret: no message, log or report shows it.
+# The prefix of the servers' paths. It is a secret: no message, log or report shows it.
 PREFIX_KEY = "client.http_url_prefix"
 PREFIX = re.compile(r"/[A-Za-z0-9_-]{16,128}/")
-# What the files of deploy/machines hold in its place.
+# The placeholder for it in the files of deploy/machines.
 PLACEHOLDER = "/replace-me/"
 
 
-# What other pages or files set here and this suite sets elsewhere.
+# Keys that other pages or files set here, and where this suite sets them.
 ELSEWHERE = {
     "checkpoint_dir": "the engine never read it; remove it and give --checkpoint_dir to "
     "run_cross_silo_fasterrcnn_server.py",
@@ -146,7 +146,7 @@ class JobConfig:
 
     Attributes:
         path: the file that was read.
-        values: its nested values, flags included.
+        values: its nested values, including flags.
         ssl_passwords: file of the certificates' passwords; "" for the environment only.
     """
 
@@ -158,34 +158,34 @@ class JobConfig:
         return _flatten(self.values)[dotted]
 
     def get(self, dotted: str) -> Any:
-        """The value of a key that may be left out; None where it is."""
+        """Return the value of an optional key; None if it is missing."""
         return _flatten(self.values).get(dotted)
 
     @property
     def name(self) -> str:
-        """fl_name."""
+        """Return fl_name."""
         return self.values["fl_name"]
 
     @property
     def iterations(self) -> int:
-        """fl_iteration_num."""
+        """Return fl_iteration_num."""
         return self.values["fl_iteration_num"]
 
     @property
     def redis_address(self) -> tuple[str, int]:
-        """(host, port) of the distributed cache."""
+        """Return (host, port) of the distributed cache."""
         return parse_address(
             self.values["distributed_cache"]["address"], f"{self.path}: distributed_cache.address"
         )
 
     @property
     def url_prefix(self) -> str:
-        """What stands before the servers' paths, with a slash at both ends; "" for nothing."""
+        """Return the prefix of the servers' paths, with a slash at both ends; "" for none."""
         return self.get(PREFIX_KEY) or ""
 
     @property
     def tls(self) -> TlsFiles | None:
-        """What its connections are encrypted with; None where enable_ssl is False."""
+        """Return the files for its encrypted connections; None if enable_ssl is False."""
         return tls_files(self.path, _flatten(self.values)) if self.values["enable_ssl"] else None
 
     def write(self, path: Path) -> Path:
@@ -200,11 +200,11 @@ def load_job(path: str | Path, overrides: dict[str, Any] | None = None) -> JobCo
 
     Args:
         path: the YAML file; relative to the current folder or next to the scripts.
-        overrides: dotted keys of flags that win over the file; None values are no overrides.
+        overrides: dotted keys of flags that override the file; None values are ignored.
 
     Raises:
-        UserError: no file, broken YAML, unknown or missing key, wrong type or range, or a
-            feature that this mode of the engine cannot do.
+        UserError: no file, broken YAML, unknown or missing key, wrong type or range, or a feature
+            that this mode of the engine does not support.
     """
     file = find_config_file(path, "--yaml_config")
     values = copy.deepcopy(read_yaml_documents(file)[0])
@@ -290,7 +290,7 @@ def _check_prefix(job: JobConfig) -> None:
 
 
 def _check_windows(job: JobConfig) -> None:
-    """An iteration's window shorter than a part of it makes that part's window void."""
+    """Refuse an iteration's window shorter than a phase's window, which it would make void."""
     whole = job["round.global_iteration_time_window"]
     for part in ("start_fl_job_time_window", "update_model_time_window"):
         if job[f"round.{part}"] > whole:
@@ -301,7 +301,7 @@ def _check_windows(job: JobConfig) -> None:
 
 
 def _check_aggregation(job: JobConfig) -> None:
-    """What an algorithm needs besides its name."""
+    """Check what an algorithm needs besides its name."""
     kind = job.get("aggregation.aggregation_type")
     threshold, ratio = job["round.start_fl_job_threshold"], job["round.update_model_ratio"]
     total = job.get("aggregation.total_client_num")

@@ -1,9 +1,10 @@
-"""The record of what this suite started from a folder: the only processes that it ever stops.
+"""The record of the processes that this suite started from a folder, and may stop.
 
-`.federation/job.json` in the folder that a launcher was called from holds the job's name, its
-Redis and one entry a process. A per-user index of such folders lets `finish --all` find every job.
+`.federation/job.json` in the folder that a launcher was called from holds the job's name, its Redis
+and one entry for each process. The suite stops no other processes. A per-user index of such folders
+lets `finish --all` find every job.
 
-A folder may be shared by machines and containers, or be a copy of another one: see `read_record`.
+A folder may be shared by machines and containers, or be a copy of another: see `read_record`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from src.printing import print
 from src.security.tls import TlsFiles, from_record
 
 FOLDER = ".federation"
-# What the values of a record are, by how its fields are annotated.
+# Types of a record's values, by the annotation of its fields.
 KINDS: dict[str, type] = {
     "str": str,
     "int": int,
@@ -48,11 +49,12 @@ KINDS: dict[str, type] = {
     "list[ProcessRecord]": list,
     "dict[str, str]": dict,
 }
-# A silo of one process, and one of several.
+# Roles of a silo with one process, and with several.
 RANKS = "worker_distributed"
 WORKER_ROLES = ("worker", RANKS)
-# Where the process of an entry is, seen from who reads the record: its pid counts; it may run on
-# another machine or in another container; it cannot run any more; the entry is of another folder.
+# Where an entry's process is, seen from the reader of the record: its pid is valid here; it may run
+# on another machine or in another container; it cannot run any more; the entry belongs to another
+# folder.
 HERE, ELSEWHERE, GONE, COPIED = "here", "elsewhere", "gone", "copied"
 
 
@@ -63,19 +65,19 @@ class ProcessRecord:
     Attributes:
         role: scheduler, server, worker, worker_distributed or redis.
         number: server or worker number; 0 otherwise.
-        pid: of the process to stop (for the roles: of their supervisor).
-        created: its start time in seconds since the epoch, as the clock was then.
-        folder: where its log lies.
-        address: "ip:port" it listens on, or "" for a worker.
-        start_ticks: its start in clock ticks since the boot, which tells it from a later process
-            with the same pid.
-        host, boot_id, pid_namespace: where the pid counts, see `Place`. "" in a record of version
-            0.1, where `created` alone tells the process.
-        job_folder, folder_id: the folder that it was started from, and `folder_id` of its
+        pid: the pid of the process to stop (for roles, that of their supervisor).
+        created: its start time in seconds since the epoch, by the clock at that time.
+        folder: the folder of its log.
+        address: "ip:port" that it listens on, or "" for a worker.
+        start_ticks: its start in clock ticks since the boot, which distinguishes it from a later
+            process with the same pid.
+        host, boot_id, pid_namespace: where the pid is valid, see `Place`. "" in a record of version
+            0.1, where only `created` identifies the process.
+        job_folder, folder_id: the folder that it was started from, and the `folder_id` of its
             .federation.
-        place: HERE, ELSEWHERE, GONE or COPIED; of who has read the record, not in the file.
-        silo: the silo that a worker is to the servers, without its images; "" for other roles and
-            for ranks that do not talk to servers.
+        place: HERE, ELSEWHERE, GONE or COPIED, relative to the reader; not in the file.
+        silo: a worker's silo name at the servers, without the number of images; "" for other roles
+            and for ranks that do not talk to servers.
         servers: "host:port" of the servers that the silo talks to.
     """
 
@@ -97,11 +99,11 @@ class ProcessRecord:
 
     @property
     def label(self) -> str:
-        """server_0, worker_3, scheduler, redis."""
+        """Return server_0, worker_3, scheduler or redis."""
         return role_folder(self.role, self.number)
 
     def process(self) -> psutil.Process | None:
-        """Return the running process, or None: it has ended, or its pid means nothing here."""
+        """Return the running process; None if it has ended or its pid is not valid here."""
         if self.place != HERE:
             return None
         try:
@@ -111,11 +113,11 @@ class ProcessRecord:
             else:
                 same = abs(process.create_time() - self.created) < 1.0
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except (psutil.Error, OSError):  # OSError: the kernel's own, of one that is just ending
+        except (psutil.Error, OSError):  # OSError: from the kernel, of an ending process
             return None
 
     def where(self) -> str:
-        """Return in words where it was started."""
+        """Describe where it was started."""
         if self.host != socket.gethostname():
             return f"on {self.host}"
         if self.boot_id == this_place().boot_id:
@@ -125,12 +127,12 @@ class ProcessRecord:
 
 @dataclass
 class JobRecord:
-    """What runs for the job of one folder.
+    """The processes of the job of one folder.
 
     Attributes:
         redis: "ip:port".
-        tls: the fields of `TlsFiles`; {} where the job's connections are not encrypted.
-        roster: file of the job's members; "" where there is none.
+        tls: the fields of `TlsFiles`; {} if the job's connections are not encrypted.
+        roster: file of the job's members; "" if there is none.
     """
 
     fl_name: str = ""
@@ -141,7 +143,7 @@ class JobRecord:
 
     @property
     def tls_files(self) -> TlsFiles | None:
-        """What the job's connections are encrypted with, or None."""
+        """Return the files for the job's encrypted connections, or None."""
         return from_record(self.tls)
 
     def running(self, role: str | None = None) -> list[ProcessRecord]:
@@ -149,32 +151,32 @@ class JobRecord:
         return [p for p in self.processes if role in (None, p.role) and p.process()]
 
     def elsewhere(self, role: str | None = None) -> list[ProcessRecord]:
-        """Return those of another machine or container that may be alive there."""
+        """Return the processes that may be alive on another machine or in another container."""
         return [p for p in self.processes if role in (None, p.role) and p.place == ELSEWHERE]
 
     def living(self) -> list[ProcessRecord]:
-        """Return those that are alive here or may be alive elsewhere."""
+        """Return the processes that are alive here or may be alive elsewhere."""
         return [p for p in self.processes if p.place == ELSEWHERE or p.process()]
 
     @property
     def copied(self) -> ProcessRecord | None:
-        """An entry of the folder that this record was copied from, where it is only a copy."""
+        """Return an entry of the folder that this record was copied from; None if it is no copy."""
         every = bool(self.processes) and all(p.place == COPIED for p in self.processes)
         return self.processes[0] if every else None
 
 
 def role_folder(role: str, number: int) -> str:
-    """The name of a role's log folder, as in the tutorial's tree."""
+    """Return the name of a role's log folder, as in the tutorial's tree."""
     return f"{role}_{number}" if role in ("server", "worker") else role
 
 
 def state_folder(folder: Path) -> Path:
-    """Return .federation of `folder`, made if need be: a real folder that this user alone enters.
+    """Return .federation of `folder`, created if missing: a real folder for this user alone.
 
-    What it says is executed (specs) and signalled (pids), so nobody else may have written it.
+    Its content is executed (specs) and signalled (pids), so nobody else may have written it.
 
     Raises:
-        UserError: it is a link, another user's, or others may write there.
+        UserError: it is a link, belongs to another user, or others may write there.
     """
     state = folder / FOLDER
     with contextlib.suppress(FileExistsError):
@@ -184,7 +186,7 @@ def state_folder(folder: Path) -> Path:
 
 
 def require_own(folder: Path) -> None:
-    """Raise a UserError unless .federation of `folder` is this user's own, see `state_folder`."""
+    """Raise a UserError unless .federation of `folder` belongs to this user, see `state_folder`."""
     state = folder / FOLDER
     found = state.lstat()
     rights = stat.S_IMODE(found.st_mode)
@@ -196,8 +198,8 @@ def require_own(folder: Path) -> None:
             f"{state}: belongs to user {found.st_uid}, and this is user {os.geteuid()}: call this "
             "as that user, or in a folder of your own"
         )
-    # A group of this user alone is none of others: Debian's users have one, and Kubernetes gives
-    # each volume's files to that of the pod.
+    # A group that holds only this user is not others' access: Debian's users have one, and
+    # Kubernetes gives each volume's files to the pod's group.
     alone = found.st_gid == os.getegid() == os.geteuid()
     if rights & (stat.S_IWOTH if alone else stat.S_IWOTH | stat.S_IWGRP):
         raise UserError(
@@ -209,11 +211,11 @@ def require_own(folder: Path) -> None:
 
 
 def read_record(folder: Path) -> JobRecord | None:
-    """Return the record of `folder`, or None when nothing was started from it.
+    """Return the record of `folder`, or None if nothing was started from it.
 
-    Each entry gets its place. What runs on another machine or in another container that shares the
-    folder cannot be seen or stopped from here; its lock and its exit file tell what they can. The
-    entries of a copied folder are those of the folder that was copied.
+    Sets each entry's `place`. A process on another machine or in another container that shares the
+    folder cannot be seen or stopped from here; its lock and its exit file may show its state. The
+    entries of a copied folder belong to the original folder.
 
     Raises:
         UserError: the file is broken.
@@ -239,7 +241,7 @@ def read_record(folder: Path) -> JobRecord | None:
 
 
 def _require_kinds(part: JobRecord | ProcessRecord) -> None:
-    """Raise a ValueError where a value of a record is of another kind than it has to be."""
+    """Raise a ValueError if a value of a record has the wrong type."""
     for one in fields(part):
         value, kind = getattr(part, one.name), KINDS[str(one.type)]
         items = [*value, *value.values()] if isinstance(value, dict) else value
@@ -263,7 +265,7 @@ def _place(entry: ProcessRecord, folder: Path, here: Place) -> str:
     if (folder / FOLDER / "status" / f"{entry.label}.exit.json").exists():
         return GONE
     locked = is_locked(_lock_file(folder, entry.label))
-    # Locks of a shared folder do not always reach from one machine to the other.
+    # Locks in a shared folder do not always work across machines.
     unlocked = locked is False and same_boot
     rebooted = not same_boot and entry.host == here.host and not locked
     return GONE if unlocked or rebooted else ELSEWHERE
@@ -273,14 +275,14 @@ def _is_copied(entry: ProcessRecord, folder: Path, here: Place) -> bool:
     found = folder_id(folder / FOLDER)
     if entry.boot_id == here.boot_id:
         return found != entry.folder_id and str(folder.resolve()) != entry.job_folder
-    # Each machine has a number of its own for the device of a shared folder.
+    # Each machine has its own device number for a shared folder.
     return found.rpartition(":")[2] != entry.folder_id.rpartition(":")[2]
 
 
 def process_entry(
     base: Path, role: str, number: int, pid: int, folder: Path, address: str
 ) -> ProcessRecord:
-    """Return the entry of a process that runs here, for the record of `base`."""
+    """Return the record entry for a process that runs here, for the record of `base`."""
     place = this_place()
     return ProcessRecord(
         role=role,
@@ -299,7 +301,7 @@ def process_entry(
 
 
 def life_lock(base: Path, label: str) -> contextlib.AbstractContextManager[tuple[int, ...]]:
-    """Lock what tells that a role lives, for its supervisor to inherit; see `held_lock`."""
+    """Lock the file that shows a role is alive, for its supervisor to inherit; see `held_lock`."""
     return held_lock(_lock_file(base, label))
 
 
@@ -309,7 +311,7 @@ def _lock_file(base: Path, label: str) -> Path:
 
 @contextlib.contextmanager
 def update_record(folder: Path) -> Iterator[JobRecord]:
-    """The record of `folder`, written back at the end; launchers that run at once take turns."""
+    """Yield the record of `folder`, write it back at the end; concurrent launchers take turns."""
     state = state_folder(folder)
     with open(state / "lock", "w", opener=no_link) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -323,7 +325,7 @@ def update_record(folder: Path) -> Iterator[JobRecord]:
 
 
 def remove_record(folder: Path) -> None:
-    """Forget the job of `folder`: what it started has ended."""
+    """Remove the job of `folder`, whose processes have ended."""
     with contextlib.suppress(FileNotFoundError):
         (folder / FOLDER / "job.json").unlink()
     with contextlib.suppress(OSError):
@@ -332,10 +334,10 @@ def remove_record(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any, durable: bool = False) -> None:
-    """Write `value` so that a reader sees the old or the new file, never a part.
+    """Write `value` so that a reader sees the old or the new file, never a partial one.
 
     Args:
-        durable: after a power cut too; takes some milliseconds.
+        durable: also after a power cut; takes some milliseconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, durable, private=True) as partial:
@@ -356,7 +358,7 @@ def indexed_folders() -> list[Path]:
 
 
 def _index_folder() -> Path | None:
-    """None for a user without a home, as a container's with a number and no name."""
+    """Return the index folder; None for a user without a home, such as a container's bare uid."""
     if state_home := os.environ.get("XDG_STATE_HOME"):
         return Path(state_home) / "cross_silo_faster_rcnn"
     home = os.environ.get("HOME")
@@ -367,7 +369,7 @@ def _index_folder() -> Path | None:
 
 
 def _index_entries(folder: Path) -> list[Path]:
-    """Its entry, with the machine's name as homes may be shared, and that of version 0.1."""
+    """Return its entry, with the machine's name as homes may be shared, and that of version 0.1."""
     index, name = _index_folder(), str(folder.resolve()).replace("/", "%")
     if index is None:
         return []
@@ -375,7 +377,7 @@ def _index_entries(folder: Path) -> list[Path]:
 
 
 def _index(folder: Path) -> None:
-    """Best effort: without a writable home only `finish --all` loses this folder."""
+    """Add the folder to the index; without a writable home only `finish --all` misses it."""
     entries = _index_entries(folder)
     try:
         if not entries:
@@ -391,23 +393,23 @@ def _note_once(line: str) -> None:
     print(line)
 
 
-# The phase of a worker that has nothing left to do, and the first word of its last line.
+# The phase of a worker whose work is done, and the first word of its last line.
 DONE = "finished"
-# The first words of the reason where the user stopped a role.
+# The beginning of the reason if the user stopped a role.
 STOPPED_BY = "stopped by"
 EXIT_SUFFIX = ".exit.json"
 
 
 def status_path(folder: Path, label: str) -> Path:
-    """Where the role `label` (worker_0, server_1) of the job of `folder` keeps its status."""
+    """Return the path of the status of role `label` (worker_0, server_1) of the job of `folder`."""
     return folder / FOLDER / "status" / f"{label}.json"
 
 
 class StatusFile:
-    """Fields that a role keeps up to date.
+    """A file of fields that a role keeps up to date.
 
     Args:
-        path: the file; its folder is made. None keeps the fields in memory only.
+        path: the file; its folder is created. None keeps the fields in memory only.
     """
 
     def __init__(self, path: Path | None):
@@ -416,7 +418,7 @@ class StatusFile:
         self.fields: dict[str, Any] = {}
 
     def update(self, **fields: Any) -> None:
-        """Set `fields` and write all of them, with the time; a full disk costs a log line."""
+        """Set `fields` and write all of them, with the time; a full disk is only logged."""
         self.fields.update(fields, time=time.time())
         path = self._path
         if path is not None:
@@ -428,7 +430,7 @@ def _say(text: str) -> None:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """The fields of such a file, or {} before it is there, or where a power cut emptied it."""
+    """Return the fields of a status file; {} if it is missing or a power cut emptied it."""
     try:
         fields = parsed_json(path.read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError):
@@ -437,19 +439,19 @@ def read_status(path: Path) -> dict[str, Any]:
 
 
 def is_done(path: Path) -> bool:
-    """Whether the worker of a status file has said that it is finished."""
+    """Return whether the worker of a status file has reported that it is finished."""
     return read_status(path).get("phase") == DONE
 
 
 def exit_path(folder: Path, label: str) -> Path:
-    """Where the supervisor of the role `label` leaves {"code", "reason"} at the role's end."""
+    """Return the file in which a role's supervisor leaves {"code", "reason"} at the role's end."""
     return status_path(folder, label).with_name(f"{label}{EXIT_SUFFIX}")
 
 
 def exit_states(folder: Path) -> dict[str, dict[str, Any]]:
-    """How each role ended, by label: `code` and `reason`; a role that runs has no entry.
+    """Return how each role ended, by label: `code` and `reason`; a running role has no entry.
 
-    A worker that was finished when it was killed together with its supervisor has ended well.
+    A worker that was killed together with its supervisor, but was finished, has succeeded.
     """
     states: dict[str, dict[str, Any]] = {}
     for path in sorted((folder / FOLDER / "status").glob("*.json")):

@@ -1,7 +1,7 @@
-"""When the job of a folder began, and which log folders are of the job before it.
+"""When the job of a folder began, and which log folders belong to the job before it.
 
-Times in logs would not tell: they are those of each role's time zone, and clocks are set back. What
-a log ended with when the job began does: one that is as it was then is of an earlier job.
+Times in logs are unreliable: they use each role's time zone, and clocks are set back. So the end of
+each log is noted when the job begins: a log that still ends so belongs to an earlier job.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ FILE = "job_start.json"
 FORMAT = "%Y-%m-%d %H:%M:%S"
 # Files of a role that grow while it runs; the last one is the engine's.
 LOGS = ("worker.log", "server.log", "scheduler.log", "metrics.json")
-# Enough of a log's end to tell it from all others: its last lines with their times.
+# Enough of a log's end to distinguish it from all others: its last lines with their times.
 _END_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class JobStart:
-    """The begin of a job.
+    """The start of a job.
 
     Attributes:
-        began: local time of who started the servers.
-        earlier: what each log that was there ended with.
+        began: local time at which the servers were started.
+        earlier: the end of each log that existed then.
     """
 
     began: datetime
     earlier: frozenset[str]
 
     def is_after(self, log: Path) -> bool:
-        """Whether a role's log, wherever its folder was moved, had its last line before."""
+        """Return whether the job began after a role's log ended, wherever its folder was moved."""
         return _end_of(log) in self.earlier
 
 
 def note_start(folder: Path) -> None:
-    """A new job begins in `folder` now; what `.federation` says of ended roles is forgotten."""
+    """Record that a job starts in `folder` now, and clear the states of ended roles."""
     state = folder / FOLDER
     with update_record(folder) as record:
         record.processes = record.living()
@@ -57,10 +57,10 @@ def note_start(folder: Path) -> None:
 
 
 def job_start(folder: Path) -> JobStart | None:
-    """The begin of the job of `folder`.
+    """Return the start of the job of `folder`.
 
-    None where no servers were started from here, as on a silo's machine: they alone know whether a
-    job is new.
+    None if no servers were started from here, as on a silo's machine: only starting the servers
+    shows that a job is new.
     """
     written = read_status(folder / FOLDER / FILE)
     began, ends = read_time(written.get("started")), written.get("earlier_logs", [])
@@ -70,7 +70,7 @@ def job_start(folder: Path) -> JobStart | None:
 
 
 def read_time(text: Any) -> datetime | None:
-    """A time of FORMAT; None of anything else."""
+    """Parse a time in FORMAT; return None for anything else."""
     try:
         return datetime.strptime(text, FORMAT)
     except (TypeError, ValueError):
@@ -78,14 +78,14 @@ def read_time(text: Any) -> datetime | None:
 
 
 def _end_of(log: Path) -> str:
-    """Size and digest of the end of a log's newest file; "" where nothing is written yet."""
+    """Return size and digest of the end of a log's newest file; "" if nothing is written yet."""
     for part in reversed(log_parts(log)):
         try:
             size = part.stat().st_size
             with part.open("rb") as file:
                 file.seek(max(0, size - _END_BYTES))
                 end = file.read(_END_BYTES)
-        except OSError:  # one that rotates in this moment is being written
+        except OSError:  # a log that rotates at this moment is being written
             continue
         if end:
             return f"{size} {hashlib.blake2b(end, digest_size=16).hexdigest()}"

@@ -1,8 +1,8 @@
-"""Kits: what a coordinator hands to each silo of a job, and the roster of those who have one.
+"""Kits, which a coordinator gives to each silo of a job, and the roster of their owners.
 
 A kit is a folder with the silo's own certificate, the authority's, the federation's file, the
-roster and three lines that say how to start. The federation's file is the same in all of them and
-on the coordinator's machine: its names of files are those of either folder.
+roster and three lines that explain how to start. The federation's file is the same in all kits and
+on the coordinator's machine: its file names are valid in either folder.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from src.security.roster import Member, load, member_of, require_name, text_of
 from src.security.tls import CIPHERS
 
 ROSTER, FEDERATION, README = "silos.yaml", "federation.yaml", "README.md"
-# Keys of the federation's file -> the file in a kit, or in the coordinator's folder.
+# Keys of the federation's file -> file in a kit, or in the coordinator's folder.
 _FILES = {
     "ssl.server_cert_path": SERVER_FILE,
     "ssl.client_cert_path": CLIENT_FILE,
@@ -46,10 +46,10 @@ Start: python run_cross_silo_fasterrcnn_worker.py with the flags of the check, w
 
 
 def silo_names(listed: str) -> list[str]:
-    """The names of --silos, which have commas between them.
+    """Return the names in --silos, separated by commas.
 
     Raises:
-        UserError: one is no name of a silo, or is there twice.
+        UserError: one is not a valid silo name, or is listed twice.
     """
     names = [name.strip() for name in listed.split(",")]
     for name in names:
@@ -60,10 +60,10 @@ def silo_names(listed: str) -> list[str]:
 
 
 def federation_text(path: str) -> str:
-    """The federation's file of a job with kits: encrypted, with a secret path, else as `path`.
+    """Return the federation's file of a job with kits: `path` plus encryption and a secret path.
 
     Raises:
-        UserError: as in `load_job`.
+        UserError: see `load_job`.
     """
     file = find_config_file(path, "--yaml_config")
     given = read_yaml_documents(file)[0]
@@ -87,15 +87,15 @@ def write_kits(
     federation: str,
     others: dict[str, bytes],
 ) -> list[Member]:
-    """Write a kit for each of `names` and the roster with them, and return all its members.
+    """Write a kit for each of `names` and the roster that includes them; return all members.
 
     Args:
-        folder: of the kits, the roster and the coordinator's own files.
+        folder: the folder of the kits, the roster and the coordinator's own files.
         federation: text of the federation's file.
-        others: further files for `folder`, written along.
+        others: further files to write into `folder`.
 
     Raises:
-        UserError: a name is in the roster already, or a file is there already; nothing is written.
+        UserError: a name is in the roster already, or a file exists already; nothing is written.
     """
     path = folder / ROSTER
     known = list(load(path).members.values()) if path.exists() else []

@@ -1,7 +1,7 @@
-"""Log files that rotate: worker.log, then worker.log.1 with what came before it, .2 before that.
+"""Log files that rotate: worker.log is the newest, then worker.log.1, then worker.log.2.
 
-A line is in one file, whole; none is lost at a rotation. `log_parts` and `read_log` give the files
-back in the order in which they were written.
+A line is never split between files, and none is lost at a rotation. `log_parts` and `read_log`
+return the files in the order in which they were written.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class RotatingLog:
     """A log that one process writes, line by line.
 
     Args:
-        path: of the newest file; appended to where it is there.
-        max_bytes: a line that would make the file larger goes into a new one; 0 never rotates.
-        kept: earlier files that are kept, path.1 to path.<kept>; older ones are deleted.
-        follow: handles of this process that write into the log too, its own standard output; they
-            are moved on with it.
+        path: the newest file; an existing one is appended to.
+        max_bytes: a line that would make the file larger goes into a new one; 0 disables rotation.
+        kept: number of earlier files to keep, path.1 to path.<kept>; older ones are deleted.
+        follow: handles of this process that also write into the log, such as its standard output;
+            they are redirected to each new file.
 
     Raises:
         OSError: the file cannot be opened.
@@ -43,12 +43,12 @@ class RotatingLog:
         self._handle = self._open(path)
 
     def write(self, text: str) -> None:
-        """Add whole lines; all of them or, with an OSError, nothing."""
+        """Append complete lines: all of them or, with an OSError, none."""
         data = text.encode(errors="replace")
         size = os.fstat(self._handle).st_size
         if self._max_bytes and size and size + len(data) > self._max_bytes:
             self._rotate()
-        # Asked again: it is another file now, or others have written to it.
+        # Read again: it is another file now, or others have written to it.
         size = os.fstat(self._handle).st_size
         with named(self._path):
             try:
@@ -63,7 +63,7 @@ class RotatingLog:
         os.close(self._handle)
 
     def _rotate(self) -> None:
-        """Begin a new file; where none can be made, the present one goes on."""
+        """Begin a new file; if none can be created, keep writing to the present one."""
         fresh = self._path.with_name(f".{self._path.name}.new")
         try:
             handle = self._open(fresh)
@@ -81,7 +81,7 @@ class RotatingLog:
             os.dup2(handle, number)
 
     def _shift(self) -> None:
-        """worker.log.1 becomes .2 and so on, worker.log becomes .1."""
+        """Rename worker.log.1 to .2 and so on, then worker.log to .1."""
         if not self._kept:
             return
         for number in range(self._kept - 1, 0, -1):
@@ -96,21 +96,21 @@ class RotatingLog:
 
 
 def rotation(config: Any) -> tuple[int, int]:
-    """`max_bytes` and `kept` of the keys log_max_mb and log_files_kept."""
+    """Return `max_bytes` and `kept` from the keys log_max_mb and log_files_kept."""
     return round(config.log_max_mb * MB), config.log_files_kept
 
 
 def log_parts(path: Path) -> list[Path]:
-    """The files of the log `path` that are there, oldest first."""
+    """Return the existing files of the log `path`, oldest first."""
     parts = [part for part in reversed(numbered(path)) if part.is_file()]
     return [*parts, path] if path.is_file() else parts
 
 
 def read_log(path: Path) -> str:
-    """The text of all files of the log, in the order in which it was written; "" of none."""
+    """Return the text of all files of the log, in the order of writing; "" if there are none."""
     texts = []
     for part in log_parts(path):
-        # One that rotates in this moment may be gone.
+        # A file that is being rotated may be gone.
         with contextlib.suppress(FileNotFoundError):
             texts.append(part.read_text(encoding="utf-8", errors="replace"))
     return "".join(texts)
@@ -120,7 +120,7 @@ def _part(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")
 
 
-MOST_ENTRIES = 20  # of a list that is said whole
+MOST_ENTRIES = 20  # of a list that is printed in full
 
 
 class _ConsoleHandler(logging.Handler):
@@ -137,7 +137,7 @@ class _ConsoleHandler(logging.Handler):
 
 
 def log_to_console(label: str) -> None:
-    """Let what the suite's modules log appear among the lines of the role `label`."""
+    """Print the log records of the suite's modules among the lines of the role `label`."""
     logger = logging.getLogger("src")
     logger.setLevel(logging.INFO)
     logger.handlers = [_ConsoleHandler(label)]
@@ -145,15 +145,15 @@ def log_to_console(label: str) -> None:
 
 
 def say(label: str, text: str, *more: str) -> None:
-    """Print "[2026-11-22 08:00:00][worker_0] text", and below it `more`, a line each."""
+    """Print "[2026-11-22 08:00:00][worker_0] text", and each of `more` on a line below it."""
     print(f"{stamp(label)} {text}", *(f"  {line}" for line in more), sep="\n", flush=True)
 
 
 def say_settings(label: str, config: Any) -> None:
-    """Print the keys of the configuration, first those that differ from the defaults.
+    """Print the configuration's keys, first those that differ from the defaults.
 
     Args:
-        config: keys of default_config.yaml; what else it holds is not printed.
+        config: keys of default_config.yaml; anything else in it is not printed.
     """
     defaults = default_values()
     values = {key: _plain(getattr(config, key)) for key in defaults if hasattr(config, key)}
@@ -161,7 +161,7 @@ def say_settings(label: str, config: Any) -> None:
     same = [f"{key}: {_shown(values[key])}" for key in values if key not in changed]
     lines = [f"{key}: {_shown(values[key])} (default {_shown(defaults[key])})" for key in changed]
     lines += ["at their defaults:"]
-    # A key and its value stay in one line, for grep.
+    # Keep a key and its value on one line, for grep.
     whole = ", ".join(entry.replace(" ", "\0") for entry in same)
     wrapped = textwrap.wrap(whole, 98, break_long_words=False, break_on_hyphens=False)
     lines += [line.replace("\0", " ") for line in wrapped]
@@ -173,12 +173,12 @@ def _plain(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value in one line; of a long list its beginning and length."""
+    """Return a value as one line; a long list as its beginning and length."""
     if isinstance(value, list) and len(value) > MOST_ENTRIES:
         return f"{str(value[:4])[:-1]}, ...] ({len(value)} entries)"
     return "''" if value == "" else str(value)
 
 
 def stamp(label: str) -> str:
-    """What every line of a role begins with: "[2026-11-22 08:00:00][worker_0]"."""
+    """Return the beginning of a role's lines: "[2026-11-22 08:00:00][worker_0]"."""
     return f"[{time.strftime('%Y-%m-%d %H:%M:%S')}][{label}]"

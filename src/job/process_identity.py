@@ -1,8 +1,8 @@
-"""Which process a record means: a pid is one process only within one boot and one PID namespace.
+"""Identifies recorded processes: a pid is unique only within one boot and PID namespace.
 
-The kernel counts a process's start in clock ticks since the boot, so that a clock that is set while
-a job runs changes nothing. A lock that a process holds on a file in the job's folder tells that it
-lives to those who cannot see its pid, as in another container.
+The kernel counts a process's start in clock ticks since the boot, so that setting the clock while a
+job runs changes nothing. A lock that a process holds on a file in the job's folder shows that it is
+alive to others who cannot see its pid, for example in another container.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from src.files import no_link
 
-# Who asks for a lock holds it for an instant.
+# A process that tests a lock holds it for an instant.
 LOCK_S = 1.0
 # Fields of /proc/PID/stat, counted from 1; the second one is a name that may hold spaces.
 STATE_FIELD, START_FIELD = 3, 22
@@ -25,12 +25,13 @@ STATE_FIELD, START_FIELD = 3, 22
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pid means something.
+    """The scope in which a pid is valid.
 
     Attributes:
         host: name of the machine or container.
-        boot_id: of the kernel that runs, the same in all containers of one machine; "" is unknown.
-        pid_namespace: as in pid:[4026531836]; a container has its own.
+        boot_id: id of the running kernel's boot, the same in all containers of one machine; "" if
+            unknown.
+        pid_namespace: for example pid:[4026531836]; a container has its own.
     """
 
     host: str
@@ -48,12 +49,12 @@ def this_place() -> Place:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since the boot; None where it has ended."""
+    """Return when a process started, in clock ticks since the boot; None if it has ended."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
-    # What stands behind the name begins with the state.
+    # The text after the name begins with the state.
     return int(text[text.rindex(")") + 2 :].split()[START_FIELD - STATE_FIELD])
 
 
@@ -65,9 +66,9 @@ def folder_id(folder: Path) -> str:
 
 @contextlib.contextmanager
 def held_lock(path: Path) -> Iterator[tuple[int, ...]]:
-    """Lock a file; give the handle for a child to inherit, which keeps the lock until it ends.
+    """Lock a file; yield the handle for a child to inherit, which keeps the lock until it ends.
 
-    Where the file system has no locks, there is no handle.
+    If the file system has no locks, there is no handle.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", opener=no_link) as file:
@@ -89,7 +90,7 @@ def _lock(handle: int) -> bool:
 
 
 def is_locked(path: Path) -> bool | None:
-    """Return whether a process holds the lock of `path`; None where that cannot be told."""
+    """Return whether a process holds the lock of `path`; None if that is unknown."""
     try:
         with path.open() as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
-"""The servers' checkpoints: which are there, which one a start takes, which are put aside.
+"""The servers' checkpoints: which exist, which one a start uses, which are put aside.
 
-Names are the engine's: {fl_name}_recovery_iteration_{n}_{YYYYmmdd}_{HHMMSS}.ckpt. Number 0 is the
-initial model; file n holds the model after iteration n.
+The engine defines their names: {fl_name}_recovery_iteration_{n}_{YYYYmmdd}_{HHMMSS}.ckpt. Number 0
+is the initial model; file n holds the model after iteration n.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from src.errors import UserError, user_path
 from src.files import digest_of, parsed_json, whole_file
 from src.weights.ckpt_file import fault_of, look_into
 
-# The entry of a whole detector that tells an initial model's origin.
+# The entry of a complete detector that records an initial model's origin.
 ORIGIN_NAME = "suite.initial"
 
 
@@ -36,14 +36,14 @@ class RecoveryFile:
 
 @dataclass(frozen=True)
 class InitialOrigin:
-    """What an initial model was made from, as the whole detector next to it says.
+    """What an initial model was made from, as recorded in the complete detector next to it.
 
     Attributes:
         file: name of the servers' file.
-        seed: of what was drawn.
-        pre_trained: path of the checkpoint, "" where from none.
-        digest: of that file's content, see `digest_of`.
-        launcher: the server launcher made it by itself, for want of one.
+        seed: the seed of the random weights.
+        pre_trained: path of the checkpoint, "" for none.
+        digest: digest of that file's content, see `digest_of`.
+        launcher: whether the server launcher made the model itself because there was none.
     """
 
     file: str
@@ -53,7 +53,7 @@ class InitialOrigin:
     launcher: bool = False
 
     def packed(self) -> np.ndarray:
-        """Return it as an entry of a checkpoint, (N,) uint8."""
+        """Return the origin as an entry of a checkpoint, (N,) uint8."""
         return np.frombuffer(json.dumps(asdict(self)).encode(), np.uint8)
 
     def words(self) -> str:
@@ -80,7 +80,7 @@ def initial_origin(config: Any, servers: Path, launcher: bool) -> InitialOrigin:
 
 
 def unpack_origin(record: bytes | None) -> InitialOrigin | None:
-    """Return the origin in an entry of a checkpoint; None where there is none that can be read."""
+    """Return the origin in an entry of a checkpoint; None if there is no readable one."""
     try:
         return None if record is None else InitialOrigin(**parsed_json(record.decode()))
     except (TypeError, ValueError):
@@ -88,7 +88,7 @@ def unpack_origin(record: bytes | None) -> InitialOrigin | None:
 
 
 def whole_detector(folder: Path, fl_name: str) -> Path:
-    """Return where the whole detector of the job's initial model lies."""
+    """Return the path of the complete detector of the job's initial model."""
     return folder / f"{fl_name}_initial.ckpt"
 
 
@@ -97,7 +97,7 @@ def _name_of(fl_name: str) -> re.Pattern[str]:
 
 
 def list_recovery_files(folder: Path, fl_name: str) -> list[RecoveryFile]:
-    """The job's files in `folder`, newest iteration first, newest of it first."""
+    """Return the job's files in `folder`, newest iteration first, newest file of each first."""
     name = _name_of(fl_name)
     found = []
     for path in folder.glob("*.ckpt"):
@@ -108,9 +108,9 @@ def list_recovery_files(folder: Path, fl_name: str) -> list[RecoveryFile]:
 
 
 def untaken_files(folder: Path, fl_name: str) -> list[str]:
-    """Return a sentence for each name that begins as a recovery file's and is not taken.
+    """Return a sentence for each file that starts like a recovery file's name but is not one.
 
-    Whatever its case and its ending.
+    Case and file extension do not matter.
     """
     begin = f"{fl_name}_recovery".lower()
     form = f"{fl_name}_recovery_iteration_<number>_<YYYYmmdd>_<HHMMSS>.ckpt"
@@ -128,10 +128,10 @@ def untaken_files(folder: Path, fl_name: str) -> list[str]:
 
 
 def require_names(folder: Path, fl_name: str) -> None:
-    """Refuse to start from random weights where a file was meant to be started from.
+    """Refuse to start from random weights if a file seems intended as the start.
 
     Raises:
-        UserError: names the first file that is not taken for its name.
+        UserError: names the first file that its name excludes.
     """
     for sentence in untaken_files(folder, fl_name):
         raise UserError(f"{sentence}; without it the job would start from random weights")
@@ -147,15 +147,15 @@ def foreign_checkpoints(folder: Path, fl_name: str) -> list[str]:
 def usable_files(
     folder: Path, fl_name: str, leave_out: Collection[RecoveryFile] = ()
 ) -> tuple[list[RecoveryFile], list[str]]:
-    """The job's files in `folder` from the newest whole one on, and a warning for each before it.
+    """Return the job's files in `folder` from the newest intact one on; warn of newer ones.
 
-    Those behind the newest whole one are not looked into.
+    Files after the newest intact one are not read.
 
     Args:
-        leave_out: files that will have gone by then.
+        leave_out: files that will have been moved by then.
 
     Raises:
-        UserError: there are files, and none of them is whole.
+        UserError: there are files, and none of them is intact.
     """
     files = [f for f in list_recovery_files(folder, fl_name) if f not in leave_out]
     warnings: list[str] = []
@@ -179,16 +179,16 @@ def usable_files(
 
 
 def recovery_name(fl_name: str, iteration: int) -> str:
-    """The engine's file name for the model after `iteration`, made now."""
+    """Return the engine's file name for the model after `iteration`, with the current time."""
     stamp = time.strftime("%Y%m%d_%H%M%S")
     return f"{fl_name}_recovery_iteration_{iteration}_{stamp}.ckpt"
 
 
 def files_of_earlier_run(folder: Path, fl_name: str) -> list[RecoveryFile]:
-    """The files that an earlier run left, without which a new one starts from the initial model.
+    """Return files of an earlier run; without them a new run starts from the initial model.
 
-    An initial model (iteration 0) among later files is the sign of an earlier run of this suite.
-    Without it the user has put them there, to go on from.
+    An initial model (iteration 0) among later files indicates an earlier run of this suite. Without
+    it the user has put the files there, to continue from them.
     """
     files = list_recovery_files(folder, fl_name)
     later = [f for f in files if f.iteration > 0]
@@ -199,10 +199,10 @@ def put_aside_earlier_run(folder: Path, fl_name: str, more: Collection[Path] = (
     """Move `files_of_earlier_run` to folder/earlier_1, earlier_2, ...
 
     Args:
-        more: files that go with them.
+        more: files to move with them.
 
     Returns:
-        Where they went, or None when nothing was moved.
+        The folder they were moved to, or None if nothing was moved.
     """
     going = [*(file.path for file in files_of_earlier_run(folder, fl_name)), *more]
     if not going:
@@ -226,12 +226,12 @@ def require_iterations_left(
     """Return the iteration that a start from the newest file of `folder` begins with.
 
     Args:
-        leave_out: files that will have gone by then.
-        resume: a finished job may be taken up again, for silos to get its last model; what is
-            returned is then more than `iterations`.
+        leave_out: files that will have been moved by then.
+        resume: a finished job may be resumed, for silos to get its last model; the result is then
+            more than `iterations`.
 
     Raises:
-        UserError: the job's last iteration is done already, or no file is whole.
+        UserError: the job's last iteration is done already, or no file is intact.
     """
     files, _ = usable_files(folder, fl_name, leave_out)
     first = files[0].iteration + 1 if files else 1
@@ -247,10 +247,10 @@ def require_iterations_left(
 def begin_from_newest(folder: Path, fl_name: str) -> list[str]:
     """Make the newest file the initial model, and put those of the iterations before it aside.
 
-    For a job that counts from 1 again: a server that starts later takes the highest number.
+    This is for a job that counts from 1 again: a server that starts later uses the highest number.
 
     Returns:
-        Lines that say what was done.
+        Lines that describe what was done.
     """
     files, warnings = usable_files(folder, fl_name)
     if not files or files[0].iteration == 0:

@@ -1,4 +1,4 @@
-"""What encrypted connections need before a role starts: passwords, certificates, their names."""
+"""Checks for encrypted connections before a role starts: passwords, certificates, names."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from src.security.tls import TlsFiles, client_context, require_handshake
 
 AUTHORITY_KEY = "ssl.ca_cert_path"
 KEYS = {SERVER: "ssl.server_cert_path", CLIENT: "ssl.client_cert_path"}
-# What each role opens; a worker shows the client's certificate where it has the password.
+# What each role opens; a worker shows the client certificate if it has the password.
 OPENED = {"scheduler": (SERVER,), "server": (SERVER, CLIENT), "worker": ()}
 WARNED_DAYS = 90
 
 
 def tls_checks(job: JobConfig, role: str, address: str = "") -> list[Check]:
-    """Of one role's certificates; nothing where enable_ssl is False.
+    """Return the checks of one role's certificates; none if enable_ssl is False.
 
     Args:
         role: "scheduler", "server" or "worker".
-        address: "ip:port" that it is to listen on; its certificate should name that.
+        address: "ip:port" that it will listen on; its certificate should name it.
     """
     tls = job.tls
     if tls is None:
@@ -51,13 +51,13 @@ def tls_checks(job: JobConfig, role: str, address: str = "") -> list[Check]:
 
 
 def plain_checks(job: JobConfig, addresses: Iterable[str]) -> list[Check]:
-    """A warning where connections to `addresses` leave this machine and are not encrypted."""
+    """Return a check that warns of unencrypted connections to `addresses` off this machine."""
     words = plain_words(job, addresses)
     return [Check("encryption", lambda: Finding(WARN, "encryption", words))] if words else []
 
 
 def plain_words(job: JobConfig, addresses: Iterable[str]) -> str:
-    """What is to be said of servers at `addresses` ("host:port"); "" where nothing is."""
+    """Return the warning for servers at `addresses` ("host:port"); "" if there is none."""
     if job.tls is not None:
         return ""
     far = [address.strip() for address in addresses if not _is_loopback(address.strip())]
@@ -79,7 +79,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def certificates(job: JobConfig, role: str) -> str | Finding:
-    """What the role's certificates are; a warning when one is about to expire.
+    """Describe the role's certificates; warn if one is about to expire.
 
     Raises:
         UserError: the engine would refuse one, or its password is missing or wrong.
@@ -95,17 +95,17 @@ def certificates(job: JobConfig, role: str) -> str | Finding:
 
 
 def own_pair(job: JobConfig, name: str, passwords: dict[str, str]) -> Certified:
-    """The certificate and key that password `name` opens."""
+    """Return the certificate and key that password `name` opens."""
     return read_pkcs12(KEYS[name], Path(job[KEYS[name]]), passwords[name])
 
 
 def peers_trusted(tls: TlsFiles, nodes: Iterable[str]) -> str:
-    """Whether a server that joins those of `nodes` ("ip:port") would trust them.
+    """Check that a server that joins those of `nodes` ("ip:port") would trust them.
 
     Raises:
-        UserError: one of them has another authority, or does not speak TLS.
+        UserError: one of them has another authority, or does not use TLS.
     """
-    # The engine's servers look at who has signed, not at the address.
+    # The engine's servers check who has signed, not the address.
     context = client_context(tls)
     context.check_hostname = False
     there = [one for one in (parse_address(node, "node") for node in nodes) if listens(*one)]
@@ -115,7 +115,7 @@ def peers_trusted(tls: TlsFiles, nodes: Iterable[str]) -> str:
 
 
 def _cache_certificates(job: JobConfig, tls: TlsFiles) -> str | Finding:
-    """The files for Redis, which a server reads itself."""
+    """Check the files for Redis, which a server reads itself."""
     found = {}
     if tls.cache_authority:
         key = "distributed_cache.cacert_filename"
@@ -130,7 +130,7 @@ def _cache_certificates(job: JobConfig, tls: TlsFiles) -> str | Finding:
 
 
 def _by_time(job: JobConfig, found: dict[str, x509.Certificate]) -> str | Finding:
-    """The certificates with the days that they are left, as a warning when these are few."""
+    """List the certificates with their days left, as a warning if these are few."""
     days = {key: days_left(certificate) for key, certificate in found.items()}
     listed = ", ".join(f"{key} {left} days" for key, left in days.items())
     warned = job.get("ssl.cert_expire_warning_time_in_day") or WARNED_DAYS
