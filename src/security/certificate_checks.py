@@ -1,4 +1,4 @@
-"""Certificates looked at before anything starts: what the engine would refuse, in one line each."""
+"""Checks of certificates before anything starts, with one-line errors for the engine's rules."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ RENEW = "tools/make_certificates.py --ca makes new ones of the same authority"
 
 
 def require_authority(what: str, path: Path) -> x509.Certificate:
-    """The authority's certificate, when the engine would take it as one.
+    """Return the authority's certificate, if the engine would accept it as one.
 
     Args:
         what: the key of the federation's file that names it, for messages.
 
     Raises:
-        UserError: it cannot be read, is no authority's, or is not valid now.
+        UserError: it cannot be read, is not an authority's, or is not valid now.
     """
     certificate = read_certificate(what, path)
     where = f"{what} {path}"
@@ -43,13 +43,13 @@ def require_authority(what: str, path: Path) -> x509.Certificate:
 
 
 def require_certificate(where: str, pair: Certified, authority: x509.Certificate) -> None:
-    """What the engine asks of its own certificate and key.
+    """Check the engine's requirements for its own certificate and key.
 
     Args:
         where: the key of the federation's file and the file, for messages.
 
     Raises:
-        UserError: it is not valid now, weak, of another authority, or the key is not its own.
+        UserError: it is not valid now, is weak, has another authority, or the key does not match.
     """
     certificate = pair.certificate
     _require_signed(where, certificate, authority)
@@ -63,10 +63,10 @@ def require_certificate(where: str, pair: Certified, authority: x509.Certificate
 
 
 def require_usable(where: str, pair: Certified) -> None:
-    """The key is the certificate's, and it is valid now; `where` as in `require_certificate`.
+    """Check that key and certificate match and it is valid now; `where`: `require_certificate`.
 
     Raises:
-        UserError: it is not so.
+        UserError: either is not the case.
     """
     if not belong_together(pair):
         raise UserError(f"{where}: the private key is not the certificate's")
@@ -74,19 +74,19 @@ def require_usable(where: str, pair: Certified) -> None:
 
 
 def days_left(certificate: x509.Certificate) -> int:
-    """Whole days for which it is valid still."""
+    """Return the whole days for which it is still valid."""
     left = certificate.not_valid_after_utc - datetime.now(timezone.utc)
     return math.floor(left.total_seconds() / DAY_S)
 
 
 def names_address(certificate: x509.Certificate, host: str) -> bool:
-    """Whether it is for this IP address, by its alternative names."""
+    """Return whether its alternative names include this IP address."""
     names = _extension(certificate, x509.SubjectAlternativeName)
     return names is not None and ip_address(host) in names.get_values_for_type(x509.IPAddress)
 
 
 def listed_names(certificate: x509.Certificate) -> str:
-    """The addresses and names that it is for, with commas."""
+    """Return its alternative addresses and names, separated by commas."""
     names: Iterable = _extension(certificate, x509.SubjectAlternativeName) or ()
     return ", ".join(str(name.value) for name in names) or "none"
 

@@ -1,8 +1,8 @@
-"""An authority and its certificates, as the engine accepts them.
+"""An authority and its certificates, in the form that the engine accepts.
 
-The engine asks for RSA of 3,072 bits, SHA-256, an authority marked as such, and identifiers of the
-subject's and the authority's key in every certificate; it reads its own from PKCS#12 files with
-passwords, and Redis and nginx theirs from PEM.
+The engine requires RSA of 3,072 bits, SHA-256, an authority marked as such, and identifiers of the
+subject's and the authority's key in every certificate. It reads its own certificates from PKCS#12
+files with passwords; Redis and nginx read theirs from PEM.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from src.security.key_files import Certified, belong_together, read_certificate,
 from src.security.passwords import AUTHORITY, CLIENT, NAMES, SERVER, read_passwords
 
 KEY_BITS = 3072
-# A clock that is a little behind must not refuse a new certificate.
+# A machine whose clock is slightly behind must accept a new certificate.
 BACKDATED = timedelta(hours=1)
 CA_FILE, CA_KEY, CA_PASSWORD = "ca.crt", "ca.key", "ca.password"
 SERVER_FILE, CLIENT_FILE = "server.p12", "client.p12"
@@ -42,10 +42,10 @@ GATE_FILE, GATE_KEY = "gate.crt", "gate.key"
 
 
 def alternative_names(hosts: Sequence[str]) -> list[x509.GeneralName]:
-    """The names and addresses that a certificate is for.
+    """Return the names and addresses that a certificate is for.
 
     Raises:
-        UserError: none, or one that is neither a host name nor an IP address.
+        UserError: there are none, or one is neither a host name nor an IP address.
     """
     if not hosts:
         raise UserError("--hosts: expected the addresses and names of the servers, with commas")
@@ -65,7 +65,7 @@ def _alternative_name(host: str) -> x509.GeneralName:
 
 
 def new_authority(name: str, days: int) -> Certified:
-    """An authority that signs its own certificate."""
+    """Make an authority with a self-signed certificate."""
     key = _new_key()
     own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     subject = _name(name)
@@ -81,13 +81,13 @@ def new_authority(name: str, days: int) -> Certified:
 
 
 def new_leaf(authority: Certified, name: str, hosts: Sequence[str] | None, days: int) -> Certified:
-    """A certificate for who is reached at `hosts`; with None for who connects to others.
+    """Make a certificate for a server at `hosts`; with None for a client.
 
-    The latter has no host and the purpose of a client alone: nobody can stand in for a server
-    with it.
+    A client's certificate has no host and only the purpose of a client: nobody can impersonate a
+    server with it.
 
     Raises:
-        UserError: it would outlive the authority, or a host is none.
+        UserError: it would outlive the authority, or a host is invalid.
     """
     _require_within(authority, days)
     key = _new_key()
@@ -110,7 +110,7 @@ def new_leaf(authority: Certified, name: str, hosts: Sequence[str] | None, days:
 
 
 def _require_within(authority: Certified, days: int) -> None:
-    """Raise a UserError where what it signs for `days` would outlive the authority."""
+    """Raise a UserError if a certificate of `days` days would outlive the authority."""
     end = datetime.now(timezone.utc) + timedelta(days=days)
     last = authority.certificate.not_valid_after_utc
     if end > last:
@@ -121,10 +121,10 @@ def _require_within(authority: Certified, days: int) -> None:
 
 
 def load_authority(folder: Path, passwords: dict[str, str]) -> Certified:
-    """The authority that an earlier call has left in `folder`.
+    """Load the authority that an earlier call has written to `folder`.
 
     Raises:
-        UserError: a file is missing or broken, or the password is not the key's.
+        UserError: a file is missing or broken, or the password does not open the key.
     """
     if AUTHORITY not in passwords:
         raise UserError(f"--ca {folder}: {AUTHORITY} is not set, and {CA_KEY} needs it")
@@ -138,7 +138,7 @@ def load_authority(folder: Path, passwords: dict[str, str]) -> Certified:
 
 
 def passwords_in(folder: Path, file: str) -> dict[str, str]:
-    """What an earlier call has left in `folder`, under those of `file` and of the environment."""
+    """Return an earlier call's passwords in `folder`, overridden by `file` and the environment."""
     found: dict[str, str] = {}
     for name in (PASSWORDS, CA_PASSWORD):
         if (folder / name).exists():
@@ -147,14 +147,14 @@ def passwords_in(folder: Path, file: str) -> dict[str, str]:
 
 
 def with_missing_passwords(given: dict[str, str]) -> dict[str, str]:
-    """`given`, and a new password for every name that it lacks."""
+    """Return `given`, plus a new password for every name that it lacks."""
     return {name: given.get(name) or secrets.token_urlsafe(24) for name in NAMES}
 
 
 def signed_files(
     authority: Certified, hosts: Sequence[str], days: int, passwords: dict[str, str]
 ) -> dict[str, bytes]:
-    """File name -> content: new certificates, who signed them, the passwords that open them.
+    """Return file name -> content: new certificates, their authority's, and their passwords.
 
     Raises:
         UserError: they would outlive the authority.
@@ -179,10 +179,10 @@ def signed_files(
 def silo_files(
     authority: Certified, name: str, days: int, password: str
 ) -> tuple[dict[str, bytes], x509.Certificate]:
-    """File name -> content of one silo's: its own certificate, whose name is the silo's.
+    """Return file name -> content for one silo: a certificate in the silo's name.
 
     Raises:
-        UserError: as in `new_leaf`.
+        UserError: see `new_leaf`.
     """
     silo = new_leaf(authority, name, None, days)
     files = {
@@ -194,7 +194,7 @@ def silo_files(
 
 
 def signing_files(authority: Certified, passwords: dict[str, str]) -> dict[str, bytes]:
-    """File name -> content: what signs more certificates, and the password that opens it."""
+    """Return file name -> content: the signing key for more certificates, and its password."""
     secret = BestAvailableEncryption(passwords[AUTHORITY].encode())
     return {CA_KEY: _pem(authority.key, secret), CA_PASSWORD: _lines(passwords, AUTHORITY)}
 
@@ -203,7 +203,7 @@ def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write the files, each with mode 0600.
 
     Raises:
-        UserError: one of them is there already, and nothing is written; or the folder cannot be
+        UserError: one of them exists already, and nothing is written; or the folder cannot be
             written.
     """
     there = [name for name in contents if (folder / name).exists()]
@@ -226,7 +226,7 @@ def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def settings_text(folder: Path) -> str:
-    """The lines of the federation's file that name what was written to `folder`."""
+    """Return the lines of the federation's file that name the files written to `folder`."""
     names = {
         "ssl": {
             "server_cert_path": SERVER_FILE,
@@ -243,7 +243,7 @@ def settings_text(folder: Path) -> str:
 
 
 def _write_private(path: Path, data: bytes, made: list[Path]) -> None:
-    """Make the file for its owner alone, and note it; one that is there meanwhile is an error."""
+    """Create the file for its owner only, and note it; an existing file is an error."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     made.append(path)
     with os.fdopen(handle, "wb") as file:
@@ -292,7 +292,7 @@ def _authority_of(identifier: x509.SubjectKeyIdentifier) -> x509.AuthorityKeyIde
 
 
 def _usage(signs: bool) -> x509.KeyUsage:
-    """Signing certificates for an authority, else what a TLS handshake needs."""
+    """Return the key usage: signing for an authority, else what a TLS handshake needs."""
     return x509.KeyUsage(
         digital_signature=True,
         content_commitment=False,

@@ -1,4 +1,4 @@
-"""Files with certificates and keys: read with one line for what is wrong, and shown to a peer."""
+"""Files with certificates and keys: read with one-line errors, and presented to a peer."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Certified:
 
 
 def read_pkcs12(what: str, path: Path, password: str) -> Certified:
-    """The certificate and key of a PKCS#12 file.
+    """Read the certificate and key of a PKCS#12 file.
 
     Args:
         what: the key of the federation's file that names it, for messages.
 
     Raises:
-        UserError: no such file, no PKCS#12, another password, or a part is missing.
+        UserError: the file is missing or not PKCS#12, the password is wrong, or a part is missing.
     """
     data = read_bytes(what, path)
     try:
@@ -52,10 +52,10 @@ def read_pkcs12(what: str, path: Path, password: str) -> Certified:
 
 
 def read_certificate(what: str, path: Path) -> x509.Certificate:
-    """The first certificate of a PEM file; `what` as in `read_pkcs12`.
+    """Read the first certificate of a PEM file; `what` as in `read_pkcs12`.
 
     Raises:
-        UserError: no such file, or no certificate in it.
+        UserError: the file is missing, or has no certificate.
     """
     try:
         return x509.load_pem_x509_certificate(read_bytes(what, path))
@@ -64,13 +64,13 @@ def read_certificate(what: str, path: Path) -> x509.Certificate:
 
 
 def read_key(what: str, path: Path, password: str | None = None) -> Any:
-    """The private key of a PEM file; `what` as in `read_pkcs12`.
+    """Read the private key of a PEM file; `what` as in `read_pkcs12`.
 
     Args:
-        password: of the key; None is a key without one.
+        password: the key's password; None for a key without one.
 
     Raises:
-        UserError: no such file, no key in it, or one with another password.
+        UserError: the file is missing or has no key, or the password is wrong.
     """
     data = read_bytes(what, path)
     try:
@@ -81,7 +81,7 @@ def read_key(what: str, path: Path, password: str | None = None) -> Any:
 
 
 def read_bytes(what: str, path: Path) -> bytes:
-    """A file's content; `what` as in `read_pkcs12`.
+    """Read a file's content; `what` as in `read_pkcs12`.
 
     Raises:
         UserError: it cannot be read.
@@ -93,17 +93,17 @@ def read_bytes(what: str, path: Path) -> bytes:
 
 
 def belong_together(pair: Certified) -> bool:
-    """Whether the key is the certificate's."""
+    """Return whether the key belongs to the certificate."""
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     own = pair.key.public_key().public_bytes(*form)
     return own == pair.certificate.public_key().public_bytes(*form)
 
 
 def show(context: ssl.SSLContext, pair: Certified, password: str) -> None:
-    """Let a context show this certificate to a peer that asks for one.
+    """Make a context present this certificate to a peer that asks for one.
 
-    Python takes it from a file only: that is there for a moment, its owner's alone, and the key
-    in it is encrypted with `password`.
+    Python loads it from a file only. The file exists for a moment, is readable by its owner only,
+    and its key is encrypted with `password`.
     """
     secret = BestAvailableEncryption(password.encode())
     with tempfile.NamedTemporaryFile(prefix="silo-") as file:

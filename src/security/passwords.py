@@ -20,13 +20,14 @@ LONGEST = 255
 
 
 def read_passwords(file: str | Path | None) -> dict[str, str]:
-    """Name -> password: those of the environment, and under them those of `file`.
+    """Return name -> password: from the environment first, then from `file`.
 
     Args:
-        file: lines NAME=password, readable by its owner alone; None or "" for the environment only.
+        file: lines NAME=password, readable by its owner only; None or "" for the environment only.
 
     Raises:
-        UserError: no such file, one that others may read, an unknown name, an unusable password.
+        UserError: the file is missing or readable by others, a name is unknown, a password
+            unusable.
     """
     found = _from_file(user_path(file)) if file else {}
     found.update({name: os.environ[name] for name in NAMES if os.environ.get(name)})
@@ -40,10 +41,10 @@ def read_passwords(file: str | Path | None) -> dict[str, str]:
 
 
 def require_passwords(file: str | Path | None, names: Iterable[str]) -> dict[str, str]:
-    """`read_passwords`, with all of `names` among them.
+    """Return the passwords of `read_passwords`, and check that all of `names` are present.
 
     Raises:
-        UserError: one is missing, or as in `read_passwords`.
+        UserError: one is missing; otherwise see `read_passwords`.
     """
     found = read_passwords(file)
     missing = [name for name in names if name not in found]

@@ -1,7 +1,7 @@
-"""The roster: who the members of a job are, and by which certificate each of them is known.
+"""The roster: the members of a job, and the certificate that identifies each.
 
-A YAML file, the same on every machine of a job and no secret. A member's name is the silo name of
-its workers and the common name of its certificate.
+It is a YAML file, the same on every machine of a job, and not secret. A member's name is the silo
+name of its workers and the common name of its certificate.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from cryptography.x509.oid import NameOID
 from src.errors import UserError, nearest
 from src.model_utils.config import read_yaml_documents
 
-# A common name takes 64 characters, and the name is a folder's too.
+# A common name has at most 64 characters, and the name is also a folder's.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAME_WORDS = "up to 64 letters, digits and _ - . with a letter or digit first"
 MEMBERS = "silos"
 _DIGEST = "64 lower-case hexadecimal digits"
 _SERIAL = "upper-case hexadecimal digits, two of each byte"
-# key: (pattern, what it holds); `images` is a number.
+# key: (pattern, meaning); `images` is a number.
 _TEXTS = {
     "certificate": (r"[0-9a-f]{64}", f"the SHA-256 of the certificate in DER, {_DIGEST}"),
     "serial": (r"([0-9A-F]{2}){1,20}", f"the certificate's serial number, {_SERIAL}"),
@@ -40,13 +40,13 @@ _NUMBER = re.compile(r"_\d+$")
 
 @dataclass(frozen=True)
 class Member:
-    """One organisation of a job.
+    """One organisation in a job.
 
     Attributes:
         certificate: SHA-256 of its certificate in DER, lower-case hexadecimal.
         serial: the certificate's serial number as nginx' $ssl_client_serial prints it.
         public_key: 32 bytes in lower-case hexadecimal, or "" for none.
-        images: how many it may declare, or None for any number.
+        images: how many it may declare; None for any number.
     """
 
     name: str
@@ -68,49 +68,49 @@ class Roster:
     members: Mapping[str, Member] = field(default_factory=dict)
 
     def of_certificate(self, certificate: x509.Certificate) -> Member | None:
-        """The member whose certificate it is; None for a stranger's."""
+        """Return the member with this certificate; None for an unknown one."""
         digest = fingerprint(certificate)
         return next((m for m in self.members.values() if m.certificate == digest), None)
 
     def strangers(self, labels: Iterable[str]) -> list[str]:
-        """Those of the silos (as in "hospital_a_0") that belong to no member."""
+        """Return the silos (such as "hospital_a_0") that belong to no member."""
         return [label for label in labels if member_name(label) not in self.members]
 
 
 def member_name(label: str) -> str:
-    """The member that a silo belongs to: its name without the worker's number."""
+    """Return the member that a silo belongs to: its name without the worker's number."""
     return _NUMBER.sub("", label)
 
 
 def member_of(name: str, certificate: x509.Certificate) -> Member:
-    """The entry of a certificate.
+    """Make the member of a certificate.
 
     Raises:
-        UserError: the name is none for a member.
+        UserError: the name is not valid for a member.
     """
     require_name(name, "a silo's name")
     return Member(name, fingerprint(certificate), serial_number(certificate))
 
 
 def common_name(certificate: x509.Certificate) -> str:
-    """The name in a certificate, which for a silo's is the member's; "" where it has none."""
+    """Return a certificate's common name, for a silo the member's name; "" if it has none."""
     found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(found[0].value) if found else ""
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
-    """SHA-256 of the certificate in DER."""
+    """Return the SHA-256 of the certificate in DER."""
     return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
 
 
 def serial_number(certificate: x509.Certificate) -> str:
-    """The serial number as nginx and openssl print it: whole bytes."""
+    """Return the serial number as nginx and openssl print it: in whole bytes."""
     digits = f"{certificate.serial_number:X}"
     return digits.zfill(len(digits) + len(digits) % 2)
 
 
 def require_name(name: object, where: str) -> None:
-    """Raise a UserError where this is no name for a member."""
+    """Raise a UserError if this is not a valid name for a member."""
     if not (isinstance(name, str) and NAME.fullmatch(name)):
         raise UserError(f"{where}: {_shown(name)} is no name of a silo, expected {NAME_WORDS}")
 
@@ -119,8 +119,8 @@ def load(path: str | Path) -> Roster:
     """Read and check a roster.
 
     Raises:
-        UserError: no such file, no YAML, a key that is unknown or missing, a value that is not of
-            its form, or two members with one name or certificate.
+        UserError: the file is missing or not YAML, a key is unknown or missing, a value has the
+            wrong form, or two members share a name or certificate.
     """
     file = Path(path)
     documents = read_yaml_documents(file)
@@ -139,7 +139,7 @@ def load(path: str | Path) -> Roster:
 
 
 def text_of(members: Iterable[Member]) -> str:
-    """A roster of these members, as the file holds it."""
+    """Return a roster of these members as the file's text."""
     entries = {}
     for member in sorted(members, key=lambda one: one.name):
         values = {key: value for key, value in asdict(member).items() if value not in ("", None)}
@@ -178,7 +178,7 @@ def _check(where: str, key: str, value: object) -> None:
 
 
 def _refuse_shared(file: Path, key: str, members: Mapping[str, Member]) -> None:
-    """Two members that a front cannot tell apart."""
+    """Refuse two members that a reverse proxy could not distinguish."""
     counts = Counter(getattr(member, key) for member in members.values())
     for value, count in counts.items():
         if count > 1:
@@ -190,9 +190,9 @@ def _refuse_shared(file: Path, key: str, members: Mapping[str, Member]) -> None:
 
 
 def _refuse_repeated_keys(file: Path) -> None:
-    """YAML's reader takes the last of two equal keys without a word."""
+    """Refuse repeated keys, of which YAML's reader silently uses the last."""
     nodes: list[yaml.Node] = [yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)]
-    looked_at = set()  # an alias leads to the same node again
+    looked_at = set()  # an alias refers to the same node again
     while nodes:
         node = nodes.pop()
         if not isinstance(node, yaml.MappingNode) or id(node) in looked_at:
@@ -213,6 +213,6 @@ def _refuse_repeated_keys(file: Path) -> None:
 
 
 def _shown(value: object) -> str:
-    """A value in a message, cut where it is long; of lists and the like only what they are."""
+    """Return a value for a message, shortened if long; for lists and the like only their type."""
     text = type(value).__name__ if isinstance(value, (dict, list, set, tuple)) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,4 +1,4 @@
-"""Encrypted connections: which files a job names for them, and what each end makes of them."""
+"""Encrypted connections: the files that a job names for them, and the contexts made from them."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ PROBE_S = 2.0
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """What every command of a job needs to connect; none of it is secret but the key's content.
+    """The files that every command of a job needs to connect; only the key's content is secret.
 
     Attributes:
-        authority: PEM file of who signs the servers' and the scheduler's certificate.
-        ciphers: cipher suites of TLS 1.2, with colons.
-        cache_authority, cache_folder: PEM file, or folder of such, of who signs Redis' one.
-        cache_certificate, cache_key: PEM files to show to Redis, or "".
+        authority: PEM file of the authority of the servers' and the scheduler's certificates.
+        ciphers: cipher suites of TLS 1.2, separated by colons.
+        cache_authority, cache_folder: PEM file, or folder of such files, of Redis's authority.
+        cache_certificate, cache_key: PEM files to present to Redis, or "".
     """
 
     authority: str
@@ -57,7 +57,7 @@ class TlsFiles:
     cache_key: str = ""
 
     def redis_options(self) -> dict[str, Any]:
-        """Arguments of redis.Redis."""
+        """Return the TLS arguments of redis.Redis."""
         return {
             "ssl": True,
             "ssl_ca_certs": self.cache_authority or None,
@@ -69,24 +69,24 @@ class TlsFiles:
 
 
 def as_record(files: TlsFiles | None) -> dict[str, str]:
-    """Plain values for a file that another process reads; {} for no encryption."""
+    """Return plain values for a file that another process reads; {} for no encryption."""
     return asdict(files) if files else {}
 
 
 def from_record(values: Mapping[str, str]) -> TlsFiles | None:
-    """What `as_record` was given."""
+    """Return the files that `as_record` was given."""
     return TlsFiles(**values) if values else None
 
 
 def tls_files(path: Path, flat: Mapping[str, Any]) -> TlsFiles:
-    """The files that a federation's file names.
+    """Return the files that a federation's file names.
 
     Args:
         path: the file, for messages.
-        flat: its values by dotted key, with the names as `absolute_paths` has made them.
+        flat: its values by dotted key, with file names from `absolute_paths`.
 
     Raises:
-        UserError: a key is missing, or the cipher list is not what the engine takes.
+        UserError: a key is missing, or the engine does not accept the cipher list.
     """
     missing = [key for key, needed in PATHS.items() if needed and not flat.get(key)]
     if missing:
@@ -129,13 +129,13 @@ def _ciphers(path: Path, listed: str | None) -> str:
 
 
 def absolute_paths(path: Path, flat: Mapping[str, Any]) -> dict[str, str]:
-    """Dotted key -> absolute file name; a relative one counts from the folder of `path`."""
+    """Return dotted key -> absolute file name; a relative one starts at the folder of `path`."""
     folder = path.absolute().parent
     return {key: str(folder / flat[key]) for key in PATHS if flat.get(key)}
 
 
 def client_context(files: TlsFiles) -> ssl.SSLContext:
-    """A context that checks who signed a server's certificate and which address it is for.
+    """Make a context that verifies the authority and the address of a server's certificate.
 
     Raises:
         UserError: the authority's file is missing or unusable.
@@ -153,7 +153,7 @@ def client_context(files: TlsFiles) -> ssl.SSLContext:
 
 
 def explain(error: BaseException) -> str:
-    """What an error of a connection means, in the user's terms; that of TLS within it counts."""
+    """Explain a connection error to the user, by the TLS error within it if there is one."""
     within = error.__context__
     if within is not None and (isinstance(within, ssl.SSLError) or "handshake" in str(within)):
         error = within
@@ -182,13 +182,13 @@ def _hint(message: str) -> str:
 
 
 def breaks_off(error: BaseException) -> bool:
-    """Whether it is what a plain request to a TLS server ends with; others end so too."""
+    """Return whether a plain request to a TLS server ends so; other requests may too."""
     refused = isinstance(error, ConnectionRefusedError)
     return isinstance(error, ConnectionError) and not refused
 
 
 def speaks_tls(host: str, port: int) -> bool:
-    """Whether a TLS handshake with the address succeeds, whoever it is."""
+    """Return whether a TLS handshake with the address succeeds, whatever its certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with contextlib.suppress(OSError):
@@ -201,10 +201,10 @@ def require_handshake(host: str, port: int, context: ssl.SSLContext, what: str) 
     """Open an encrypted connection and close it again.
 
     Args:
-        what: who is there, for the message.
+        what: the peer, for the message.
 
     Raises:
-        UserError: it fails, with the reason.
+        UserError: it fails; the message has the reason.
     """
     try:
         _handshake(host, port, context)
