@@ -1,1 +1,1 @@
-"""Configuration and the adapters between the suite and where it runs."""
+"""Configuration, and adapters to the environment in which the suite runs."""

@@ -1,8 +1,8 @@
 """Configuration of detector, data and training: defaults, then one file, then flags.
 
-The keys, their defaults and their values stand in one table, `config_keys.py`. The file is the one
-given as --config_path, or `default_config.yaml` of the current folder or next to the scripts; it
-holds what differs from the defaults. All files and flags go through the same checks.
+The keys, their defaults and their allowed values are in one table, `config_keys.py`. The file is
+the one given as --config_path, or `default_config.yaml` in the current folder or next to the
+scripts; it holds what differs from the defaults. All files and flags go through the same checks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from src.model_utils.config_keys import (
     Key,
 )
 
-# Everything about the configuration is imported from here, as upstream's callers do.
+# Import everything about the configuration from here, as upstream's callers do.
 __all__ = [
     "ALIASES",
     "BACKBONE_BLOCKS",
@@ -70,23 +70,24 @@ __all__ = [
     "setting",
 ]
 
-# Above this base_lr and without grad_clip a job is warned. Measured with the demo's detector from
-# random weights on one synthetic batch: 0.01 trains, 0.02 and 0.04 are nan after 43 and 15 steps.
+# A job with a higher base_lr and without grad_clip gets a warning. Measured with the demo's
+# detector from random weights on one synthetic batch: 0.01 trains, 0.02 and 0.04 are nan after 43
+# and 15 steps.
 HIGH_LR = 0.01
 
 
 class Config:
-    """Attribute access to a dict; dicts inside it, in lists too, are wrapped likewise.
+    """Attribute access to a dict; nested dicts, also in lists, are wrapped likewise.
 
     Args:
-        cfg_dict: plain values, as `yaml.safe_load` gives them.
+        cfg_dict: plain values, as `yaml.safe_load` returns them.
     """
 
     def __init__(self, cfg_dict: dict[str, Any]):
         for key, value in cfg_dict.items():
             setattr(self, key, _wrap(value))
 
-    if TYPE_CHECKING:  # which keys there are is known when a file has been read
+    if TYPE_CHECKING:  # the keys are known only after reading a file
 
         def __getattr__(self, key: str) -> Any: ...
 
@@ -109,10 +110,10 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """Give upstream's global `config` when it is first asked for.
+        """Return upstream's global `config`, created on first access.
 
-        It is read from the file alone, `default_config.yaml` of the current folder or next to the
-        scripts; the command line is not looked at.
+        It is read only from the file `default_config.yaml`, in the current folder or next to the
+        scripts; the command line is ignored.
         """
         if name != "config":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -121,10 +122,10 @@ else:
 
 
 def setting(config: Any, key: str) -> Any:
-    """Return `config.key`, or the key's default where `config` has no such key.
+    """Return `config.key`, or the key's default if `config` has no such key.
 
-    For the keys that this suite adds to upstream's: a configuration made from upstream's keys
-    alone, as `Config(dict)`, serves wherever the loaded one does.
+    It is for the keys that this suite adds to upstream's: a `Config(dict)` with upstream's keys
+    only works wherever the loaded one does.
     """
     return getattr(config, key) if hasattr(config, key) else default_values()[key]
 
@@ -133,7 +134,7 @@ def parse_yaml(yaml_path: str | Path) -> tuple[dict, dict, dict]:
     """Return (values, help texts, choices) of a file with one to three YAML documents.
 
     Raises:
-        UserError: no file, broken YAML, or more than three documents.
+        UserError: the file is missing, is not valid YAML, or has more than three documents.
     """
     path = find_config_file(yaml_path)
     documents = read_yaml_documents(path)
@@ -153,7 +154,7 @@ def default_values() -> dict[str, Any]:
 def check_values(values: dict[str, Any], where: str) -> dict[str, Any]:
     """Return `values` with each key known and each value of its type and in its range.
 
-    A None, as YAML gives for a key with nothing behind it, stands for the default and is left out.
+    A None, as YAML returns for a key without a value, stands for the default and is left out.
 
     Raises:
         UserError: unknown key (names the nearest), wrong type, or out of range.
@@ -171,15 +172,15 @@ def check_values(values: dict[str, Any], where: str) -> dict[str, Any]:
 def load_config(path: str | Path | None = None, **overrides: Any) -> Config:
     """Return the checked configuration: defaults, the file at `path`, then `overrides`.
 
-    Its attribute `notes` lists what a user should know of values that mean something else here
-    than where the file comes from.
+    Its attribute `notes` tells the user of values that mean something else here than where the file
+    comes from.
 
     Args:
-        path: a YAML file; None takes the defaults alone.
-        overrides: keys of the table with values of their type.
+        path: a YAML file; None uses the defaults only.
+        overrides: keys of the table, with values of their type.
 
     Raises:
-        UserError: no such file, broken YAML, unknown key, wrong type, shapes that do not fit.
+        UserError: missing file, invalid YAML, unknown key, wrong type, inconsistent shapes.
     """
     from_file: dict[str, Any] = {}
     where = "configuration"
@@ -188,7 +189,7 @@ def load_config(path: str | Path | None = None, **overrides: Any) -> Config:
         where = str(file)
         from_file = check_values(parse_yaml(file)[0], where)
     given = check_values(overrides, "command line")
-    # What a file says of its own image size is compared before a flag changes that size.
+    # A file's shapes are compared with its own image size before a flag changes that size.
     _complete({**default_values(), **from_file}, from_file, where)
     chosen = {**{k: v for k, v in from_file.items() if k not in DERIVED}, **given}
     values = {**default_values(), **chosen}
@@ -206,7 +207,7 @@ def feature_shapes_of(height: int, width: int) -> list[list[int]]:
 
 
 def _complete(values: dict[str, Any], given: dict[str, Any], where: str) -> None:
-    """Fill in what follows from other keys, and check what `given` says of it."""
+    """Fill in the keys that follow from others, and check those that `given` sets."""
     height, width = values["img_height"], values["img_width"]
     if height % 32 or width % 32:
         raise UserError(
@@ -230,7 +231,7 @@ def _complete(values: dict[str, Any], given: dict[str, Any], where: str) -> None
 
 
 def _complete_backbone(values: dict[str, Any], given: dict[str, Any], where: str) -> None:
-    """Give a backbone its blocks; refuse the blocks of a ResNet-50 under a deeper one's name."""
+    """Set a backbone's blocks; refuse the blocks of a ResNet-50 under a deeper one's name."""
     backbone = values["backbone"]
     usual, shallow = BACKBONE_BLOCKS[backbone], KEYS["resnet_block"].default
     if "resnet_block" not in given:
@@ -243,7 +244,7 @@ def _complete_backbone(values: dict[str, Any], given: dict[str, Any], where: str
 
 
 def _notes(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """Return a line for each value that means something else here, or nothing."""
+    """Return a line for each value that means something else here, or has no effect."""
     notes = []
     kept = values["keep_checkpoint_max"]
     if kept:
@@ -278,11 +279,11 @@ def get_config(
     Its attribute `given_flags` lists the keys that came from the command line.
 
     Args:
-        argv: the command's words; None takes those of the process.
-        parser: flags of the command itself; their values become attributes next to the keys.
+        argv: the command's arguments; None uses the process's.
+        parser: the command's own flags; their values become attributes next to the keys.
 
     Raises:
-        UserError: as `load_config`, or an unknown flag (names the nearest).
+        UserError: see `load_config`; or a flag is unknown (names the nearest).
     """
     parser = parser or script_parser(None)
     if "--config_path" not in parser._option_string_actions:
@@ -295,11 +296,11 @@ def get_config(
             args.setdefault(key, args[alias])
     given = {k: v for k, v in args.items() if k in KEYS and k not in own}
     loaded = load_config(args["config_path"], **given)
-    # Only a command with flags of ranks has ranks, whatever the file says.
+    # Only a command with rank flags has ranks, whatever the file says.
     for name in {"run_distribute", "device_num", "rank_id"} - own:
         setattr(loaded, name, KEYS[name].default)
     for name in own & set(args):
-        # A flag of the command that is a key too, and was not given, leaves the file's value.
+        # If a command's flag is also a key and was not given, the file's value is kept.
         if name not in KEYS:
             setattr(loaded, name, args[name])
         elif args[name] is not None:

@@ -1,4 +1,4 @@
-"""YAML files of keys: where one is looked up, and what is wrong with one that does not parse."""
+"""YAML files of keys: finds and reads them, and explains why one does not parse."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_CONFIG = "default_config.yaml"
 
 
 def find_config_file(path: str | Path, flag: str = "--config_path") -> Path:
-    """Absolute path of a configuration file: as given, in the current folder, or by the scripts.
+    """Return a configuration file's absolute path: as given, in the current or scripts' folder.
 
     Raises:
         UserError: it is in neither place.
@@ -35,25 +35,25 @@ def find_config_file(path: str | Path, flag: str = "--config_path") -> Path:
 
 
 class SettingsLoader(yaml.SafeLoader):
-    """Text, numbers, True and False, lists and keys with values; dates are text.
+    """Loads text, numbers, True and False, lists and mappings; dates are text.
 
-    A few lines of aliases can stand for more values than memory holds, and brackets for a deeper
-    nesting than the interpreter's stack: both are refused.
+    A few lines of aliases can expand to more values than fit into memory, and brackets can nest
+    deeper than the interpreter's stack: both are refused.
     """
 
     def __init__(self, text: str):
         super().__init__(text)
         self._depth = 0
-        self._sizes: dict[yaml.Node, int] = {}  # values in a node, aliases written out
+        self._sizes: dict[yaml.Node, int] = {}  # number of values in a node, aliases expanded
 
     def fetch_flow_collection_start(self, token_class: Any) -> None:
-        """A bracket; scanning them takes the longer, the more are open."""
+        """Scan a bracket, and limit the open ones, which slow down scanning."""
         if self.flow_level > DEEPEST:
             raise self._too_deep(self.get_mark())
         super().fetch_flow_collection_start(token_class)
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
-        """The next value, which is neither too deep nor too large."""
+        """Return the next value; refuse one that is too deep or too large."""
         mark, is_alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
         self._depth += 1
         if self._depth > DEEPEST:
@@ -73,7 +73,7 @@ class SettingsLoader(yaml.SafeLoader):
         return node
 
     def number(self, node: yaml.ScalarNode) -> int | float:
-        """A number, or what is wrong with it."""
+        """Return a number; explain an invalid one."""
         kind = node.tag.rpartition(":")[2]
         make = {"int": self.construct_yaml_int, "float": self.construct_yaml_float}[kind]
         try:
@@ -107,10 +107,10 @@ SettingsLoader.yaml_implicit_resolvers = {
 
 
 def yaml_documents(text: str) -> list[Any]:
-    """The documents of a YAML text.
+    """Return the documents of a YAML text.
 
     Raises:
-        yaml.YAMLError: broken, or more than a file of settings has.
+        yaml.YAMLError: it is invalid, or exceeds the limits of a settings file.
     """
     loader, documents = SettingsLoader(text), []
     try:
@@ -122,7 +122,7 @@ def yaml_documents(text: str) -> list[Any]:
 
 
 def read_yaml_documents(path: Path) -> list[dict[str, Any]]:
-    """The documents of a YAML file, each a dict; broken YAML is a UserError with the line."""
+    """Read the documents of a YAML file, each a dict; a UserError names an invalid line."""
     try:
         if path.stat().st_size > LARGEST_BYTES:
             raise UserError(f"{path}: has more than {LARGEST_BYTES} bytes: no file of settings")
@@ -147,7 +147,7 @@ def _yaml_fault(path: Path, text: str, error: yaml.YAMLError) -> str:
 
 
 def _missing_space(text: str) -> str:
-    """The message for `key:"value"`, which YAML does not take for a key with a value."""
+    """Return the message for `key:"value"`, which YAML does not read as a key with a value."""
     for number, line in enumerate(text.splitlines(), 1):
         found = re.match(r"""\s*([A-Za-z_]\w*):(["'\w./-]\S*)""", line)
         if found:

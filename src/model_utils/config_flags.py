@@ -16,10 +16,10 @@ IDLE_TITLE = "accepted from upstream's and ModelZoo's files, without effect here
 
 
 def parse_bool(text: str) -> bool:
-    """True or False from a flag's text.
+    """Parse True or False from a flag's text.
 
     Raises:
-        argparse.ArgumentTypeError: any other word.
+        argparse.ArgumentTypeError: it is any other word.
     """
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.strip().lower() not in words:
@@ -35,7 +35,7 @@ def parse_cli_to_yaml(
     cfg_path: str = DEFAULT_CONFIG,
     argv: list[str] | None = None,
 ) -> argparse.Namespace:
-    """Give `parser` a flag for each scalar key of `cfg` that it lacks, and parse `argv`.
+    """Add a flag to `parser` for each scalar key of `cfg` that it lacks, and parse `argv`.
 
     A flag that was not given is absent from the result, so that `merge` keeps the file's value.
     Lists and dicts are set in the file only.
@@ -57,10 +57,10 @@ def parse_cli_to_yaml(
 
 
 def add_key_flags(parser: argparse.ArgumentParser, names: Iterable[str] | None = None) -> None:
-    """Give `parser` a `--key` for each scalar key that it lacks, in a group for each section.
+    """Add a `--key` to `parser` for each scalar key that it lacks, in a group for each section.
 
     Args:
-        names: the keys; None takes all of them.
+        names: the keys; None adds all of them.
     """
     for title, keys in {**SECTIONS, IDLE_TITLE: IDLE}.items():
         wanted = [name for name in keys if names is None or name in names]
@@ -85,20 +85,20 @@ def _add_flag(parser: argparse.ArgumentParser, group: Any, name: str, key: Key) 
 
 
 def merge(args: argparse.Namespace, cfg: dict[str, Any]) -> dict[str, Any]:
-    """`cfg` with the given flags laid over it."""
+    """Return `cfg` with the given flags overriding its values."""
     merged = copy.deepcopy(cfg)
     merged.update(vars(args))
     return merged
 
 
 class _ScriptParser(argparse.ArgumentParser):
-    """A parser whose usage is one line: there may be hundreds of flags, and they are listed below.
+    """A parser whose usage is one line, because there may be hundreds of flags.
 
-    What has to be given stands in it.
+    The line has the required ones; the others are listed below it.
     """
 
     def format_help(self) -> str:
-        """The help text, the script's description first."""
+        """Return the help text, the script's description first."""
         needed = argparse.ArgumentParser(prog="%(prog)s [flags]", usage=None, add_help=False)
         for action in self._actions:
             if action.required or not action.option_strings:
@@ -108,10 +108,10 @@ class _ScriptParser(argparse.ArgumentParser):
 
 
 def script_parser(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:
-    """A parser whose help is the script's docstring as it stands; flags are not to be shortened.
+    """Make a parser whose help is the script's unchanged docstring; flags cannot be abbreviated.
 
     Args:
-        prog: what is called, where it is more than the script's name.
+        prog: the name of the command, if it is more than the script's name.
     """
     return _ScriptParser(
         prog=prog,
@@ -124,16 +124,16 @@ def script_parser(description: str | None, prog: str | None = None) -> argparse.
 def parse_known(
     parser: argparse.ArgumentParser, argv: list[str] | None = None
 ) -> argparse.Namespace:
-    """`parser.parse_args`, except that a wrong flag is one line, without a page of usage.
+    """Call `parser.parse_args`, but report a wrong flag in one line, without usage.
 
     Raises:
-        UserError: an unknown flag (names the nearest), one of a wrong type, or one that is missing.
+        UserError: a flag is unknown (names the nearest), has the wrong type, or is missing.
     """
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; --help lists the flags")
 
-    parser.error = refuse  # type: ignore[method-assign]  # of this parser alone
+    parser.error = refuse  # type: ignore[method-assign]  # of this parser only
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         flag = unknown[0].split("=")[0]

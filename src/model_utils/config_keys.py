@@ -1,8 +1,8 @@
-"""Every key of the configuration: its default, its meaning, its values. The one place for a key.
+"""Every key of the configuration: its default, its meaning, its allowed values.
 
-`default_config.yaml`, the flags and their `--help` follow from this table. To add a key, add a line
-here, say in `src/federated/fingerprint.py` whether silos compare it, and run
-`python tools/write_flags.py`.
+`default_config.yaml`, the flags and their `--help` follow from this table. This is the only place
+that defines keys. To add one, add a line here, list it in `src/federated/fingerprint.py` as
+compared or not, and run `python tools/write_flags.py`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class Key:
     """One key.
 
     Attributes:
-        default: holds where neither file nor flag sets the key; its type is the key's.
+        default: the value if neither file nor flag sets the key; its type is the key's.
         help: what the key does, for `--help` and for the comment in `default_config.yaml`.
-        choices: the only values; empty for any.
-        instead: what to use where another value than `choices` was wanted.
-        above: the value is larger than this.
-        least: the value is at least this.
-        follows: left out, the key follows from another one and is not at its default.
+        choices: the allowed values; empty for any.
+        instead: what to use if a value outside `choices` was wanted.
+        above: the value must be larger than this.
+        least: the value must be at least this.
+        follows: if omitted, the key follows from another one instead of taking its default.
     """
 
     default: Any
@@ -43,11 +43,11 @@ class Key:
 
         Args:
             name: the key, for messages.
-            value: as YAML or a flag gives it.
+            value: the value from YAML or a flag.
             where: the file, or "command line".
 
         Raises:
-            UserError: another type, or out of the range or the choices.
+            UserError: it has another type, or is outside the range or the choices.
         """
         found = _convert(value, self.default)
         if found is None:
@@ -67,7 +67,7 @@ class Key:
 
 
 def _convert(value: Any, default: Any) -> Any:
-    """Return `value` as the type of `default`, or None where it is not of that type."""
+    """Return `value` as the type of `default`; None if it is not of that type."""
     if isinstance(default, bool):
         return value if isinstance(value, bool) else None
     if isinstance(default, int):
@@ -88,7 +88,7 @@ def _as_float(value: Any) -> float | None:
     return None if math.isinf(number) else number
 
 
-# COCO's 80 categories behind the background.
+# The background, then COCO's 80 categories.
 COCO_CLASSES = (
     "background, person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, "
     "traffic light, fire hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, "
@@ -407,7 +407,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
     },
 }
 
-# Upstream's and ModelZoo's files hold these. They do nothing here; a value of one's own is noted.
+# Upstream's and ModelZoo's files hold these. They have no effect here; a changed value is noted.
 IDLE: dict[str, Key] = {
     "keep_checkpoint_max": Key(
         0,
@@ -467,7 +467,7 @@ IDLE: dict[str, Key] = {
 
 KEYS: dict[str, Key] = {n: key for keys in (*SECTIONS.values(), IDLE) for n, key in keys.items()}
 
-# A file may hold these too. They follow from other keys, are compared with them and are no flags.
+# A file may hold these too. They follow from other keys, are checked against them, have no flags.
 DERIVED = {
     "feature_shapes": Key([[0, 0]], "height and width of the levels P2 to P6"),
     "num_bboxes": Key(0, "anchors of an image"),

@@ -1,4 +1,4 @@
-"""Where a worker computes: the device that it was given, or one line why it cannot have it."""
+"""The device on which a worker computes, or a one-line error if it is unavailable."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def use_device(device_target: str, device_id: int, threads: int = 0) -> None:
 
     Args:
         device_target: CPU, GPU or Ascend.
-        device_id: number of the GPU or Ascend; a CPU has none.
-        threads: of MindSpore's own pool; 0 leaves its default of 30, which workers that share a
-            machine spend waiting for each other.
+        device_id: number of the GPU or Ascend device; a CPU has none.
+        threads: size of MindSpore's own thread pool; 0 keeps its default of 30, with which workers
+            that share a machine wait for each other.
 
     Raises:
         UserError: this MindSpore or this machine has no such device.

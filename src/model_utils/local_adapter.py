@@ -1,6 +1,6 @@
-"""What the environment says of this process: its device, its rank, the job that it is part of.
+"""Reads from the environment this process's device, rank and job.
 
-A scheduler of jobs sets DEVICE_ID, RANK_SIZE, RANK_ID and JOB_ID, ModelArts among them.
+A job scheduler such as ModelArts sets DEVICE_ID, RANK_SIZE, RANK_ID and JOB_ID.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ LOCAL_JOB = "Local Job"
 
 
 def get_device_id() -> int:
-    """Number of the device, from DEVICE_ID; 0 where it is not set."""
+    """Return the number of the device, from DEVICE_ID; 0 if it is not set."""
     return _whole_number("DEVICE_ID", 0, 0)
 
 
 def get_device_num() -> int:
-    """Number of devices that train together, from RANK_SIZE; 1 where it is not set."""
+    """Return the number of devices that train together, from RANK_SIZE; 1 if it is not set."""
     return _whole_number("RANK_SIZE", 1, 1)
 
 
 def get_rank_id() -> int:
-    """Number of this process among them, from RANK_ID; 0 where it is not set."""
+    """Return the number of this process among them, from RANK_ID; 0 if it is not set."""
     return _whole_number("RANK_ID", 0, 0)
 
 
 def get_job_id() -> str:
-    """The job's id, from JOB_ID; `LOCAL_JOB` where it is not set or empty."""
+    """Return the job's id, from JOB_ID; `LOCAL_JOB` if it is not set or empty."""
     return os.environ.get("JOB_ID") or LOCAL_JOB
 
 
 def _whole_number(name: str, default: int, least: int) -> int:
-    """The value of an environment variable.
+    """Return the value of an environment variable as an integer.
 
     Raises:
-        UserError: it is no whole number, or less than `least`.
+        UserError: it is not an integer, or less than `least`.
     """
     text = os.environ.get(name) or str(default)
     if not text.strip().isdecimal() or int(text) < least:

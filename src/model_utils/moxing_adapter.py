@@ -1,9 +1,9 @@
-"""Data and results of a job on ModelArts: fetched before the training, sent after it.
+"""Data and results of a job on ModelArts: fetched before training, sent after it.
 
 `moxing` copies between the object store and the machine; it is part of ModelArts' images and is
-imported here alone. What this module keeps on the machine lies in the fetched folder's own `.sync`,
-which only its owner can enter: a lock of the kernel's, that ends with the process that holds it,
-and a note of what was fetched.
+imported only here. This module keeps its files in the fetched folder's own `.sync`, which only its
+owner can enter: a kernel lock, which is released when its process ends, and a note of what was
+fetched.
 """
 
 from __future__ import annotations
@@ -43,23 +43,24 @@ __all__ = [
     "sync_data",
 ]
 
-WAIT_S = 3600.0  # for another process that fetches the same
+WAIT_S = 3600.0  # maximum wait for another process that fetches the same
 POLL_S = 0.2
 
 
 def sync_data(from_path: str, to_path: str, timeout_s: float = WAIT_S) -> None:
-    """Copy a folder; of several processes that fetch the same into one folder, one does it.
+    """Copy a folder; if several processes fetch the same into one folder, one does it.
 
-    The others wait for it and take what it has fetched; when it ends without having done so, the
-    next one does. Under a JOB_ID what this job has fetched already is not fetched again.
+    The others wait and use its copy; if it ends without finishing, the next one fetches. Under a
+    JOB_ID, a folder that this job has already fetched is not fetched again.
 
     Args:
-        from_path: a folder, here or in the object store.
-        to_path: likewise; nobody waits for anybody where it is in the object store.
+        from_path: a folder, local or in the object store.
+        to_path: likewise; in the object store, processes do not wait for each other.
         timeout_s: how long to wait for the process that fetches.
 
     Raises:
-        UserError: no moxing, the copy failed, the wait is over, or to_path is somebody else's.
+        UserError: moxing is missing, the copy failed, the wait timed out, or to_path belongs to
+            another user.
     """
     if "://" in str(to_path):
         _copy(from_path, to_path)
@@ -77,19 +78,19 @@ def sync_data(from_path: str, to_path: str, timeout_s: float = WAIT_S) -> None:
 
 
 def _was_fetched(note: Path, from_path: str, asked: float) -> bool:
-    """Whether `note` tells of the same, fetched by this job or while this process waited."""
+    """Return whether `note` records the same copy, by this job or while this process waited."""
     try:
         fetched = parsed_json(note.read_text(encoding="utf-8"))
         job, when, source = str(fetched["job"]), float(fetched["time"]), fetched["from"]
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # none, or half a one: fetch
+        return False  # no note, or a partial one: fetch
     same_job = job == get_job_id() != LOCAL_JOB
     return source == from_path and (same_job or when >= asked)
 
 
 @contextlib.contextmanager
 def _locked(target: Path, from_path: str, timeout_s: float) -> Iterator[Path]:
-    """Hold `target`/.sync, made if need be; gives that folder."""
+    """Lock `target`/.sync, created if missing, and yield that folder."""
     folder = target / ".sync"
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -108,7 +109,7 @@ def _locked(target: Path, from_path: str, timeout_s: float) -> Iterator[Path]:
 
 
 def _require_own(folder: Path) -> None:
-    """Raise a UserError unless `folder` is a real folder that this user alone can enter."""
+    """Raise a UserError unless `folder` is a real folder that only this user can enter."""
     state = folder.lstat()
     own = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid()
     if not own or state.st_mode & 0o077:
@@ -119,7 +120,7 @@ def _require_own(folder: Path) -> None:
 
 
 def _take(handle: int, target: Path, from_path: str, timeout_s: float) -> None:
-    """Lock the open file and leave this process's number in it; give up after `timeout_s`."""
+    """Lock the open file and write this process's pid to it; give up after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     told = False
     while True:
@@ -167,17 +168,17 @@ def _moxing() -> Any:
 def moxing_wrapper(
     pre_process: Callable | None = None, post_process: Callable | None = None
 ) -> Callable[[Callable], Callable]:
-    """A decorator for what trains: fetch before it, send its files after it.
+    """Make a decorator for a training function: fetch before it, send its files after it.
 
-    The configuration is the first argument of the decorated function that has enable_modelarts,
-    else that of the command line. Without enable_modelarts the function is called and nothing else.
-    With it data_url is fetched to data_path and checkpoint_url to load_path, where they are set,
-    and at the end output_path is sent to train_url, where that is set, also when the function
-    raised. What the function returns is returned.
+    The configuration is the decorated function's first argument that has enable_modelarts, else
+    that of the command line. Without enable_modelarts the function is only called. With it,
+    data_url is fetched to data_path and checkpoint_url to load_path, if they are set. At the end
+    output_path is sent to train_url, if that is set, even if the function raised. The function's
+    result is returned.
 
     Args:
-        pre_process: called after the fetching, with the configuration if it takes an argument.
-        post_process: likewise after the function, unless that raised.
+        pre_process: called after fetching, with the configuration if it takes an argument.
+        post_process: called likewise after the function, unless that raised.
     """
 
     def wrapper(run_func: Callable) -> Callable:
@@ -214,14 +215,14 @@ def _call(function: Callable | None, config: Any) -> None:
 
 @contextlib.contextmanager
 def _sent_at_the_end(output_path: str, train_url: str) -> Iterator[None]:
-    """Send output_path to train_url when the block ends, however it does."""
+    """Send output_path to train_url when the block ends, even with an error."""
     try:
         yield
     except BaseException:
         try:
             _send(output_path, train_url, "the training failed; ")
         except UserError as error:
-            # The reason that the user needs first is the one that is on its way.
+            # The user needs first the error that is already being raised.
             print(f"and {error}", file=sys.stderr, flush=True)
         raise
     _send(output_path, train_url)
