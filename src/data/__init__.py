@@ -1,1 +1,1 @@
-"""The way from a COCO json and its images to batches: labels, MindRecord files, augmentation."""
+"""From a COCO json and its images to batches: labels, MindRecord files, augmentation."""

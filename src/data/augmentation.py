@@ -1,7 +1,7 @@
-"""One sample's way into the network: padding of the boxes, zoom-out, resize, normalise, flip.
+"""Prepares one sample for the network: pad the boxes, zoom out, resize, normalise, flip.
 
-The image stays uint8 until the last step: resizing and flipping move a quarter of the bytes, and
-normalising 256 levels once gives a table that replaces the arithmetic for every pixel.
+The image stays uint8 until the last step. Resizing and flipping then move a quarter of the bytes,
+and a table of the 256 normalised levels replaces the arithmetic for every pixel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PADDING_BOX = (0, 0, 0, 0, -1, 1)  # an empty box of no class, marked as a crowd
 
 
 def _level_table() -> np.ndarray:
-    """(1, 256, 3) float32: what each grey level of each channel becomes.
+    """Return the normalised value of each grey level of each channel, (1, 256, 3) float32.
 
     The mean is subtracted in float32 and the quotient taken in float64, as OpenCV's per-channel
     arithmetic does, so that the last bit agrees with it.
@@ -31,15 +31,15 @@ LEVELS = _level_table()
 
 
 class Expand:
-    """Zoom out: put the image at a random place on a larger canvas, half of the times it is called.
+    """Zooms out: places the image at random on a larger canvas, in half of the calls.
 
-    SSD (Liu et al. 2016, section 3.6). Draws `randint(2)`, where 1 leaves the image as it is, then
+    SSD (Liu et al. 2016, section 3.6). Draws `randint(2)`, where 1 leaves the image unchanged, then
     the ratio, the left and the top margin from uniform distributions.
 
     Args:
         mean: the canvas' colour, in the channel order of the image.
         to_rgb: `mean` is in the opposite channel order of the image.
-        ratio_range: smallest and largest side of the canvas, in sides of the image.
+        ratio_range: smallest and largest side of the canvas, as a multiple of the image's side.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Expand:
     def __call__(
         self, img: np.ndarray, boxes: np.ndarray, labels: np.ndarray, rng: Any = np.random
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image (h, w, 3), boxes (n, 4) and labels after one throw of `rng`."""
+        """Return image (h, w, 3), boxes (n, 4) and labels after a random draw from `rng`."""
         if rng.randint(2):
             return img, boxes, labels
         height, width = img.shape[:2]
@@ -69,11 +69,13 @@ class Expand:
 
 
 def rescale_with_tuple(img: np.ndarray, scale: tuple[int, int]) -> tuple[np.ndarray, float]:
-    """`img` as large as fits into `scale` either way up, with its proportions; and the factor.
+    """Resize `img` to fit into `scale` in either orientation, keeping proportions.
+
+    Returns the image and the factor.
 
     Args:
         img: (h, w, 3).
-        scale: two sides in pixels; the longer bounds the longer side of the image.
+        scale: two sides in pixels; the longer one limits the longer side of the image.
     """
     height, width = img.shape[:2]
     factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
@@ -82,10 +84,10 @@ def rescale_with_tuple(img: np.ndarray, scale: tuple[int, int]) -> tuple[np.ndar
 
 
 def _fit(img: np.ndarray, config: Any) -> tuple[np.ndarray, float]:
-    """`img` resized into img_width x img_height with its proportions, and the factor.
+    """Resize `img` into img_width x img_height with its proportions; return it and the factor.
 
-    An image that stands where the target lies (or the reverse) is still too long after the first
-    resize, and is resized a second time into the square of the side that it exceeds.
+    A portrait image for a landscape target (or the reverse) is still too long after the first
+    resize. It is resized a second time into the square of the side that it exceeds.
     """
     img, factor = rescale_with_tuple(img, (config.img_width, config.img_height))
     for length, limit in ((img.shape[0], config.img_height), (img.shape[1], config.img_width)):
@@ -96,7 +98,7 @@ def _fit(img: np.ndarray, config: Any) -> tuple[np.ndarray, float]:
 
 
 def _clip(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`boxes` (n, 4) with each corner on a pixel of a height x width image."""
+    """Return `boxes` (n, 4) with each corner on a pixel of a height x width image."""
     boxes[:, 0::2] = np.clip(boxes[:, 0::2], 0, width - 1)
     boxes[:, 1::2] = np.clip(boxes[:, 1::2], 0, height - 1)
     return boxes
@@ -105,10 +107,12 @@ def _clip(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
 def _resize(
     img: np.ndarray, boxes: np.ndarray, is_training: bool, config: Any
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
-    """The image at most img_width x img_height, its boxes, and the row of `image_shape`.
+    """Resize the image to at most img_width x img_height.
 
-    Training: boxes follow the image and are clipped to it. Evaluation keeps boxes in the original's
-    pixels (keep_ratio) or clips the scaled ones to the original's size (without).
+    Returns the image, its boxes, and the row of `image_shape`.
+
+    Training: boxes are scaled with the image and clipped to it. Evaluation keeps boxes in the
+    original's pixels (keep_ratio) or clips the scaled ones to the original's size (without).
     """
     height, width = img.shape[:2]
     if config.keep_ratio:
@@ -125,7 +129,7 @@ def _resize(
 
 
 def _network_image(img: np.ndarray, flip: bool, config: Any) -> np.ndarray:
-    """(3, img_height, img_width) float32: normalised, black to the right and below, flipped."""
+    """Return (3, img_height, img_width) float32: normalised, padded right and below, flipped."""
     height, width = img.shape[:2]
     padded = np.zeros((config.img_height, config.img_width, 3), np.uint8)
     if flip:
@@ -136,9 +140,9 @@ def _network_image(img: np.ndarray, flip: bool, config: Any) -> np.ndarray:
 
 
 def objects_first(box: np.ndarray, num_gts: int) -> np.ndarray:
-    """Rows (n, 6) int32 with crowds behind the objects where there are more than `num_gts`.
+    """Return rows (n, 6) int32; if there are more than `num_gts`, crowds come after objects.
 
-    Only so many go into a batch, the first ones: a crowd takes no object's place.
+    A batch takes only the first `num_gts`, and a crowd must not take an object's place.
     """
     if len(box) <= num_gts:
         return box
@@ -146,7 +150,7 @@ def objects_first(box: np.ndarray, num_gts: int) -> np.ndarray:
 
 
 def _pad_annotation(box: np.ndarray, num_gts: int) -> np.ndarray:
-    """The first `num_gts` rows of (n, 6) int32, filled up with padding rows."""
+    """Return the first `num_gts` rows of (n, 6) int32, filled up with padding rows."""
     rows = np.tile(np.array(PADDING_BOX, np.int32), (num_gts, 1))
     kept = np.asarray(box, np.int32).reshape(-1, 6)[:num_gts]
     rows[: len(kept)] = kept
@@ -156,14 +160,14 @@ def _pad_annotation(box: np.ndarray, num_gts: int) -> np.ndarray:
 def preprocess_fn(
     image: np.ndarray, box: np.ndarray, is_training: bool, config: Any, rng: Any = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """One sample as the network takes it.
+    """Prepare one sample as the network takes it.
 
     Args:
         image: (h, w, 3) uint8, RGB.
         box: (n, 6) int32 of x1, y1, x2, y2, class, iscrowd, in pixels of `image`.
-        is_training: augment; evaluation draws no random number.
-        config: img_width, img_height, keep_ratio, flip_ratio, expand_ratio, num_gts.
-        rng: a `numpy.random.RandomState`; None draws from numpy's global one.
+        is_training: whether to augment; evaluation draws no random numbers.
+        config: the keys img_width, img_height, keep_ratio, flip_ratio, expand_ratio, num_gts.
+        rng: a `numpy.random.RandomState`; None uses numpy's global one.
 
     Returns:
         image (3, img_height, img_width) float32; image_shape float32: (height, width, 1) of the

@@ -40,9 +40,9 @@ class LabelledImage:
 
     Attributes:
         path: the image file.
-        size: (width, height) as the labels have it; None where they do not say.
-        boxes: (n, 6) float64 of x1, y1, x2, y2, class, iscrowd, as the labels have them: in the
-            image as it is shown or stored, not clipped.
+        size: (width, height) according to the labels; None if they do not say.
+        boxes: (n, 6) float64 of x1, y1, x2, y2, class, iscrowd as in the labels: for the image as
+            shown or as stored, not clipped.
     """
 
     path: Path
@@ -52,17 +52,18 @@ class LabelledImage:
 
 @dataclass
 class Labels:
-    """What a file of labels holds after the check.
+    """The checked content of a label file.
 
     Attributes:
         source: the file.
-        images: in its order.
-        notes: counts of boxes what was changed or dropped.
-        image_notes: counts of images what was odd, with an example.
-        classes: the class list that the boxes' classes count in.
-        unknown: categories of the file that no class of that list matches.
-        as_xywh: boxes have widths and heights in the file, in place of which corners may stand.
-        cause: in the words of an error, why no box is left; "" where the notes tell.
+        images: its images, in the file's order.
+        notes: counts of changed or dropped boxes.
+        image_notes: counts of irregular images, each with an example.
+        classes: the class list that the boxes' classes index.
+        unknown: categories of the file that match no class of that list.
+        as_xywh: whether the file's boxes have widths and heights, so that corners may be there by
+            mistake.
+        cause: why no box is left, as an error message; "" if the notes explain it.
     """
 
     source: Path
@@ -76,14 +77,16 @@ class Labels:
 
 
 def read_coco(path: Path, with_masks: bool = False) -> dict[str, Any]:
-    """The content of a COCO json, its three lists checked.
+    """Read a COCO json and check its three lists.
 
     Args:
         path: the json file.
-        with_masks: keep `segmentation`, which is nine tenths of the memory and no use to a box.
+        with_masks: keep `segmentation`, which takes nine tenths of the memory and is not needed for
+            boxes.
 
     Raises:
-        UserError: no file, no json, a list missing, or an entry without what it must have.
+        UserError: the file is missing or not json, a list is missing, or an entry lacks a required
+            key.
     """
     try:
         text = as_text(path.read_bytes(), path)
@@ -102,10 +105,10 @@ def read_coco(path: Path, with_masks: bool = False) -> dict[str, Any]:
 
 
 def as_text(data: bytes, path: Path) -> str:
-    """The text of a file of labels in UTF-8, or in UTF-16 or UTF-32 as its first bytes say.
+    """Decode a label file in UTF-8, or in UTF-16 or UTF-32 according to its first bytes.
 
     Raises:
-        UserError: another encoding, or no text; names the fix.
+        UserError: it has another encoding, or is not text; names the fix.
     """
     for start, what in ((b"\x1f\x8b", "gunzip"), (b"PK\x03\x04", "unzip"), (b"BZh", "bunzip2")):
         if data.startswith(start):
@@ -123,7 +126,7 @@ def as_text(data: bytes, path: Path) -> str:
 
 
 def _without_mask(entry: dict[str, Any]) -> dict[str, Any]:
-    """`entry` without its segmentation, around which goes a bbox where it has none."""
+    """Return `entry` without its segmentation, which gives the bbox if `entry` has none."""
     mask = entry.pop("segmentation", None)
     if mask and not entry.get("bbox"):
         entry["bbox"] = box_around(mask)
@@ -132,10 +135,10 @@ def _without_mask(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_coco(coco: Any, path: Path) -> None:
-    """See that `coco`, read from `path`, has COCO's three lists with their keys, ids once each.
+    """Check that `coco`, read from `path`, has COCO's three lists with their keys and unique ids.
 
     Raises:
-        UserError: names what is missing or doubled.
+        UserError: names what is missing or duplicated.
     """
     if not isinstance(coco, dict):
         raise UserError(
@@ -157,10 +160,10 @@ def check_coco(coco: Any, path: Path) -> None:
 
 
 def check_entry(name: str, number: int, entry: Any, path: Path) -> None:
-    """Check entry `number` of the list `name`: its keys are there and numbers or text.
+    """Check entry `number` of the list `name`: its keys exist and are numbers or text.
 
     Raises:
-        UserError: names what is missing or of another type.
+        UserError: names what is missing or has the wrong type.
     """
     keys = LISTS[name]
     lacks = keys if not isinstance(entry, dict) else [k for k in keys if k not in entry]
@@ -181,10 +184,10 @@ def check_entry(name: str, number: int, entry: Any, path: Path) -> None:
 
 
 def find_json(config: Any, is_training: bool = True) -> Path:
-    """The json that the configuration means: train_set or val_set, else instance_set.
+    """Return the configured json: train_set or val_set, else instance_set.
 
-    With `coco_root` set it is looked up there first, then in the current folder. `{}` in the name
-    becomes the data type (train2017); any other brace stays as it is.
+    If `coco_root` is set, the json is looked up there first, then in the current folder. `{}` in
+    the name becomes the data type (train2017); any other brace stays as it is.
 
     Raises:
         UserError: it is in neither place.
@@ -206,12 +209,12 @@ def find_json(config: Any, is_training: bool = True) -> Path:
 
 
 def image_folders(config: Any, json_path: Path, info: Any, is_training: bool = True) -> list[Path]:
-    """Where the images of `json_path` may lie, best first.
+    """Return the folders that may hold the images of `json_path`, best first.
 
-    `image_dir`, when set, else `coco_root`/data type, when set: then that one alone. Else the
-    folder that the json itself records (`info.image_dir`, relative to the json), the folder next to
-    the json named as it without .json, the json's own folder, `images` and the data type in that
-    folder, and the data type next to that folder.
+    If `image_dir` is set, it is the only one; else, if `coco_root` is set, `coco_root`/data type.
+    Otherwise: the folder that the json itself records (`info.image_dir`, relative to the json), the
+    folder next to the json with its name without .json, the json's own folder, `images` and the
+    data type in that folder, and the data type next to that folder.
     """
     data_type = config.train_data_type if is_training else config.val_data_type
     if config.image_dir:
@@ -226,10 +229,10 @@ def image_folders(config: Any, json_path: Path, info: Any, is_training: bool = T
 
 
 def image_folder(coco: dict[str, Any], folders: list[Path], json_path: Path) -> Path:
-    """The first of `folders` that holds any of the first few images of `coco`.
+    """Return the first of `folders` that holds any of the first few images of `coco`.
 
     Raises:
-        UserError: none of them does; names them.
+        UserError: none of them does; names the folders.
     """
     return folder_of(_names(coco), folders, json_path)
 
@@ -237,13 +240,13 @@ def image_folder(coco: dict[str, Any], folders: list[Path], json_path: Path) -> 
 def image_files(
     coco: dict[str, Any], folder: Path, json_path: Path, notes: Counter | None = None
 ) -> list[Path]:
-    """The file of each image of `coco`, all of them in `folder`.
+    """Return the file of each image of `coco`, all of them in `folder`.
 
     Args:
-        notes: counts the images that are found by another spelling of their name.
+        notes: counts the images found by another spelling of their name.
 
     Raises:
-        UserError: some are not there; names the first and says how many.
+        UserError: some are missing; names the first and how many.
     """
     return files_of(_names(coco), folder, json_path, Counter() if notes is None else notes)
 
@@ -253,20 +256,20 @@ def _names(coco: dict[str, Any]) -> list[str]:
 
 
 def size_of(entry: dict[str, Any]) -> tuple[int, int] | None:
-    """Width and height of an image's entry in pixels; None where it gives none that can be."""
+    """Return width and height in an image's entry, in pixels; None if missing or impossible."""
     size: tuple[Any, Any] = (entry.get("width"), entry.get("height"))
     sound = all(isinstance(side, (int, float)) and 1 <= side < 2**31 for side in size)
     return (int(size[0]), int(size[1])) if sound else None
 
 
 def name_parts(file_name: object) -> tuple[str, ...]:
-    """Folders and name of a `file_name`; backslashes are taken as slashes."""
+    """Return folders and name of a `file_name`; backslashes count as slashes."""
     parts = str(file_name).replace("\\", "/").split("/")
     return tuple(part for part in parts if part not in ("", "."))
 
 
 def shared_files(images: list[dict[str, Any]]) -> str:
-    """Say which files the entries of `images` list under several ids; "" where none is."""
+    """Describe the files that `images` lists under several ids; "" if there are none."""
     ids: dict[tuple[str, ...], list[str]] = {}
     for entry in images:
         ids.setdefault(name_parts(entry["file_name"]), []).append(str(entry["id"]))
@@ -282,14 +285,15 @@ def shared_files(images: list[dict[str, Any]]) -> str:
 
 
 def load_labels(config: Any, is_training: bool = True) -> Labels:
-    """The labelled images of the configured json.
+    """Load the labelled images of the configured json.
 
     Args:
-        config: instance_set, train_set, val_set, coco_root, image_dir, the data types,
+        config: the keys instance_set, train_set, val_set, coco_root, image_dir, the data types,
             coco_classes (class id = index in this list).
 
     Raises:
-        UserError: no json, not COCO, images missing, or no category that coco_classes lists.
+        UserError: the json is missing or not COCO, images are missing, or coco_classes lists none
+            of its categories.
     """
     json_path = find_json(config, is_training)
     coco = read_coco(json_path)
@@ -311,7 +315,7 @@ def load_labels(config: Any, is_training: bool = True) -> Labels:
 
 
 def _cause(coco: dict[str, Any]) -> str:
-    """Why no box can be left, where the lists themselves tell; else ''."""
+    """Return why no box can be left, if the lists themselves show it; else ''."""
     if not coco["annotations"]:
         return "its list 'annotations' is empty"
     ids = {entry["id"] for entry in coco["images"]}
@@ -322,15 +326,15 @@ def _cause(coco: dict[str, Any]) -> str:
 
 
 def create_coco_label(is_training: bool, config: Any) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Image files in the json's order, and for each its boxes.
+    """Return the image files in the json's order, and the boxes of each.
 
     Returns:
         Paths, and path -> (n, 6) int32 of x1, y1, x2, y2, class (index in coco_classes), iscrowd,
-        clipped to the size that the json says; the single row 0, 0, 0, 0, 0, 1 where an image has
-        no usable box.
+        clipped to the size in the json; the single row 0, 0, 0, 0, 0, 1 if an image has no usable
+        box.
 
     Raises:
-        UserError: no json, not COCO, images missing.
+        UserError: the json is missing or not COCO, or images are missing.
     """
     labels = load_labels(config, is_training)
     rows = {str(i.path): rows_within(i.boxes, i.size, labels.notes) for i in labels.images}

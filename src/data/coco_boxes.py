@@ -13,21 +13,21 @@ import numpy as np
 from src.data.image_check import ImageHeader
 from src.errors import UserError
 
-FROM_MASK = "bbox_from_segmentation"  # key of an annotation whose bbox is around its segmentation
-FIRST_PIXEL = 1.05  # what ends there is in parts of the image, or as good as nothing
-FAR = 0.1  # of a side: a box that reaches further beyond the image was not drawn so
+FROM_MASK = "bbox_from_segmentation"  # key of an annotation whose bbox comes from its segmentation
+FIRST_PIXEL = 1.05  # a box that ends there is in fractions of the image, or practically empty
+FAR = 0.1  # of a side: boxes are not drawn further beyond the image
 
-# What is counted of boxes. These are no fault of the labels:
+# Notes that are counted for boxes. These are no fault of the labels:
 OTHER_CATEGORY = "of category"
 AROUND_MASK = "without bbox, taken around their segmentation"
 REMARKS = (OTHER_CATEGORY, AROUND_MASK)
-# These are, and what to do where they are all that there is:
+# These are faults; with what to do if only they remain:
 NO_CATEGORY = "whose category_id"
 OTHER_IMAGE = "of an image that is not in the json, dropped"
 IN_PARTS = "within the first pixel, as parts of the image (0 to 1) would be, dropped"
 AS_CORNERS = "far beyond the image that would be within it as x1, y1, x2, y2, clipped"
 CROWDS = "that are crowds (iscrowd 1)"
-FIXES = {  # by how they begin
+FIXES = {  # by the beginning of the note
     OTHER_IMAGE: "write the ids of its images into image_id",
     NO_CATEGORY: "write the ids of its categories into category_id",
     OTHER_CATEGORY: "give the configuration with its class list (--config_path)",
@@ -38,16 +38,16 @@ FIXES = {  # by how they begin
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:
-    """The first few names, and how many more there are."""
+    """Return the first few names, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
 def unknown_categories(coco: dict[str, Any], classes: list[str], json_path: Path) -> list[str]:
-    """The names of the json's categories that are no object in `classes`.
+    """Return the names of the json's categories that are not an object class in `classes`.
 
     Raises:
-        UserError: all of them; every box would be dropped.
+        UserError: no category is; every box would be dropped.
     """
     unknown = [str(c["name"]) for c in coco["categories"] if c["name"] not in classes[1:]]
     if len(unknown) < len(coco["categories"]) or not (unknown or coco["annotations"]):
@@ -61,9 +61,9 @@ def unknown_categories(coco: dict[str, Any], classes: list[str], json_path: Path
 
 
 def match_ids(coco: dict[str, Any], notes: Counter) -> None:
-    """Write the ids of images and categories into annotations that have them as another type.
+    """Replace annotations' ids of images and categories that differ only in type.
 
-    "1" and 1 are the same id where only one entry has it; `notes` counts.
+    "1" and 1 are the same id if only one entry has it; `notes` counts the replacements.
     """
     for key, group in (("image_id", "images"), ("category_id", "categories")):
         known = {entry["id"] for entry in coco[group]}
@@ -80,7 +80,7 @@ def match_ids(coco: dict[str, Any], notes: Counter) -> None:
 
 
 def plain_id(id_: Any) -> Any:
-    """Return an id without its type: a whole number where its text is one."""
+    """Return an id without its type: an integer if its text is one."""
     text = str(id_).strip()
     try:
         return int(float(text)) if float(text).is_integer() and len(text) < 16 else int(text)
@@ -91,7 +91,7 @@ def plain_id(id_: Any) -> Any:
 def boxes_by_image(
     coco: dict[str, Any], classes: Sequence[str], notes: Counter
 ) -> dict[Any, list[list[float]]]:
-    """image id -> x1, y1, x2, y2, class, iscrowd of each box, in the json's order, not clipped."""
+    """Return image id -> unclipped x1, y1, x2, y2, class, iscrowd per box, in the json's order."""
     index = {name: number for number, name in enumerate(classes) if number}  # 0: the background
     names = {entry["id"]: entry["name"] for entry in coco["categories"]}
     boxes: dict[Any, list[list[float]]] = {entry["id"]: [] for entry in coco["images"]}
@@ -114,7 +114,7 @@ def boxes_by_image(
 
 
 def box_of(annotation: dict[str, Any], notes: Counter) -> tuple[float, float, float, float] | None:
-    """x, y, width and height in pixels of an annotation; None where it has none, counted."""
+    """Return x, y, width and height of an annotation in pixels; None, counted, if it has none."""
     bbox: Any = annotation.get("bbox")
     try:
         x, y, w, h = (float(value) for value in (() if isinstance(bbox, (str, dict)) else bbox))
@@ -135,7 +135,7 @@ def box_of(annotation: dict[str, Any], notes: Counter) -> tuple[float, float, fl
 
 
 def _is_in_parts(*box: float) -> bool:
-    """Whether numbers look like parts of an image, be they a corner or the middle and a size."""
+    """Return whether numbers look like fractions of an image: a corner or a centre, and a size."""
     x, y, w, h = box
     if min(x, y) < -FAR or max(box) > FIRST_PIXEL:
         return False
@@ -151,7 +151,7 @@ def _no_box(bbox: Any) -> str:
 
 
 def crowd_of(annotation: dict[str, Any], notes: Counter) -> int:
-    """1 where iscrowd says so, as a number, truth value or text; else 0."""
+    """Return 1 if iscrowd is set, as a number, boolean or text; else 0."""
     value = annotation.get("iscrowd")
     word = str(value).strip().lower()
     if word in ("1", "1.0", "true", "yes"):
@@ -162,7 +162,7 @@ def crowd_of(annotation: dict[str, Any], notes: Counter) -> int:
 
 
 def box_around(segmentation: Any) -> list[float] | None:
-    """x, y, width and height of what polygons or a run-length mask cover; None of anything else."""
+    """Return x, y, width, height of polygons or a run-length mask; None for anything else."""
     if isinstance(segmentation, dict):
         return _box_around_mask(segmentation)
     try:
@@ -176,7 +176,7 @@ def box_around(segmentation: Any) -> list[float] | None:
 
 
 def _flat(values: Any) -> Iterator[Any]:
-    """The numbers of nested lists: programs write a polygon flat, or as pairs."""
+    """Yield the numbers of nested lists: programs write a polygon flat, or as pairs."""
     for value in values:
         if isinstance(value, list):
             yield from _flat(value)
@@ -200,13 +200,13 @@ def _is_list(counts: Any) -> bool:
 
 
 def as_stored(corners: np.ndarray, header: ImageHeader) -> np.ndarray:
-    """Corners (n, 4) on an image as EXIF turns it, in the pixels that its file stores."""
+    """Convert corners (n, 4) on an image as EXIF rotates it to the pixels stored in its file."""
     return _turned(corners, header)
 
 
 def as_shown(corners: np.ndarray, header: ImageHeader) -> np.ndarray:
-    """Corners (n, 4) in the stored pixels of an image, on it as EXIF turns it."""
-    # The turn that undoes it: a quarter to the other side; the others undo themselves.
+    """Convert corners (n, 4) in an image's stored pixels to the image as EXIF rotates it."""
+    # The inverse rotation: a quarter turn the other way; the others are their own inverse.
     back = {6: 8, 8: 6}.get(header.orientation, header.orientation)
     return _turned(corners, header._replace(size=header.shown, orientation=back))
 
@@ -222,15 +222,15 @@ def rows_within(
     notes: Counter,
     as_corners: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Boxes in whole pixels, clipped to the image; those that are nothing then are left out.
+    """Return boxes in whole pixels, clipped to the image, without those that become empty.
 
     The corners are truncated, not rounded, as the rows of existing MindRecord files are.
 
     Args:
         boxes: (n, 6) float64 x1, y1, x2, y2, class, iscrowd.
         size: (width, height) of the image; None does not clip.
-        notes: counts what was changed or left out.
-        as_corners: (n,) bool, see `fit_as_corners`: counted apart where they are clipped.
+        notes: counts the boxes that were changed or left out.
+        as_corners: (n,) bool, see `fit_as_corners`: boxes counted separately if they are clipped.
 
     Returns:
         (m, 6) int32.
@@ -253,15 +253,15 @@ def rows_within(
 
 
 def fit_as_corners(boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Which boxes may have been written as x1, y1, x2, y2 in place of x, y, width, height.
+    """Find boxes that may be written as x1, y1, x2, y2 in place of x, y, width, height.
 
     Args:
         boxes: (n, 6) float64, read as x, y, width, height, so that columns 2 and 3 are sums.
         size: (width, height) of the image that they were drawn on.
 
     Returns:
-        (n,) bool, twice: those whose numbers are corners of a box within the image; those of them
-        that reach far beyond it as they are read.
+        Two (n,) bool arrays: the boxes whose numbers are corners of a box within the image; those
+        of them that reach far beyond it when read as x, y, width, height.
     """
     sides = np.array(size, np.float64)
     first, last = boxes[:, :2], boxes[:, 2:4]
@@ -271,11 +271,11 @@ def fit_as_corners(boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray
 
 
 def crowded_words(objects: Counter, num_gts: int) -> str:
-    """What is to be said of images with more objects than a batch has room for; '' without any.
+    """Return the warning about images with more objects than a batch can hold; '' if none.
 
     Args:
-        objects: number of objects -> images that have so many.
-        num_gts: the room; 0: any number.
+        objects: number of objects -> number of images with so many.
+        num_gts: the batch's limit for each image; 0 for none.
     """
     images = sum(count for number, count in objects.items() if number > num_gts)
     if not (num_gts and images):

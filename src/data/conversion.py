@@ -1,4 +1,4 @@
-"""Labelled images into a MindRecord file, broken ones left out and counted."""
+"""Writes labelled images into a MindRecord file; skips and counts broken ones."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from src.files import reason, write_whole
 from src.model_utils.config import setting
 from src.progress import progress
 
-MOST_BOXES = 100_000  # of one image
+MOST_BOXES = 100_000  # boxes of one image
 BATCH_BYTES = 4 * 2**20
 SHOWN = 4  # kinds of skipped images that are printed
 SKIPPED_FILE = "skipped_images.txt"
 
-# What is counted of images. Of these a rule says what happens, see `_boxes_within`, `eight_bits`:
+# Notes that are counted for images. A rule covers these, see `_boxes_within`, `eight_bits`:
 AS_SHOWN = "that EXIF turns: boxes taken as drawn on the image as shown, and turned back"
 AS_STORED = "that EXIF turns: boxes kept, the labels have the size of the stored image"
 BITS = "of 16 bits, scaled to 8 by their own range"
@@ -56,18 +56,18 @@ OTHER_SIZE = "of another size than the labels say: boxes clipped to the file's o
 
 @dataclass
 class Summary:
-    """What a conversion wrote and what it left out.
+    """What a conversion wrote and what it skipped.
 
     Attributes:
         path: the MindRecord file.
-        images, boxes: that it holds; crowds are boxes too.
-        crowds: boxes that stand for a group of objects.
-        skipped: images that were left out, and why; with the boxes of them all.
-        notes, image_notes, unknown: as in `Labels`.
-        as_corners: boxes whose numbers may be x1, y1, x2, y2, and those that look so.
-        objects: how many images have so many objects, crowds left out.
-        num_gts: objects of an image that a batch has room for; 0: any number.
-        seconds: that it took.
+        images, boxes: how many it holds; crowds count as boxes.
+        crowds: number of boxes that cover a group of objects.
+        skipped: images that were skipped, with the reason, and the number of their boxes.
+        notes, image_notes, unknown: see `Labels`.
+        as_corners: number of boxes that may be x1, y1, x2, y2, and of those that look like it.
+        objects: number of objects, without crowds -> number of images with so many.
+        num_gts: maximum number of an image's objects in a batch; 0 for no limit.
+        seconds: duration of the conversion.
     """
 
     path: Path
@@ -85,7 +85,7 @@ class Summary:
     seconds: float = 0.0
 
     def lines(self) -> list[str]:
-        """For the user: one line of what was written, and one for each kind of trouble."""
+        """Return lines for the user: one on what was written, and one for each kind of problem."""
         rate = self.images / self.seconds if self.seconds else 0.0
         text = [
             f"{self.path}: {self.images} images, {self.boxes} boxes, {len(self.skipped)} images "
@@ -123,16 +123,17 @@ def data_to_mindrecord_byte_image(
     """Write the configured images and labels as MindRecord files `prefix` in `mindrecord_dir`.
 
     Args:
-        config: as `load_labels` takes it, and mindrecord_dir, strict, num_gts,
-            max_image_pixels; for "other" image_dir and anno_path.
+        config: the keys of `load_labels`, and mindrecord_dir, strict, num_gts, max_image_pixels;
+            for "other" image_dir and anno_path.
         dataset: "coco" (a COCO json) or "other" (a text file).
-        is_training: which of train_set and val_set, and which data type, is meant.
-        prefix: base name of the file; with more than one, 0, 1, ... is appended.
+        is_training: selects train_set or val_set, and the data type.
+        prefix: base name of the file; with several files, 0, 1, ... is appended.
         file_num: number of files.
-        verify: decode each image.
+        verify: whether to decode each image.
 
     Raises:
-        UserError: bad labels or images, a folder that another process writes, too little disk.
+        UserError: labels or images are bad, another process writes to the folder, or the disk is
+            too small.
     """
     labels = load_dataset_labels(config, dataset, is_training)
     folder = user_path(config.mindrecord_dir)
@@ -149,10 +150,10 @@ def data_to_mindrecord_byte_image(
 
 
 def load_dataset_labels(config: Any, dataset: str, is_training: bool) -> Labels:
-    """The labels of either kind of data set.
+    """Load the labels of either kind of data set.
 
     Raises:
-        UserError: as the loader, or an unknown kind.
+        UserError: see the loaders; or the kind is unknown.
     """
     if dataset == "coco":
         return load_labels(config, is_training)
@@ -170,20 +171,21 @@ def convert(
     num_gts: int = 0,
     max_pixels: int = MAX_PIXELS,
 ) -> Summary:
-    """Write `labels` as the MindRecord `target` in a folder that `locked_folder` holds.
+    """Write `labels` as the MindRecord `target` in a folder locked by `locked_folder`.
 
-    Next to it goes a list of the images that were skipped, where there are any.
+    A list of skipped images, if any, is written next to it.
 
     Args:
-        strict: the first broken image or unusable box is an error; a category that coco_classes
-            does not list is not.
-        verify: decode each image, in place of looking at its header and end marker only.
+        strict: whether the first broken image or unusable box is an error; a category that
+            coco_classes does not list is not.
+        verify: decode each image, instead of checking only its header and end marker.
         file_num: number of MindRecord files.
-        num_gts: objects of an image that a batch has room for; 0: any number.
-        max_pixels: an image with more is skipped.
+        num_gts: maximum number of an image's objects in a batch; 0 for no limit.
+        max_pixels: images with more pixels are skipped.
 
     Raises:
-        UserError: too little disk, no whole image or no box to train on, or what `strict` refuses.
+        UserError: the disk is too small, there is no intact image or no box to train on, or
+            `strict` refuses a fault.
     """
     start = time.monotonic()
     summary = Summary(
@@ -202,7 +204,7 @@ def convert(
     _check_disk(target.parent, sum(sizes))
     rows = _whole_rows(labels, summary, strict, verify, max_pixels)
     batches = _batches(rows, labels, summary)
-    # An image of 16 bits may become a little larger as one of 8.
+    # A 16-bit image may become slightly larger as an 8-bit one.
     largest = min(max(sizes, default=0) * 5 // 4, LARGEST_ROW)
     write_rows(target, batches, file_num, largest, labels.classes)
     _list_skipped(summary)
@@ -211,7 +213,7 @@ def convert(
 
 
 def _refuse_crowded(labels: Labels) -> None:
-    """Raise a UserError for an image with more boxes than any image has; names it."""
+    """Raise a UserError that names an image with an impossible number of boxes."""
     for image in labels.images:
         if len(image.boxes) > MOST_BOXES:
             raise UserError(
@@ -225,7 +227,7 @@ def _file_size(image: LabelledImage) -> int:
 
 
 def _refuse_notes(where: str, summary: Summary) -> None:
-    """Raise a UserError where `summary` counts anything that is not merely a remark."""
+    """Raise a UserError if `summary` counts anything that is more than a remark."""
     bad = [f"boxes {n} {what}" for what, n in summary.notes.items() if not what.startswith(REMARKS)]
     bad += [f"{n} images {what}" for what, n in summary.image_notes.items() if _is_odd(what)]
     bad += filter(None, [crowded_words(summary.objects, summary.num_gts)])
@@ -236,12 +238,12 @@ def _refuse_notes(where: str, summary: Summary) -> None:
 
 
 def _is_odd(image_note: str) -> bool:
-    """Whether what is counted of images is a fault of theirs or of the labels."""
+    """Return whether a note on images is a fault of the images or the labels."""
     return not image_note.startswith(IMAGE_REMARKS)
 
 
 def _nothing_left(labels: Labels, summary: Summary) -> UserError:
-    """Why there is no box to train on, and what to do."""
+    """Return an error: why there is no box to train on, and what to do."""
     crowds = sum(int((image.boxes[:, 5] == 1).sum()) for image in labels.images)
     counts = Counter({what: n for what, n in summary.notes.items() if what.endswith("dropped")})
     counts += Counter({CROWDS: crowds})
@@ -259,7 +261,7 @@ def _nothing_left(labels: Labels, summary: Summary) -> UserError:
 
 
 def _list_skipped(summary: Summary) -> None:
-    """Write all skipped images with their reasons next to the MindRecord, or remove an old list."""
+    """Write the skipped images with reasons next to the MindRecord, or remove an old list."""
     path = summary.path.with_name(SKIPPED_FILE)
     try:
         if summary.skipped:
@@ -283,7 +285,7 @@ def _check_disk(folder: Path, needed: int) -> None:
 def _whole_rows(
     labels: Labels, summary: Summary, strict: bool, verify: bool, max_pixels: int
 ) -> Iterator[dict[str, Any]]:
-    """A row for each image that is whole; `summary` counts."""
+    """Yield a row for each intact image; count in `summary`."""
     for image in progress(labels.images, summary.path.parent.name, "image"):
         try:
             data = image.path.read_bytes()
@@ -316,7 +318,7 @@ def _whole_rows(
 
 
 def _count(summary: Summary, what: str, image: LabelledImage, detail: str = "") -> None:
-    """Count an image, naming the first of its kind."""
+    """Count an image, and name the first of its kind."""
     same = [key for key in summary.image_notes if key.startswith(what)]
     summary.image_notes[same[0] if same else f"{what}, first {image.path}{detail}"] += 1
 
@@ -324,10 +326,10 @@ def _count(summary: Summary, what: str, image: LabelledImage, detail: str = "") 
 def _boxes_within(
     image: LabelledImage, header: ImageHeader, as_xywh: bool, summary: Summary
 ) -> np.ndarray:
-    """The boxes in stored pixels, (n, 6), clipped to the file's own size.
+    """Return the boxes in stored pixels, (n, 6), clipped to the file's own size.
 
-    They are taken to be drawn on the image as EXIF turns it, as labelling programs show it, unless
-    the labels say the size of the stored one, and that is another.
+    They are assumed to be drawn on the image as EXIF rotates it, which labelling programs show,
+    unless the labels give the size of the stored image and the two sizes differ.
     """
     boxes, said = image.boxes, image.size
     if not len(boxes):
@@ -351,7 +353,7 @@ def _boxes_within(
 def _batches(
     rows: Iterator[dict[str, Any]], labels: Labels, summary: Summary
 ) -> Iterator[list[dict[str, Any]]]:
-    """Rows in lists of a few megabytes, so that memory stays flat.
+    """Yield rows in lists of a few megabytes, so that memory use stays constant.
 
     Raises:
         UserError: there was no row, no box to train on, or all boxes are corners.
@@ -385,10 +387,10 @@ def _batches(
 
 
 def parse_shards(text: str) -> list[int]:
-    """Numbers of a list like 0-99 or 0,2,5-7, ascending and once each.
+    """Parse a list like 0-99 or 0,2,5-7 into ascending, unique numbers.
 
     Raises:
-        UserError: anything else.
+        UserError: it has another form.
     """
     numbers: set[int] = set()
     for part in text.split(","):
@@ -401,7 +403,7 @@ def parse_shards(text: str) -> list[int]:
 
 
 def for_shard(config: Any, number: int) -> Any:
-    """A copy of `config` whose mindrecord_dir and json carry `number` in place of their own.
+    """Return a copy of `config` with `number` in the names of mindrecord_dir and json.
 
     Raises:
         UserError: one of the names has no number to replace.

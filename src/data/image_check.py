@@ -1,4 +1,4 @@
-"""Whether the bytes of an image file are a whole JPEG or PNG that training can decode, and how."""
+"""Checks that an image file is an intact JPEG or PNG that training can decode, and decodes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png")  # what a MindRecord takes, by name
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png")  # file extensions that a MindRecord accepts
 OTHER_SUFFIXES = (
     ".avif", ".bmp", ".dcm", ".dicom", ".dng", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pbm",
     ".pgm", ".pnm", ".ppm", ".svs", ".tga", ".tif", ".tiff", ".webp",
@@ -23,13 +23,13 @@ FORMATS = ("JPEG", "PNG")
 Corners = Tuple[float, float, float, float]  # x1, y1, x2, y2
 
 ORIENTATION = 0x0112  # EXIF 2.3, table 4
-MAX_PIXELS = 89_000_000  # default of the key max_image_pixels; Pillow begins to warn there
+MAX_PIXELS = 89_000_000  # default of the key max_image_pixels; Pillow starts to warn there
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START = b"\x89PNG\r\n\x1a\n"
-PNG_DEPTH = 24  # place of the bit depth in a PNG: its first chunk is always IHDR
+PNG_DEPTH = 24  # offset of the bit depth in a PNG: its first chunk is always IHDR
 
-# How a file begins, what it then is, and what to do about it.
+# The beginning of a file, its format, and what to do about it.
 CONVERT = "convert it to JPEG or PNG"
 SIGNATURES = (
     (rb"RIFF....WEBP", "a WebP image", CONVERT),
@@ -54,7 +54,7 @@ SIGNATURES = (
     (rb"\s*(?i:<!doctype html|<html|<head|<!--)", "an HTML page", "download the image again"),
     (rb"\s*(?i:<\?xml|<svg)", "an XML or SVG file", "give the image itself"),
 )  # fmt: skip
-# Frame headers of JPEG that training's decoder refuses (ITU-T T.81, table B.1; T.87).
+# JPEG frame headers that training's decoder refuses (ITU-T T.81, table B.1; T.87).
 UNUSUAL_FRAMES = {
     0xC3: "lossless", 0xC5: "differential", 0xC6: "differential", 0xC7: "differential lossless",
     0xC9: "arithmetic-coded", 0xCA: "arithmetic-coded", 0xCB: "lossless", 0xCD: "differential",
@@ -64,16 +64,16 @@ UNUSUAL_FRAMES = {
 
 
 class BrokenImageError(ValueError):
-    """The bytes are no JPEG or PNG that training can use; the message says what they are."""
+    """The bytes are not a JPEG or PNG that training can use; the message says what they are."""
 
 
 class ImageHeader(NamedTuple):
-    """What an image file says of itself.
+    """The header of an image file.
 
     Attributes:
         size: (width, height) in stored pixels.
-        orientation: EXIF's, 1 to 8; 1 is as stored.
-        bits: of a value; more than 8 are scaled, see `eight_bits`.
+        orientation: EXIF's, 1 to 8; 1 means as stored.
+        bits: bits per value; more than 8 are scaled, see `eight_bits`.
     """
 
     size: tuple[int, int]
@@ -82,19 +82,19 @@ class ImageHeader(NamedTuple):
 
     @property
     def shown(self) -> tuple[int, int]:
-        """(width, height) as a program shows it."""
+        """Return (width, height) as a program shows it."""
         return self.size[::-1] if self.orientation >= 5 else self.size
 
     def drawn_as_shown(self, said: tuple[int, int] | None) -> bool:
-        """Whether labels that say this (width, height) were drawn on the image as EXIF turns it.
+        """Return whether labels with this (width, height) were drawn on the EXIF-rotated image.
 
-        Programs for labelling show it so; the size of the stored image, where that is another one,
-        says that this one did not.
+        Labelling programs show it rotated. If the labels have the stored image's size, and that
+        differs, the program did not.
         """
         return self.orientation != 1 and not (said == self.size != self.shown)
 
     def stored(self, corners: Corners) -> Corners:
-        """Corners on the image as it is shown, in the pixels that are stored."""
+        """Convert corners on the image as shown to stored pixels."""
         u1, v1, u2, v2 = corners
         (x1, y1), (x2, y2) = self._point(u1, v1), self._point(u2, v2)
         return (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
@@ -114,17 +114,18 @@ class ImageHeader(NamedTuple):
 
 
 def image_header(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """The header of a JPEG or PNG that is sound and has its end marker.
+    """Return the header of a JPEG or PNG that is valid and has its end marker.
 
-    Reads no pixels. What stands behind the end marker, as phones append it, is ignored. Damage
-    between header and end goes unseen; `decode_fully` finds that.
+    Reads no pixels. Data after the end marker, as phones append it, is ignored. Damage between
+    header and end is not detected; `decode_fully` finds it.
 
     Args:
         data: the content of the file.
-        max_pixels: more pixels are refused: decoding takes 3 bytes of memory for each.
+        max_pixels: images with more are refused, as decoding takes 3 bytes of memory per pixel.
 
     Raises:
-        BrokenImageError: empty, another format, a broken header, too large, or cut off.
+        BrokenImageError: it is empty, another format, too large or truncated, or its header is
+            broken.
     """
     header = _header(data)
     width, height = header.size
@@ -142,7 +143,7 @@ def image_header(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
 
 
 def peek(path: Path) -> ImageHeader | None:
-    """The header of an image file, without reading all of it; None where it has no sound one."""
+    """Read an image file's header, without the whole file; return None if it has no valid one."""
     try:
         with path.open("rb") as file:
             return _parsed(file)
@@ -164,7 +165,7 @@ def _header(data: bytes) -> ImageHeader:
 
 
 def _parsed(file: IO[bytes]) -> ImageHeader:
-    """The header of the image in `file`, which stands at its beginning."""
+    """Read the header of the image in `file`, which is positioned at its start."""
     first = file.read(PNG_DEPTH + 1)
     file.seek(0)
     with _no_pixel_limit(), Image.open(file, formats=FORMATS) as image:
@@ -178,7 +179,7 @@ def _parsed(file: IO[bytes]) -> ImageHeader:
 
 
 def _png_exif(file: IO[bytes]) -> Image.Exif:
-    """The EXIF of a PNG, before its pixels or behind them, where Pillow would decode them."""
+    """Read a PNG's EXIF, before or after its pixels; Pillow would decode the pixels for that."""
     exif = Image.Exif()
     for name, place, length in _chunks(file):
         if name == b"eXIf":
@@ -193,7 +194,7 @@ def _has_16_bits(data: bytes) -> bool:
 
 @contextlib.contextmanager
 def _no_pixel_limit() -> Iterator[None]:
-    """Open images of any size with Pillow, without its warning: the limit here is a key."""
+    """Let Pillow open images of any size without its warning: here a key sets the limit."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:
@@ -203,7 +204,7 @@ def _no_pixel_limit() -> Iterator[None]:
 
 
 def _what_it_is(data: bytes) -> str:
-    """What a file that is no JPEG or PNG is, by how it begins."""
+    """Return what a file that is not JPEG or PNG is, by its beginning."""
     for pattern, name, fix in SIGNATURES:
         if re.match(pattern, data[:256], re.DOTALL):
             return f"{name}, not a JPEG or PNG; {fix}"
@@ -219,7 +220,7 @@ def _what_it_is(data: bytes) -> str:
 
 
 def _unusual_jpeg(data: bytes) -> str:
-    """Why decoders refuse a JPEG with a sound header, '' where they do not."""
+    """Return why decoders refuse a JPEG with a valid header; '' if they do not."""
     if data.startswith(JPEG_START):
         for marker, body in _segments(data):
             if marker in UNUSUAL_FRAMES:
@@ -230,7 +231,7 @@ def _unusual_jpeg(data: bytes) -> str:
 
 
 def _is_whole(data: bytes) -> bool:
-    """Whether the image's own end marker is there, wherever in the file that is."""
+    """Return whether the image's own end marker is anywhere in the file."""
     if data.startswith(PNG_START):
         return any(name == b"IEND" for name, *_ in _chunks(io.BytesIO(data)))
     scan = 2
@@ -238,16 +239,16 @@ def _is_whole(data: bytes) -> bool:
         if marker == 0xDA:
             scan = len(data) - len(body)
     if data.endswith(JPEG_END) and scan < len(data) - 2:
-        return True  # mostly; what follows would look through all of it
-    # Within a scan 0xff is always followed by something else, so the first one is the end; a
-    # thumbnail has its own, in a segment before the scan.
+        return True  # the usual case; the search below would scan the whole file
+    # Within a scan, 0xff is never followed by this code, so the first one is the end; a thumbnail
+    # has its own end marker, in a segment before the scan.
     return data.find(JPEG_END, scan) >= 0
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, memoryview]]:
-    """Marker and what follows of each segment of a JPEG, up to the first scan.
+    """Yield marker and content of each segment of a JPEG, up to the first scan.
 
-    What follows is the content of the segment; of the scan, which comes last, all that is left.
+    For the scan, which comes last, the content is the rest of the file.
     """
     view, place = memoryview(data), 2
     while place + 4 <= len(data) and data[place] == 0xFF:
@@ -255,7 +256,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, memoryview]]:
         if marker == 0xFF:  # a fill byte
             place += 1
             continue
-        if marker in (0x01, *range(0xD0, 0xD9)):  # without a length
+        if marker in (0x01, *range(0xD0, 0xD9)):  # markers without a length
             place += 2
             continue
         if marker == 0xDA:
@@ -267,7 +268,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, memoryview]]:
 
 
 def _chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
-    """Name, place and length of each chunk of a PNG that is complete, the last one being IEND."""
+    """Yield name, offset and length of each complete chunk of a PNG, of which IEND is the last."""
     size = file.seek(0, io.SEEK_END)
     place, name = len(PNG_START), b""
     while place + 12 <= size and name != b"IEND":
@@ -295,23 +296,23 @@ def decode_fully(data: bytes) -> None:
 
 
 def decoded(data: bytes) -> np.ndarray:
-    """(h, w, 3) uint8 RGB of a whole image, as training sees it: stored pixels, 8 bits."""
+    """Decode an intact image as training sees it, (h, w, 3) uint8 RGB: stored pixels, 8 bits."""
     from mindspore.dataset import vision
 
     return vision.Decode()(np.frombuffer(eight_bits(data), np.uint8))
 
 
 def rgb_image(data: bytes, turned: bool) -> Image.Image:
-    """A whole image in RGB as training sees it, or, where `turned`, as EXIF turns it.
+    """Return an intact image in RGB as training sees it, or, with `turned`, as EXIF rotates it.
 
     Raises:
-        BrokenImageError: it has no sound header, or does not decode.
+        BrokenImageError: its header is invalid, or it does not decode.
     """
     header = _header(data)
     try:
         with _no_pixel_limit():
             image = Image.open(io.BytesIO(eight_bits(data)), formats=FORMATS)
-            # As the header has it: a PNG loses it where it is scaled to 8 bits.
+            # Set from the header, because a PNG loses it when it is scaled to 8 bits.
             image.getexif()[ORIENTATION] = header.orientation if turned else 1
             return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
@@ -319,23 +320,23 @@ def rgb_image(data: bytes, turned: bool) -> Image.Image:
 
 
 def eight_bits(data: bytes) -> bytes:
-    """A PNG of 16 bits as one of 8, scaled by its own range; any other image as it is.
+    """Convert a 16-bit PNG to 8 bits, scaled by its own range; return other images unchanged.
 
-    Decoders keep the upper 8 bits, of which the 12-bit values of a radiograph leave 16 levels.
-    Here the least value of the image becomes 0 and the largest 255, one range for all channels so
-    that colours stay; an image of one value only keeps its upper 8 bits. An alpha channel is
-    dropped, as decoders do.
+    Decoders keep the upper 8 bits, of which the 12-bit values of a radiograph leave 16 levels. Here
+    the smallest value of the image becomes 0 and the largest 255, with one range for all channels
+    to keep colours; an image of a single value keeps its upper 8 bits. An alpha channel is dropped,
+    as decoders do.
 
     Raises:
         BrokenImageError: it does not decode.
     """
     if not _has_16_bits(data):
         return data
-    # Not by its EXIF orientation: training does not heed it.
+    # Without EXIF orientation, which training ignores.
     flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         with _no_pixel_limit(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image.verify()  # the checksums: OpenCV takes what is there of a broken one
+            image.verify()  # the checksums: OpenCV accepts partial images
         values = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except (OSError, SyntaxError, ValueError, cv2.error) as error:
         raise BrokenImageError("its pixels do not decode") from error
@@ -348,6 +349,6 @@ def _scaled(values: np.ndarray) -> np.ndarray:
     low, high = int(values.min()), int(values.max())
     if low == high:
         return (values >> 8).astype(np.uint8)
-    # A table: 65,536 divisions in place of one for each pixel.
+    # A table: 65,536 divisions instead of one per pixel.
     levels = (np.arange(2**16, dtype=np.float64) - low) * (255.0 / (high - low))
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8)[values]

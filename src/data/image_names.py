@@ -1,4 +1,4 @@
-"""Which file a name in labels means: as it stands, or as labelling programs spell it."""
+"""Finds the file that a name in labels refers to: exactly, or as labelling programs spell it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from src.errors import UserError
 
 PROBED_IMAGES = 10
-OUTSIDE = "that lie outside of"  # begins the note of images elsewhere than in the folder
-LOOKED_AT = 200  # folders within a folder, where it looks for images that are not found
+OUTSIDE = "that lie outside of"  # beginning of the note on images outside the folder
+LOOKED_AT = 200  # subfolders that are searched for missing images
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio writes it before an uploaded file's name
+UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio prefixes an uploaded file's name with it
 
 
 class Found(NamedTuple):
-    """A file, and by which other spelling of its name it was found: '' by the name as it stands."""
+    """A file, and the other spelling of its name by which it was found; '' for the exact name."""
 
     path: Path
     spelling: str = ""
@@ -34,7 +34,7 @@ class ImageFolder:
     """Finds the files of one folder by their names in a json.
 
     Args:
-        folder: where the images lie.
+        folder: the folder of the images.
     """
 
     def __init__(self, folder: Path):
@@ -42,7 +42,7 @@ class ImageFolder:
         self._listings: dict[Path, dict[str, list[str]]] = {}
 
     def find(self, name: str) -> Found | None:
-        """The file that `name` means, where that is clear; None where it is not."""
+        """Return the file that `name` refers to; None if that is ambiguous or missing."""
         if is_image_file(self.path / name):
             return Found(self.path / name)
         for spelling, other in _spellings(name):
@@ -65,7 +65,7 @@ class ImageFolder:
         )
 
     def _whatever_case(self, name: str) -> Path | None:
-        """The one file of this name, upper and lower case and Unicode's forms being the same."""
+        """Return the only file of this name, ignoring case and Unicode form."""
         place = self.path
         for part in PurePosixPath(name).parts:
             if part in ("..", "/"):
@@ -79,7 +79,7 @@ class ImageFolder:
         return place if is_image_file(place) else None
 
     def hint(self, name: str) -> str:
-        """What is there in place of an image that is not found, and how to fix it; or ''."""
+        """Return what exists instead of a missing image, and how to fix it; or ''."""
         spellings = [other for _, other in _spellings(name)]
         for other in spellings:
             for place in _folders_within(self.path):
@@ -104,7 +104,7 @@ class ImageFolder:
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether a file is there; a name that the file system refuses is none."""
+    """Return whether a file exists; a name that the file system refuses does not."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -112,14 +112,14 @@ def is_image_file(path: Path) -> bool:
 
 
 def folder_of(names: Sequence[str], folders: list[Path], source: Path) -> Path:
-    """The first of `folders` that holds any of the first few images of `source`.
+    """Return the first of `folders` that holds any of the first few images of `source`.
 
     Args:
-        names: of all its images.
-        source: the file of labels.
+        names: the names of all its images.
+        source: the label file.
 
     Raises:
-        UserError: none of them does; names them, and what is there in their place.
+        UserError: none of them does; names the folders, and what exists instead.
     """
     probe = names[:PROBED_IMAGES]
     looked_in = [ImageFolder(folder) for folder in dict.fromkeys(folders)]
@@ -137,14 +137,14 @@ def folder_of(names: Sequence[str], folders: list[Path], source: Path) -> Path:
 
 
 def files_of(names: Sequence[str], folder: Path, source: Path, notes: Counter) -> list[Path]:
-    """The file of each image of `source`, all of them in `folder`.
+    """Return the file of each image of `source`, all of them in `folder`.
 
     Args:
-        notes: counts those that are found by another spelling of their name, and those that lie
-            outside of `folder`, with an example of each.
+        notes: counts images found by another spelling of their name, and images outside `folder`,
+            with an example of each.
 
     Raises:
-        UserError: some are not there, or two names mean one file; names the first.
+        UserError: some are missing, or two names refer to one file; names the first.
     """
     finder = ImageFolder(folder)
     found = [finder.find(name) for name in names]
@@ -171,9 +171,9 @@ def files_of(names: Sequence[str], folder: Path, source: Path, notes: Counter) -
 
 
 def _note_those_outside(paths: Sequence[Path], folder: Path, notes: Counter) -> None:
-    """Count the images that labels reach by "..", an absolute name or a link out of `folder`.
+    """Count images outside `folder`, reached by "..", an absolute name or a link.
 
-    A folder of links is common, so none is refused; but labels of others could take in any image
+    A folder of links is common, so none is refused. But labels from others could include any image
     that this user can read.
     """
     within = folder.resolve()
@@ -195,7 +195,7 @@ def _note_those_outside(paths: Sequence[Path], folder: Path, notes: Counter) -> 
 def _require_one_name_each(
     names: Sequence[str], found: Sequence[Found | None], source: Path
 ) -> None:
-    """Raise a UserError where two names mean one file, and one of them by another spelling."""
+    """Raise a UserError if two names refer to one file, one of them by another spelling."""
     if not any(one and one.spelling for one in found):
         return
     first: dict[Path, str] = {}
@@ -208,7 +208,7 @@ def _require_one_name_each(
 
 
 def _spellings(name: str) -> Iterator[tuple[str, str]]:
-    """Other ways to write a name, and how they differ; first the name as it stands."""
+    """Yield spellings of a name and how they differ, starting with the name itself."""
     yield "", name
     slashed = name.replace("\\", "/")
     if slashed != name:
@@ -219,7 +219,7 @@ def _spellings(name: str) -> Iterator[tuple[str, str]]:
 
 
 def _last_part(name: str) -> str:
-    """The file's own name, where the folders before it are those of another machine."""
+    """Return the file's own name, without the folders of another machine."""
     slashed = name.replace("\\", "/")
     if URL.match(name) or slashed.startswith("/") and "?" in slashed:
         parsed = urlsplit(slashed)
@@ -235,7 +235,7 @@ def _folded(name: str) -> str:
 
 
 def _listing(folder: Path) -> dict[str, list[str]]:
-    """The names in a folder by what they have in common whatever the case."""
+    """Return the names in a folder, grouped by their form without case."""
     names: dict[str, list[str]] = {}
     try:
         for name in sorted(os.listdir(folder)):
@@ -246,7 +246,7 @@ def _listing(folder: Path) -> dict[str, list[str]]:
 
 
 def _folders_within(folder: Path) -> Iterator[Path]:
-    """The folders one and two levels below, a limited number of them, and the one above."""
+    """Yield the folders one and two levels below, up to a limit, and the one above."""
     for pattern in ("*/", "*/*/"):
         try:
             yield from islice((path for path in folder.glob(pattern) if path.is_dir()), LOOKED_AT)

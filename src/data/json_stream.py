@@ -1,7 +1,7 @@
-"""A large json read entry by entry: its text and its objects are never in memory all at once.
+"""Reads a large json entry by entry: its text and objects are never in memory all at once.
 
-The values are parsed by Python's own decoder, so that a file means the same here as to `json.load`:
-NaN, integers of any length, and the line and column of what is invalid.
+Python's own decoder parses the values, so that results are the same as with `json.load`: NaN,
+integers of any length, and the line and column of errors.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ WHITESPACE = " \t\n\r"
 
 
 class Sink(Protocol):
-    """Takes the entries of a list one after the other."""
+    """Receives the entries of a list one by one."""
 
     def add(self, entry: Any) -> None:
         """Take the next entry."""
 
 
 def read_json(path: Path, sinks: Mapping[str, Callable[[], Sink]]) -> Any:
-    """The content of a json file, in which a sink takes the place of some lists.
+    """Read a json file, with sinks in place of some lists.
 
     Args:
         path: the file, UTF-8 with or without a byte order mark.
-        sinks: key of the outermost object -> makes what gets the entries of the list there. A value
-            that is not a list stays as it is.
+        sinks: key of the outermost object -> factory of the sink for the entries of the list there.
+            A value that is not a list is kept.
 
     Raises:
         OSError: it cannot be read.
         UnicodeDecodeError: it is not UTF-8.
         ValueError: it is not json; names the line and the column.
-        RecursionError: it is nested too deep.
+        RecursionError: it is nested too deeply.
     """
     size = path.stat().st_size
     if size >= LARGE:
@@ -50,7 +50,7 @@ def read_json(path: Path, sinks: Mapping[str, Callable[[], Sink]]) -> Any:
         content = _object(values, sinks) if values.peek() == "{" else values.next()
         if values.peek():
             raise values.error("Extra data")
-    for _ in ticks:  # fewer characters than bytes: let the display end
+    for _ in ticks:  # fewer characters than bytes: complete the progress display
         pass
     return content
 
@@ -73,11 +73,11 @@ def _object(values: _Values, sinks: Mapping[str, Callable[[], Sink]]) -> dict[st
 
 
 class _Values:
-    """The values of a json text one after the other, read in chunks.
+    """Iterates over the values of a json text, read in chunks.
 
     Args:
-        file: the text.
-        ticks: is advanced with each chunk.
+        file: the text file.
+        ticks: an iterator that is advanced with each chunk.
     """
 
     def __init__(self, file: TextIO, ticks: Iterator[Any]):
@@ -85,12 +85,12 @@ class _Values:
         self._ticks = ticks
         self._decode = json.JSONDecoder().raw_decode
         self._text = ""
-        self._place = 0  # in _text, of what comes next
-        # Of the text before _text: its characters, its lines, and the characters of the last line.
+        self._place = 0  # position in _text of what comes next
+        # Counts for the text before _text: characters, lines, and characters of the last line.
         self._chars = self._lines = self._column = 0
 
     def next(self) -> Any:
-        """The next value.
+        """Return the next value.
 
         Raises:
             ValueError: there is none, or it is invalid.
@@ -101,18 +101,18 @@ class _Values:
             try:
                 value, end = self._decode(self._text, self._place)
             except json.JSONDecodeError as error:
-                # Perhaps only cut off by the end of the chunk.
+                # The value may only be cut off by the end of the chunk.
                 if not self._read(wanted):
                     raise self.error(error.msg, error.pos) from error
             else:
-                # A number at the end of the chunk may go on in the next one.
+                # A number at the end of the chunk may continue in the next one.
                 if end < len(self._text) or not self._read(wanted):
                     self._place = end
                     return value
             wanted *= 2
 
     def peek(self) -> str:
-        """The next character that is not white space; "" at the end of the file."""
+        """Return the next character that is not white space; "" at the end of the file."""
         while True:
             while self._place < len(self._text):
                 found = self._text[self._place]
@@ -123,17 +123,17 @@ class _Values:
                 return ""
 
     def expect(self, character: str, message: str) -> None:
-        """Go past `character`.
+        """Skip `character`.
 
         Raises:
-            ValueError: something else is next; says `message`.
+            ValueError: something else is next; the error has `message`.
         """
         if self.peek() != character:
             raise self.error(message)
         self._place += 1
 
     def separated(self, begin: str, end: str) -> Iterator[None]:
-        """Go past `begin`, the commas and `end`; yields where an element has to be read.
+        """Skip `begin`, the commas and `end`; yield where an element has to be read.
 
         Raises:
             ValueError: a comma or `end` is missing.
@@ -148,7 +148,7 @@ class _Values:
         self._place += 1
 
     def error(self, message: str, place: int | None = None) -> ValueError:
-        """`message` with the place in the file, as json's own errors say it."""
+        """Return an error of `message` with the place in the file, formatted as json's own."""
         place = self._place if place is None else place
         lines, column = self._position(place)
         return ValueError(
@@ -156,14 +156,14 @@ class _Values:
         )
 
     def _position(self, place: int) -> tuple[int, int]:
-        """Line breaks before `place`, and characters between the last one and it."""
+        """Return the line breaks before `place`, and the characters between the last one and it."""
         newlines = self._text.count("\n", 0, place)
         if newlines:
             return self._lines + newlines, place - self._text.rfind("\n", 0, place) - 1
         return self._lines, self._column + place
 
     def _read(self, wanted: int) -> bool:
-        """Drop what has been read and append `wanted` characters; whether there were any."""
+        """Drop the text already read, append `wanted` characters; return whether there were any."""
         more = self._file.read(wanted)
         if not more:
             return False

@@ -1,4 +1,4 @@
-"""MindRecord files: written so that no half of one ever looks whole, and checked before use."""
+"""MindRecord files: written so that a partial one never looks complete, and checked before use."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ KEY = "coco_classes"
 
 
 def description(classes: Sequence[str]) -> str:
-    """The schema's description with the class list; its name alone where the list is empty."""
+    """Return the schema's description with the class list; only its name if the list is empty."""
     return f"{SCHEMA_NAME} {json.dumps({KEY: list(classes)})}" if classes else SCHEMA_NAME
 
 
 def described_classes(text: str) -> list[str] | None:
-    """The class list of a description, or None where it has none.
+    """Return the class list in a description, or None if it has none.
 
     Raises:
-        ValueError, KeyError, TypeError, RecursionError: what stands there is no class list.
+        ValueError, KeyError, TypeError, RecursionError: its content is not a class list.
     """
     name, _, rest = text.partition(" ")
     if name != SCHEMA_NAME or not rest:
@@ -46,15 +46,14 @@ def described_classes(text: str) -> list[str] | None:
 
 
 def require_same_classes(path: Path, written: list[str] | None, wanted: Sequence[str]) -> None:
-    """See that the MindRecord `path` and the configuration mean the same by each number.
+    """Check that each class number means the same in the MindRecord `path` and the configuration.
 
     Args:
-        written: the list that the file was written with; None, of a file that does not say,
-            passes.
+        written: the list that the file was written with; None, if the file does not say, passes.
         wanted: coco_classes of the configuration.
 
     Raises:
-        UserError: they differ; names the first number that means two things.
+        UserError: they differ; names the first number with two meanings.
     """
     wanted = list(wanted)
     if written is None or written == wanted:
@@ -83,7 +82,7 @@ SCHEMA = {"image": {"type": "bytes"}, "annotation": {"type": "int32", "shape": [
 BASE_NAME = "FasterRcnn.mindrecord"
 HOW_TO_WRITE = "write it with python generate_mindrecord.py"
 WRITE_AGAIN = "write it again with python generate_mindrecord.py --overwrite"
-OBJECTS = "objects"  # of a row: how many; kept in the index, so that counting reads no image
+OBJECTS = "objects"  # number per row; in the index, so that counting reads no image
 WRITTEN = {**SCHEMA, OBJECTS: {"type": "int32"}}
 MIN_PAGE, MAX_PAGE = 32 * 2**20, 256 * 2**20  # bytes; the writer's default and upper limit
 LARGEST_ROW = MAX_PAGE - 2**16
@@ -91,7 +90,7 @@ HEADER_LIMIT = 128 * 2**20
 
 
 def shard_number(mindrecord_dir: str | Path) -> int:
-    """The number of a folder named mindrecord_<number>.
+    """Return the number of a folder named mindrecord_<number>.
 
     Raises:
         UserError: the folder has another name.
@@ -109,17 +108,17 @@ def shard_number(mindrecord_dir: str | Path) -> int:
 def check_mindrecord(
     mindrecord_file: str | Path, batch_size: int = 1, classes: Sequence[str] | None = None
 ) -> int:
-    """The number of images in a MindRecord file, at once and without loading MindSpore.
+    """Check a MindRecord file quickly, without loading MindSpore; return its number of images.
 
     Args:
-        mindrecord_file: .../FasterRcnn.mindrecord; its index .db stands next to it.
-        batch_size: images that must be there at least.
-        classes: the class list that it is read with; None leaves it unchecked.
+        mindrecord_file: .../FasterRcnn.mindrecord; its index .db is next to it.
+        batch_size: the minimum number of images.
+        classes: the class list to read it with; None skips this check.
 
     Raises:
-        UserError: file or index missing, not a MindRecord, cut off, of other columns, renamed, the
-            two of different writings, empty, with fewer images than a batch, or written with
-            another class list.
+        UserError: file or index is missing, not a MindRecord, truncated or renamed; it has other
+            columns; the two come from different writes; it is empty, has fewer images than a batch,
+            or was written with another class list.
     """
     path = Path(mindrecord_file)
     header = _read_header(path)
@@ -143,7 +142,7 @@ def check_mindrecord(
 
 
 class _Header(NamedTuple):
-    """What a file says of itself: columns, files of one writing, rows, length, classes; and all."""
+    """A file's header: columns, files of the same write, rows, length, classes; and everything."""
 
     columns: list[str]
     files: list[str]
@@ -154,7 +153,7 @@ class _Header(NamedTuple):
 
 
 def _read_header(path: Path) -> _Header:
-    """The description at the start of the file: 8 bytes of length, then json."""
+    """Read the description at the start of the file: 8 bytes of length, then json."""
     if not path.is_file():
         raise UserError(f"{path}: no such MindRecord file; {HOW_TO_WRITE}")
     try:
@@ -193,7 +192,7 @@ def _parse_header(content: dict[str, Any]) -> _Header:
 
 
 def _check_part(path: Path, header: _Header) -> int:
-    """Rows of one file, its index and its length compared with its header."""
+    """Check one file's index and length against its header; return its number of rows."""
     index = path.with_name(path.name + ".db")
     if not index.is_file():
         raise UserError(
@@ -224,9 +223,9 @@ def _indexed_rows(index: Path, name: str, header: _Header) -> int:
 
 
 def indexed_objects(mindrecord_file: Path) -> Counter | None:
-    """Number of objects -> images that have so many, from the index of a checked MindRecord.
+    """Return number of objects -> number of images, from the index of a checked MindRecord.
 
-    None where the index does not have them, as in files of other writers.
+    The result is None if the index does not have them, as in files of other writers.
     """
     counts: Counter = Counter()
     for name in _read_header(mindrecord_file).files:
@@ -242,7 +241,7 @@ def indexed_objects(mindrecord_file: Path) -> Counter | None:
 
 
 def is_whole(mindrecord_file: Path) -> bool:
-    """Whether a readable MindRecord stands there."""
+    """Return whether there is a readable MindRecord."""
     try:
         check_mindrecord(mindrecord_file)
     except UserError:
@@ -252,12 +251,12 @@ def is_whole(mindrecord_file: Path) -> bool:
 
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Hold `folder` (made if need be) for one writer, and clear what a killed one left.
+    """Lock `folder` (created if missing) for one writer, and remove what a killed one left.
 
-    Folders that were made here and are empty at the end are removed again.
+    Folders that were created here and are empty at the end are removed again.
 
     Raises:
-        UserError: another process writes there, or the folder cannot be made.
+        UserError: another process writes there, or the folder cannot be created.
     """
     made = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
     lock = folder / ".writing.lock"
@@ -283,9 +282,9 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def _take(lock: Path, file: IO[str]) -> None:
-    """Lock `file`, opened from `lock`; the kernel lets go when the process ends.
+    """Lock `file`, opened from `lock`; the kernel releases it when the process ends.
 
-    The second test is for a holder that removed the file between our opening and our locking.
+    The second test detects a holder that removed the file between our open and our lock.
     """
     with contextlib.suppress(BlockingIOError, FileNotFoundError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -303,16 +302,16 @@ def write_rows(
 ) -> None:
     """Write batches of rows as MindRecord `target`, in a folder next to it, then move it.
 
-    The index goes last and, when an old one is replaced, is removed first: whatever moment this is
-    killed in, an index stands only next to the data that it belongs to. The names inside the files
-    are names without a folder, so that moving them is safe.
+    The index is moved last, and an old one is removed first: whenever this is killed, an index is
+    only next to the data that it belongs to. The names inside the files have no folder, so that
+    moving them is safe.
 
     Args:
-        target: the final path of the data file; a folder that `locked_folder` holds.
+        target: the final path of the data file, in a folder locked by `locked_folder`.
         batches: lists of rows {"image": bytes, "annotation": (n, 6) int32}, written one by one.
-        file_num: number of files; more than one are numbered, target0, target1, ...
-        largest: bytes of the largest row, for which a page must be large enough.
-        classes: the class list that the rows' numbers count in; written into the file.
+        file_num: number of files; several files are numbered, target0, target1, ...
+        largest: size in bytes of the largest row, which a page must hold.
+        classes: the class list that the rows' numbers index; written into the file.
     """
     from mindspore.mindrecord import FileWriter
     from mindspore.mindrecord.common.exceptions import MindRecordException
@@ -350,7 +349,7 @@ def _page_size(largest: int) -> int:
 
 
 def _move_into_place(folder: Path, target: Path) -> None:
-    """Old indexes away, then new data, then new indexes."""
+    """Remove old indexes, then move the new data, then the new indexes."""
     written = sorted(folder.iterdir(), key=lambda path: (path.suffix == ".db", path.name))
     for path in written:
         if path.suffix == ".db":
@@ -360,11 +359,11 @@ def _move_into_place(folder: Path, target: Path) -> None:
 
 
 def row(image: bytes, boxes: np.ndarray) -> dict[str, Any]:
-    """A row as `write_rows` takes it; `boxes` is (n, 6) with at least one row."""
+    """Make a row for `write_rows`; `boxes` is (n, 6) with at least one row."""
     rows = np.ascontiguousarray(boxes, np.int32)
     return {"image": image, "annotation": rows, OBJECTS: object_count(rows)}
 
 
 def object_count(boxes: np.ndarray) -> int:
-    """Objects among the rows (n, 6) of an image, crowds and the row of an empty one left out."""
+    """Count the objects in an image's rows (n, 6), without crowds and the row of an empty image."""
     return int((boxes[:, 5] == 0).sum())

@@ -1,4 +1,4 @@
-"""Whether what a MindRecord says of its own pages can be true: the engine's reader believes it."""
+"""Checks that a MindRecord's description of its pages is possible: the reader trusts it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INDEX_PARTS = {
 
 
 def check_layout(content: dict[str, Any], name: str) -> None:
-    """See that the header of the file `name` describes pages in order and within their bounds.
+    """Check that the header of the file `name` describes pages in order and within their bounds.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError: it does not.
@@ -69,7 +69,7 @@ def check_layout(content: dict[str, Any], name: str) -> None:
 
 @contextlib.contextmanager
 def opened_index(index: Path) -> Iterator[sqlite3.Connection]:
-    """The index file, for reading, in which nothing of its maker's is carried out."""
+    """Open the index file for reading, without executing anything that its author put there."""
     place = f"{index.resolve().as_uri()}?mode=ro"
     with contextlib.closing(sqlite3.connect(place, uri=True)) as db:
         db.execute("PRAGMA trusted_schema=OFF")
@@ -77,11 +77,11 @@ def opened_index(index: Path) -> Iterator[sqlite3.Connection]:
 
 
 def check_index(db: sqlite3.Connection, content: dict[str, Any], name: str) -> int:
-    """Rows that the index of the file `name` lists, all of them within the pages of its header.
+    """Count the rows in the index of the file `name`, and check that they lie within its pages.
 
     Raises:
-        ValueError: a row lies elsewhere, the index is of another file, or broken.
-        sqlite3.Error: not an index.
+        ValueError: a row lies elsewhere, or the index belongs to another file or is broken.
+        sqlite3.Error: it is not an index.
     """
     parts = db.execute("SELECT type, name, sql FROM sqlite_master").fetchmany(len(INDEX_PARTS) + 1)
     _require({(kind, part) for kind, part, _ in parts} == set(INDEX_PARTS))

@@ -1,6 +1,6 @@
-"""A COCO json in disjoint shards, one for each silo: at random, or skewed by category.
+"""Splits a COCO json into disjoint shards, one for each silo: at random, or skewed by category.
 
-COCO's annotations are half a gigabyte of json and three of Python objects. So they are read one by
+COCO's annotations are half a gigabyte as json and three as Python objects. So they are read one by
 one, and kept as text until they are written.
 """
 
@@ -24,8 +24,8 @@ from src.errors import UserError
 from src.files import reason, whole_file
 from src.progress import progress
 
-NO_CATEGORY = -1  # stands for the images without a box when shards are skewed
-OBJECT, CROWD, SHAPELESS, STRAY = range(4)  # what an annotation is
+NO_CATEGORY = -1  # category of images without a box in skewed shards
+OBJECT, CROWD, SHAPELESS, STRAY = range(4)  # kinds of annotations
 UNUSABLE = {
     CROWD: "are crowds (iscrowd 1)",
     SHAPELESS: "have neither bbox nor segmentation",
@@ -34,16 +34,16 @@ UNUSABLE = {
 
 
 class Annotations:
-    """Annotations as json text, with what the split needs to know of each.
+    """Annotations as json text, with what the split needs to know about each.
 
     Args:
-        path: their file, for messages.
+        path: the annotations' file, for messages.
 
     Attributes:
         texts: the json of each, ASCII.
-        image_ids: of each.
-        category_ids: of each; None where it has none.
-        kinds: OBJECT, CROWD or SHAPELESS of each; STRAY where its image is not in the file.
+        image_ids: the image id of each.
+        category_ids: the category id of each; None if it has none.
+        kinds: OBJECT, CROWD or SHAPELESS for each; STRAY if its image is not in the file.
     """
 
     def __init__(self, path: Path):
@@ -60,7 +60,7 @@ class Annotations:
         """Check and keep the next annotation.
 
         Raises:
-            UserError: it is not COCO's.
+            UserError: it is not a COCO annotation.
         """
         check_entry("annotations", len(self.texts), entry, self._path)
         self.texts.append(json.dumps(entry).encode())
@@ -81,9 +81,9 @@ class CocoSource:
     """A COCO json to split.
 
     Attributes:
-        rest: its content without the annotations; an empty list stands in their place.
-        annotations: those.
-        notes: what was changed or will be dropped, a line each.
+        rest: its content with an empty list in place of the annotations.
+        annotations: the annotations.
+        notes: what was changed or will be dropped, one line each.
     """
 
     rest: dict[str, Any]
@@ -93,7 +93,7 @@ class CocoSource:
 
 @dataclass
 class Shard:
-    """The entries of a shard's images, and the numbers of their annotations in the whole json."""
+    """The entries of a shard's images, and the indexes of their annotations in the whole json."""
 
     images: list[dict[str, Any]]
     annotations: list[int] = field(default_factory=list)
@@ -103,7 +103,7 @@ def read_source(path: Path) -> CocoSource:
     """Read and check a COCO json; match ids that differ only in their type.
 
     Raises:
-        UserError: no file, no json, not COCO, or no annotation that a silo could train on.
+        UserError: the file is missing, not json or not COCO, or has no annotation to train on.
     """
     try:
         content = read_json(path, {"annotations": lambda: Annotations(path)})
@@ -113,7 +113,7 @@ def read_source(path: Path) -> CocoSource:
         raise UserError(f"{path}: not a json file: {error}") from error
     annotations = content.get("annotations") if isinstance(content, dict) else None
     streamed = isinstance(annotations, Annotations)
-    # Without annotations it is not COCO, which the check says.
+    # Without annotations it is not COCO, and the check reports that.
     check_coco({**content, "annotations": []} if streamed else content, path)
     source = CocoSource({**content, "annotations": []}, content["annotations"])
     for key, name in (("image_id", "images"), ("category_id", "categories")):
@@ -130,7 +130,7 @@ def read_source(path: Path) -> CocoSource:
 
 
 def _read_whole(path: Path) -> dict[str, Any]:
-    """Read what cannot be streamed: a file in another encoding, or none at all, which is said."""
+    """Read what cannot be streamed: a file in another encoding; report a missing one."""
     content = read_coco(path, with_masks=True)
     annotations = Annotations(path)
     for entry in content["annotations"]:
@@ -139,7 +139,7 @@ def _read_whole(path: Path) -> dict[str, Any]:
 
 
 def _match_types(source: CocoSource, key: str, name: str) -> list[str]:
-    """Give annotations the ids of the list `name` where theirs differ only in type; say so."""
+    """Replace annotations' ids that differ from the list `name` only in type; return notes."""
     annotations = source.annotations
     values = annotations.image_ids if key == "image_id" else annotations.category_ids
     ids = {entry["id"] for entry in source.rest[name]}
@@ -163,7 +163,7 @@ def _match_types(source: CocoSource, key: str, name: str) -> list[str]:
 
 
 def _find_strays(source: CocoSource) -> list[str]:
-    """Mark the annotations of images that are not there; say how many they are."""
+    """Mark the annotations of missing images; return a note with their number."""
     annotations = source.annotations
     ids = {entry["id"] for entry in source.rest["images"]}
     strays = [number for number, id_ in enumerate(annotations.image_ids) if id_ not in ids]
@@ -176,7 +176,7 @@ def _find_strays(source: CocoSource) -> list[str]:
 
 
 def _why_nothing(source: CocoSource) -> str:
-    """Why none of the annotations is an object."""
+    """Return why none of the annotations is an object."""
     annotations = source.annotations
     if not annotations:
         return "its list 'annotations' is empty"
@@ -190,10 +190,10 @@ def _why_nothing(source: CocoSource) -> str:
 
 
 def split_evenly(count: int, shards: int, seed: int) -> list[np.ndarray]:
-    """`count` images dealt at random into shards whose sizes differ by one at most.
+    """Distribute `count` images at random into shards whose sizes differ by at most one.
 
     Returns:
-        For each shard the ascending indexes of its images; every index is in one shard.
+        For each shard the ascending indexes of its images; every index is in exactly one shard.
 
     Raises:
         UserError: fewer images than shards.
@@ -206,20 +206,20 @@ def split_evenly(count: int, shards: int, seed: int) -> list[np.ndarray]:
 def split_by_category(
     categories: np.ndarray, shards: int, alpha: float, seed: int
 ) -> list[np.ndarray]:
-    """Images dealt so that each shard has its own mixture of categories.
+    """Distribute images so that each shard has its own mixture of categories.
 
-    For each category a Dirichlet(alpha) draw says which share of its images each shard gets (Hsu
+    For each category a Dirichlet(alpha) draw determines the share of its images for each shard (Hsu
     et al. 2019, "Measuring the effects of non-identical data distribution"): 0.1 is strongly
-    skewed, 100 nearly even. An empty shard takes an image from the largest.
+    skewed, 100 nearly even. An empty shard gets an image from the largest.
 
     Args:
-        categories: (n,) the category that stands for each image.
+        categories: (n,) the category of each image.
         shards: number of shards.
         alpha: concentration, more than 0.
-        seed: of the generator.
+        seed: seed of the generator.
 
     Returns:
-        As `split_evenly`.
+        See `split_evenly`.
 
     Raises:
         UserError: fewer images than shards, or alpha not positive.
@@ -249,7 +249,7 @@ def _check_count(count: int, shards: int) -> None:
 
 
 def dominant_categories(source: CocoSource) -> np.ndarray:
-    """(images,) int64: the category index with the most boxes in each image, the first on a tie."""
+    """Return each image's category index with most boxes, the first on a tie: (images,) int64."""
     index = {entry["id"]: number for number, entry in enumerate(source.rest["categories"])}
     counts: dict[Any, Counter] = {entry["id"]: Counter() for entry in source.rest["images"]}
     annotations = source.annotations
@@ -265,7 +265,7 @@ def dominant_categories(source: CocoSource) -> np.ndarray:
 
 
 def deal(source: CocoSource, parts: Sequence[np.ndarray]) -> list[Shard]:
-    """The shards whose image indexes are `parts`, everything in the order of the original."""
+    """Make the shards whose image indexes are `parts`, in the order of the original."""
     images = source.rest["images"]
     shards = [Shard([images[index] for index in part]) for part in parts]
     shard_of = {entry["id"]: shard for shard in shards for entry in shard.images}
@@ -276,12 +276,12 @@ def deal(source: CocoSource, parts: Sequence[np.ndarray]) -> list[Shard]:
 
 
 def shard_text(source: CocoSource, shard: Shard, image_dir: str) -> Iterator[bytes]:
-    """The json of a shard in pieces: its images and annotations, and all else of the original.
+    """Yield a shard's json in pieces: its images and annotations, and the original's other keys.
 
     Args:
         source: the whole json.
-        shard: which part of it.
-        image_dir: where the images lie, relative to the shard's folder; recorded in `info`.
+        shard: the part of it.
+        image_dir: the folder of the images, relative to the shard's folder; recorded in `info`.
     """
     info = source.rest["info"] if isinstance(source.rest.get("info"), dict) else {}
     changed = {"info": {**info, "image_dir": image_dir}, "images": shard.images}
@@ -298,7 +298,7 @@ def shard_text(source: CocoSource, shard: Shard, image_dir: str) -> Iterator[byt
 
 
 def refuse_existing(folder: Path) -> None:
-    """Raise a UserError where `folder` has shards already."""
+    """Raise a UserError if `folder` has shards already."""
     there = sorted(folder.glob("train_*.json"))
     if there:
         raise UserError(f"{there[0]}: already there; choose another --out or give --overwrite")
@@ -307,20 +307,20 @@ def refuse_existing(folder: Path) -> None:
 def write_shards(
     source: CocoSource, shards: Sequence[Shard], image_dir: str, folder: Path
 ) -> list[Path]:
-    """Write train_0.json, train_1.json, ... into `folder`, in full before the first gets its name.
+    """Write train_0.json, train_1.json, ... into `folder`; rename them only when all are complete.
 
     Raises:
-        UserError: the disk refuses.
+        UserError: a file cannot be written.
     """
     texts = {f"train_{n}.json": shard_text(source, one, image_dir) for n, one in enumerate(shards)}
     return _write_texts(texts, folder)
 
 
 def write_jsons(contents: Mapping[str, dict[str, Any]], folder: Path) -> list[Path]:
-    """Write files of these names into `folder`, all in full before the first gets its name.
+    """Write files of these names into `folder`; rename them only when all are complete.
 
     Raises:
-        UserError: the disk refuses.
+        UserError: a file cannot be written.
     """
     return _write_texts({name: _as_text(content) for name, content in contents.items()}, folder)
 
@@ -344,7 +344,7 @@ def _write_texts(texts: Mapping[str, Iterable[bytes]], folder: Path) -> list[Pat
 
 
 def table(source: CocoSource, shards: Sequence[Shard], limit: int = 20) -> list[str]:
-    """A line for each shard, the first `limit`: images, boxes, and its commonest categories."""
+    """Return a line for each of the first `limit` shards: images, boxes, most common categories."""
     lines = ["shard  images   boxes  commonest categories"]
     names = {entry["id"]: entry["name"] for entry in source.rest["categories"]}
     category_ids = source.annotations.category_ids
@@ -362,7 +362,7 @@ def table(source: CocoSource, shards: Sequence[Shard], limit: int = 20) -> list[
 
 
 def shards_without_objects(source: CocoSource, shards: Sequence[Shard]) -> list[str]:
-    """A line that says which shards a silo cannot train on; none where there is no such shard."""
+    """Return a line that names the shards without objects to train on; [] if there are none."""
     kinds = source.annotations.kinds
     empty = [
         f"train_{number}.json"

@@ -1,8 +1,8 @@
-"""A small detection data set, drawn: coloured shapes on noise, labelled as COCO labels photographs.
+"""Generates a small detection data set: coloured shapes on noise, with COCO labels.
 
-The shape alone says the category; the hue is a hint, since by default each category's range
-overlaps the next one's. Every number comes from the seed, the part and the image's number: image 7
-is the same in a set of ten and in a set of a thousand.
+Only the shape determines the category; the hue is a hint, since by default each category's range
+overlaps the next one's. Every random number depends on the seed, the part and the image's number:
+image 7 is the same in a set of ten and in a set of a thousand.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from src.errors import UserError
 from src.files import write_whole
 from src.progress import progress
 
-CATEGORIES = {  # name of COCO -> (id of COCO, middle of the hue range in degrees)
+CATEGORIES = {  # COCO's name -> (COCO's id, middle of the hue range in degrees)
     "airplane": (5, 0),
     "sports ball": (37, 90),
     "pizza": (59, 180),
@@ -33,15 +33,15 @@ JPEG_QUALITY = 90
 
 @dataclass
 class DrawingPlan:
-    """What to draw.
+    """The parameters of the generated images.
 
     Attributes:
-        seed: of every random number.
-        width, height: pixels, 64 at least.
-        max_shapes: shapes in an image, 1 to this.
-        crowd_share: share of the images with a crowd, one box marked iscrowd around many shapes.
-        empty_share: share of the images without a box.
-        hue_spread: degrees to either side of a category's hue; from 45 on the ranges overlap.
+        seed: seed of all random numbers.
+        width, height: size in pixels, at least 64.
+        max_shapes: largest number of shapes in an image, which has at least 1.
+        crowd_share: share of images with a crowd: one box marked iscrowd around many shapes.
+        empty_share: share of images without a box.
+        hue_spread: degrees on either side of a category's hue; from 45 on the ranges overlap.
     """
 
     seed: int = 1
@@ -53,7 +53,7 @@ class DrawingPlan:
     hue_spread: float = 60
 
     def check(self) -> None:
-        """Raises: UserError: a size, a count or a share is out of range."""
+        """Raise a UserError if a size, a count or a share is out of range."""
         if min(self.width, self.height) < 64:
             raise UserError(f"image size {self.width}x{self.height}: expected 64x64 or more")
         if self.seed < 0 or self.max_shapes < 1:
@@ -65,7 +65,7 @@ class DrawingPlan:
 
 
 def _polygon(name: str, box: tuple[int, int, int, int]) -> np.ndarray:
-    """(n, 2) int32 corners of the shape of a category, filling `box` = x, y, w, h."""
+    """Return the corners, (n, 2) int32, of a category's shape that fills `box` = x, y, w, h."""
     unit = {
         "book": [(0, 0), (1, 0), (1, 1), (0, 1)],
         "pizza": [(0.5, 0), (1, 1), (0, 1)],
@@ -113,7 +113,7 @@ def _background(plan: DrawingPlan, rng: np.random.Generator) -> np.ndarray:
 def _free_box(
     taken: list[tuple[int, int, int, int]], plan: DrawingPlan, rng: np.random.Generator
 ) -> tuple[int, int, int, int] | None:
-    """A box x, y, w, h that touches none of `taken`; None where twenty throws find no room."""
+    """Return a box x, y, w, h that touches none of `taken`; None if twenty tries find no room."""
     largest = min(SHAPE_SIDE[1], min(plan.width, plan.height) // 2)
     for _ in range(20):
         side = rng.integers(SHAPE_SIDE[0], largest + 1)
@@ -131,7 +131,7 @@ def _draw_crowd(
     spread: float,
     rng: np.random.Generator,
 ) -> None:
-    """Fill `box` with small shapes of one category, to its very edges."""
+    """Fill `box` up to its edges with small shapes of one category."""
     x, y, w, h = box
     side = CROWD_SHAPE_SIDE
     for top in np.linspace(y, y + h - side, max(2, h // (side + 4))).astype(int):
@@ -142,9 +142,9 @@ def _draw_crowd(
 
 
 def draw_image(plan: DrawingPlan, part: int, number: int) -> tuple[np.ndarray, list[dict]]:
-    """Image `number` of a part: (height, width, 3) uint8 BGR, and its annotations without ids.
+    """Draw image `number` of a part, (height, width, 3) uint8 BGR; return it and annotations.
 
-    Boxes are tight: x, y, w, h of the pixels that the shape covers.
+    The annotations have no ids. Boxes are tight: x, y, w, h of the pixels that the shape covers.
     """
     rng = np.random.default_rng([plan.seed, part, number])
     image = _background(plan, rng)
@@ -176,13 +176,13 @@ def draw_part(plan: DrawingPlan, root: Path, data_type: str, part: int, count: i
     """Draw `count` images into root/data_type and write root/annotations/instances_<type>.json.
 
     Args:
-        part: tells the parts of one seed apart; the training set is 0, the validation set 1.
+        part: distinguishes the parts of one seed; the training set is 0, the validation set 1.
 
     Returns:
         The content of the json.
 
     Raises:
-        OSError: the disk refuses a file; with its name.
+        OSError: a file cannot be written; names the file.
     """
     folder = root / data_type
     folder.mkdir(parents=True)
