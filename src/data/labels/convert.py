@@ -1,4 +1,4 @@
-"""Labels of other formats as COCO jsons, and the class list that goes into the configuration."""
+"""Writes labels of other formats as COCO jsons, and the class list for the configuration."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from src.errors import UserError
 from src.files import reason, write_whole
 from src.model_utils.config import read_yaml_documents
 
-NOTES = "label_notes.txt"  # every case of what is only counted on the screen
-WHOLE = 0.01  # pixels; six decimals of an image's width are less
+NOTES = "label_notes.txt"  # lists every case of what the screen only counts
+WHOLE = 0.01  # pixels; more than the rounding error of six decimals of an image's width
 
 
 def class_names(source: Source, given: Sequence[str]) -> list[str]:
-    """The names of the classes, without the background.
+    """Return the names of the classes, without the background.
 
     Args:
-        given: those that the user wants; else those that the source lists, in its order; else
-            those that its boxes have, sorted.
+        given: the names that the user wants. If empty, the source's list is used, in its order,
+            else the sorted names of its boxes.
 
     Raises:
-        UserError: no box has any of them, one is empty, doubled, or the background's.
+        UserError: no box has any of them, or one is empty, duplicated, or the background's.
     """
     boxes = [b for images in source.splits.values() for i in images for b in i.boxes]
     used = {box.name for box in boxes}
@@ -61,10 +61,10 @@ def class_names(source: Source, given: Sequence[str]) -> list[str]:
 
 
 def read_class_list(path: Path) -> list[str]:
-    """Names from a file: YAML with coco_classes or names, else text with one a line.
+    """Read names from a file: YAML with coco_classes or names, else text with one per line.
 
     Raises:
-        UserError: no such file, or no list in it.
+        UserError: the file is missing, or has no list.
     """
     if path.suffix not in (".yaml", ".yml"):
         lines = read_text(path, "the class list").splitlines()
@@ -78,7 +78,7 @@ def read_class_list(path: Path) -> list[str]:
 
 
 def coco_content(images: list[SourceImage], names: list[str], folder: Path) -> dict[str, Any]:
-    """A COCO json of `images`, for a file in `folder`; boxes of other names are left out."""
+    """Return a COCO json of `images`, for a file in `folder`; skip boxes with other names."""
     root = Path(os.path.commonpath([str(image.path.absolute().parent) for image in images]))
     number = {name: place for place, name in enumerate(names, 1)}
     entries: list[dict[str, Any]] = []
@@ -101,9 +101,9 @@ def coco_content(images: list[SourceImage], names: list[str], folder: Path) -> d
 
 
 def _shape(box: NamedBox) -> dict[str, Any]:
-    """bbox, area, iscrowd and the flags. What is nearly a whole pixel is one.
+    """Return bbox, area, iscrowd and the flags. Round what is nearly a whole pixel.
 
-    The conversion to MindRecord cuts fractions off, so 29.9999 for 30 would cost a pixel.
+    The conversion to MindRecord truncates fractions, so 29.9999 for 30 would lose a pixel.
     """
     x1, y1, x2, y2 = (
         float(round(v)) if abs(v - round(v)) < WHOLE else round(v, 4) for v in box.corners
@@ -118,10 +118,10 @@ def _shape(box: NamedBox) -> dict[str, Any]:
 
 
 def convert_labels(source: Source, names: list[str], out: Path, overwrite: bool) -> list[str]:
-    """Write `out`/<split>.json for each split; the lines that say what happened.
+    """Write `out`/<split>.json for each split; return lines that describe the result.
 
     Raises:
-        UserError: one of the files is there and not to be overwritten, or the disk refuses.
+        UserError: a file exists and must not be overwritten, or a file cannot be written.
     """
     splits = {name: images for name, images in source.splits.items() if images}
     there = next((out / f"{name}.json" for name in splits if (out / f"{name}.json").exists()), None)
@@ -146,10 +146,10 @@ def convert_labels(source: Source, names: list[str], out: Path, overwrite: bool)
 
 
 def write_notes(lines: Sequence[str], out: Path) -> str:
-    """Write what the screen has no room for into `out`/label_notes.txt, and return its name.
+    """Write notes that are too long for the screen to `out`/label_notes.txt; return its name.
 
     Raises:
-        UserError: the disk refuses.
+        UserError: the file cannot be written.
     """
     path = out / NOTES
     try:
@@ -161,7 +161,7 @@ def write_notes(lines: Sequence[str], out: Path) -> str:
 
 
 def name_all(error: FaultyLabelsError, out: Path) -> UserError:
-    """The error with all faults in a file, where they are more than fit on the screen."""
+    """Return the error; write its faults to a file if they are too many for the screen."""
     if len(error.faults) <= SHOWN:
         return error
     return UserError(f"{error}; all of them: {write_notes(error.faults, out)}")
@@ -182,9 +182,9 @@ def _oddities(splits: dict[str, list[SourceImage]], names: list[str]) -> Iterabl
 
 
 def configuration_lines(names: list[str]) -> str:
-    """What the configuration must say, as YAML."""
+    """Return the required configuration lines as YAML."""
     values = {"num_classes": len(names) + 1, "coco_classes": ["background", *names]}
-    # What cannot be printed as it is, YAML has escapes for.
+    # YAML has escapes for characters that cannot be printed.
     readable = all(name.isprintable() for name in names)
     return yaml.safe_dump(
         values, default_flow_style=None, sort_keys=False, width=96, allow_unicode=readable

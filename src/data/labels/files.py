@@ -1,4 +1,4 @@
-"""The files of a folder of labels: its images by any name they are given, its splits, its text."""
+"""The files of a label folder: finds images by their various names, and splits; decodes text."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SPLIT_NAME = re.compile(
     r"(?:[_-]?(?:data|images?|imgs?|labels?|annotations?|xmls?|set|list|\d{4}))?",
     re.IGNORECASE,
 )
-LOWEST = 3  # folders below the one that is given in which a data set is looked for
+LOWEST = 3  # levels of folders in which a data set is searched
 
 Folders = Tuple[str, ...]
 
 
 def files_below(folder: Path, suffixes: Sequence[str] = ()) -> list[Path]:
-    """The files below `folder`, sorted; linked folders too, hidden ones and macOS's extras not."""
+    """Return the sorted files below `folder`, linked folders too; skip hidden and macOS ones."""
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [
@@ -47,12 +47,12 @@ def files_below(folder: Path, suffixes: Sequence[str] = ()) -> list[Path]:
 
 
 def _leads_back(place: Path) -> bool:
-    """Whether a folder is a link to one of those that it is in."""
+    """Return whether a folder is a link to one of its parents."""
     return place.is_symlink() and place.resolve() in {above.resolve() for above in place.parents}
 
 
 def split_of(names: Sequence[str]) -> str:
-    """The split that the first of these folder or list names stands for: train, val, test or ''."""
+    """Return the split of the first of these folder or list names: train, val, test or ''."""
     for name in names:
         found = SPLIT_NAME.fullmatch(name)
         if found:
@@ -61,41 +61,41 @@ def split_of(names: Sequence[str]) -> str:
 
 
 def folders_of(path: PurePosixPath) -> Folders:
-    """The folders in a relative path that tell images apart, splits by their usual name."""
+    """Return the folders in a relative path that distinguish images, splits by usual names."""
     parts = [part for part in path.parent.parts if part.lower() not in KINDS]
     return tuple(split_of([part]) or part for part in parts)
 
 
 def as_path(name: str) -> PurePosixPath:
-    """A name of a file in a list, which may be another machine's: relative, with slashes."""
+    """Return a file name from a list, possibly another machine's, as relative and with slashes."""
     parts = PurePosixPath(name.strip().replace("\\", "/")).parts
     return PurePosixPath(*(p for p in parts if p not in ("/", "//", ".", "..") and p[-1] != ":"))
 
 
 class Notes:
-    """What was odd, and where each time."""
+    """Counts of irregularities, and where each occurred."""
 
     def __init__(self) -> None:
         self._cases: dict[str, list[Union[Path, str]]] = {}
 
     def add(self, what: str, where: Path | str) -> None:
-        """Count `what`."""
+        """Count an occurrence of `what`."""
         self._cases.setdefault(what, []).append(where)
 
     def lines(self) -> list[str]:
-        """One for each kind, with its number and the first case."""
+        """Return one line for each kind, with its count and the first case."""
         return [f"{len(where)} {what}, first {where[0]}" for what, where in self._cases.items()]
 
     def cases(self) -> list[str]:
-        """One for each case."""
+        """Return one line for each case."""
         return [f"{what}: {one}" for what, where in self._cases.items() for one in where]
 
 
 class FileIndex:
-    """Finds files below one folder by the names that lists and labels give them.
+    """Finds files below one folder by the names in lists and labels.
 
     Args:
-        folder: where they lie.
+        folder: the folder of the files.
         paths: the files.
     """
 
@@ -115,39 +115,39 @@ class FileIndex:
                 self._alike.setdefault(same, []).append(path)
 
     def named(self, name: PurePosixPath) -> list[Path]:
-        """The files that a name with a suffix can mean: none, one, or several."""
+        """Return the files that a name with a suffix can refer to: none, one, or several."""
         return self._nearest(self._by_name.get(name.name, []), name)
 
     def with_stem(self, name: PurePosixPath) -> list[Path]:
-        """The files that a name without a suffix can mean."""
+        """Return the files that a name without a suffix can refer to."""
         return self._nearest(self._by_stem.get(name.name, []), name)
 
     def spelt(self, name: PurePosixPath) -> list[Path]:
-        """The files that a name means if case, Unicode form and percent signs do not count."""
+        """Return the files of a name, ignoring case, Unicode form and percent-encoding."""
         found = self._nearest(self._alike.get(alike(name.name), []), name)
         if len(found) == 1:
             self._respelled.setdefault(found[0], name)
         return found
 
     def anywhere(self, name: str, folders: Folders) -> list[Path]:
-        """The files of this name whatever their folder, but not in another split."""
+        """Return the files of this name in any folder, except in another split."""
         split = split_of(folders)
         found = self._by_name.get(name, [])
         return [p for p in found if not split or split_of(self.folders[p]) in ("", split)]
 
     def note_respelled(self, notes: Notes) -> None:
-        """Say which names were found by another spelling."""
+        """Note the names that were found by another spelling."""
         for path, name in self._respelled.items():
             words = "names that are spelt otherwise (case, Unicode, %20) than the file, taken"
             notes.add(words, f"{name}: {path}")
 
     def hint(self, name: PurePosixPath) -> str:
-        """Where a file of this name is instead; '' if nowhere."""
+        """Return where a file of this name is instead; '' if nowhere."""
         there = self._alike.get(alike(name.name), [])
         return f"; {there[0]} is there: if that is the image, correct the folder" if there else ""
 
     def _nearest(self, found: list[Path], name: PurePosixPath) -> list[Path]:
-        """Those whose folders are the end of the name's or reverse, the most alike of them."""
+        """Return the best matches whose folders end the name's folders, or the reverse."""
         wanted, fitting = folders_of(name), []
         for path in found:
             there = self.folders[path]
@@ -159,12 +159,12 @@ class FileIndex:
 
 
 def alike(name: str) -> str:
-    """What names have in common that differ in case, Unicode form or percent signs."""
+    """Normalise a name's case, Unicode form and percent-encoding."""
     return unicodedata.normalize("NFC", unquote(name)).casefold()
 
 
 def folders_with(folder: Path, names: Sequence[str]) -> Iterator[Path]:
-    """The folders up to three levels below `folder` that have one of these files or folders."""
+    """Yield the folders up to three levels below `folder` with one of these files or folders."""
     for depth in range(1, LOWEST + 1):
         for place in sorted(folder.glob("/".join("*" * depth))):
             if place.is_dir() and any((place / name).exists() for name in names):
@@ -172,16 +172,16 @@ def folders_with(folder: Path, names: Sequence[str]) -> Iterator[Path]:
 
 
 def plain_path(path: Path) -> Path:
-    """`path` without "..", where that is the same; links stay."""
+    """Return `path` without "..", if the result is the same place; keep links."""
     plain = Path(os.path.normpath(path))
     return plain if plain.exists() and plain.samefile(path) else path
 
 
 def read_text(path: Path, what: str) -> str:
-    """The content of a text file: UTF-8, or what a byte order mark says.
+    """Read a text file in UTF-8, or the encoding of its byte order mark.
 
     Raises:
-        UserError: it cannot be read, or is in another encoding.
+        UserError: it cannot be read, or has another encoding.
     """
     try:
         data = path.read_bytes()
@@ -191,14 +191,14 @@ def read_text(path: Path, what: str) -> str:
 
 
 def decode_text(data: bytes, path: Path, declared: str = "") -> str:
-    """Text in UTF-8, in the encoding of its byte order mark, or in the one that it declares.
+    """Decode text in UTF-8, in the encoding of its byte order mark, or in the declared one.
 
     Args:
         data: the content of `path`.
-        declared: encoding that the content itself names; "" is none.
+        declared: encoding that the content itself names; "" for none.
 
     Raises:
-        UserError: it is in another encoding; says how to fix it.
+        UserError: it has another encoding; says how to fix it.
     """
     for mark, encoding in (
         (codecs.BOM_UTF8, "utf-8-sig"),
@@ -233,7 +233,7 @@ def _decoded(data: bytes, encoding: str, path: Path, said_by: str) -> str:
 
 
 def _other_encoding(data: bytes, encoding: str, path: Path, said_by: str) -> str:
-    """What is wrong with text that does not decode, and how to fix it."""
+    """Describe what is wrong with text that does not decode, and how to fix it."""
     is_said = f"is not {encoding}, as {said_by} says" if said_by else "is not UTF-8"
     fix = "save it as UTF-8"
     if data[:1] == b"\0" or data[1:2] == b"\0":
@@ -246,12 +246,12 @@ def _other_encoding(data: bytes, encoding: str, path: Path, said_by: str) -> str
 
 
 def _is_utf8(data: bytes, encoding: str) -> bool:
-    """Whether bytes that declare another encoding can only be UTF-8."""
+    """Return whether bytes that declare another encoding can only be UTF-8."""
     if encoding.startswith(("utf-16", "utf-32")):
         return b"\0" not in data[:200]  # its declaration was read byte by byte
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         return False
-    # Two bytes of GBK can be a letter of UTF-8 by chance, three in a row hardly.
+    # Two bytes of GBK can form a UTF-8 character by chance; three in a row hardly can.
     return any(letter > "\u07ff" for letter in text)

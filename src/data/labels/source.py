@@ -1,7 +1,7 @@
-"""Labels of another format as they are read: images, boxes with names, and what was odd.
+"""Labels of another format as read: images, boxes with names, and irregularities.
 
-Boxes are in the pixels that the file stores, as training decodes them: it does not heed the EXIF
-orientation, by which programs for labelling turn an image before they show it.
+Boxes are in the pixels stored in the file, as training decodes them. Training ignores the EXIF
+orientation, by which labelling programs rotate an image before they show it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from src.data.image_check import (
 from src.data.labels.files import Notes, files_below, split_of
 from src.errors import UserError
 
-SHOWN = 3  # faults on the screen
+SHOWN = 3  # number of faults on the screen
 
 
 class NamedBox(NamedTuple):
-    """x1, y1, x2, y2 as edges in pixels from 0; its class by name; flags that go into the json."""
+    """A box: edges x1, y1, x2, y2 in pixels from 0, its class name, and flags for the json."""
 
     corners: Corners
     name: str
@@ -46,14 +46,13 @@ class SourceImage:
 
 @dataclass
 class Source:
-    """What a folder of labels holds.
+    """The content of a label folder.
 
     Attributes:
         splits: name -> images.
-        names: of the classes, in the order that the folder gives; [] where it gives none, "" where
-            it leaves one out.
-        notes: counts what was odd, with each case.
-        faults: what cannot be read, a line each.
+        names: the class names, in the folder's order; [] if it gives none, "" where one is missing.
+        notes: counts of irregularities, with each case.
+        faults: what cannot be read, one line each.
     """
 
     splits: dict[str, list[SourceImage]] = field(default_factory=dict)
@@ -62,17 +61,17 @@ class Source:
     faults: list[str] = field(default_factory=list)
 
     def require_sound(self) -> None:
-        """Raise a FaultyLabelsError where anything could not be read."""
+        """Raise a FaultyLabelsError if anything could not be read."""
         if self.faults:
             # An image in two splits is read twice.
             raise FaultyLabelsError(list(dict.fromkeys(self.faults)))
 
 
 class FaultyLabelsError(UserError):
-    """Labels that cannot be read: all of them, so that one run names what one has to correct.
+    """Labels cannot be read; the error has all of them, so that one run lists what to correct.
 
     Attributes:
-        faults: a line for each.
+        faults: one line for each fault.
     """
 
     def __init__(self, faults: Sequence[str]):
@@ -85,7 +84,7 @@ class FaultyLabelsError(UserError):
 
 
 def header_or_note(path: Path, notes: Notes) -> ImageHeader | None:
-    """The header of an image file; where it has no sound one, why is noted."""
+    """Return the header of an image file; return None and note why if it is invalid."""
     header = peek(path)
     if header is None:
         try:
@@ -98,7 +97,7 @@ def header_or_note(path: Path, notes: Notes) -> ImageHeader | None:
 
 
 def image_paths(folder: Path, notes: Notes) -> list[Path]:
-    """The images below `folder`, sorted; those of other formats are counted."""
+    """Return the sorted images below `folder`; count those of other formats."""
     found = []
     for path in files_below(folder, (*SUFFIXES, *OTHER_SUFFIXES)):
         if path.suffix.lower() in SUFFIXES:
@@ -109,17 +108,17 @@ def image_paths(folder: Path, notes: Notes) -> list[Path]:
 
 
 def chosen_splits(there: Sequence[str], wanted: str, where: Path) -> list[str]:
-    """The splits to convert: those that --splits lists, else train, val and test.
+    """Return the splits to convert: those in --splits, else train, val and test.
 
-    Where there is no train, trainval takes its place, else "all", what is in no split.
+    Without train, trainval replaces it, else "all", the images that are in no split.
 
     Args:
-        there: names of the splits that are there, by their usual names.
+        there: the usual names of the existing splits.
         wanted: the value of --splits.
-        where: what has them.
+        where: the file or folder that has them.
 
     Raises:
-        UserError: one of them is not there, or none is.
+        UserError: one of them is missing, or there are none.
     """
     names = [name.strip() for name in wanted.split(",")] if wanted else []
     for place, name in enumerate(names):
@@ -138,7 +137,7 @@ def chosen_splits(there: Sequence[str], wanted: str, where: Path) -> list[str]:
 
 
 def usual_names(names: Sequence[str]) -> dict[str, str]:
-    """Usual name -> name of splits: valid and Validation are val, unless val is there too."""
+    """Return usual name -> name of splits: valid and Validation are val, unless val exists too."""
     usual: dict[str, str] = {name: name for name in names if name == split_of([name])}
     for name in names:
         short = split_of([name])

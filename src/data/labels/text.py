@@ -1,6 +1,6 @@
-"""Labels from a text file, one image a line: `name x1,y1,x2,y2,class[,iscrowd] ...`.
+"""Labels from a text file, one image per line: `name x1,y1,x2,y2,class[,iscrowd] ...`.
 
-The corners are pixels, the class an index into `coco_classes` (0 is the background).
+The corners are in pixels; the class is an index into `coco_classes` (0 is the background).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class TextLine(NamedTuple):
 
 
 def read_text_annotations(anno_path: str | Path) -> list[TextLine]:
-    """The lines of the file that are not empty; a name may hold spaces.
+    """Return the file's non-empty lines; a name may contain spaces.
 
     Raises:
-        UserError: no such file, no image in it, or a line that does not parse (named by number).
+        UserError: the file is missing, has no image, or a line does not parse (named by number).
     """
     if not str(anno_path):
         raise UserError("anno_path is empty, expected the path of a text file")
@@ -71,16 +71,16 @@ def _parse_line(line: str, where: str) -> TextLine:
 def load_text_labels(
     image_dir: str | Path, anno_path: str | Path, classes: Sequence[str] = ()
 ) -> Labels:
-    """The labelled images of a text file; the size of an image is not known from it.
+    """Load the labelled images of a text file, which does not contain the images' sizes.
 
     Args:
-        image_dir: where the images lie.
+        image_dir: the folder of the images.
         anno_path: the text file.
         classes: the class list, the background first; boxes of other classes are dropped and
-            counted. () takes all.
+            counted. () accepts all.
 
     Raises:
-        UserError: as `read_text_annotations`, images missing, or no box of any class.
+        UserError: see `read_text_annotations`; or images are missing, or no box is of any class.
     """
     folder = user_path(image_dir).absolute()
     labels = Labels(Path(anno_path), [], classes=list(classes), as_xywh=False)
@@ -99,7 +99,7 @@ def load_text_labels(
 def _require_known_class(
     lines: list[TextLine], classes: Sequence[str], anno_path: str | Path
 ) -> None:
-    """Raise a UserError where there are boxes, and none is of an object in `classes`."""
+    """Raise a UserError if there are boxes, and none is of an object in `classes`."""
     numbers = {row[4] for line in lines for row in line.rows}
     if classes and numbers and not numbers & set(range(1, len(classes))):
         found = some([f"{number:g}" for number in sorted(numbers)])
@@ -111,7 +111,7 @@ def _require_known_class(
 
 
 def _is_usable(row: list[float], classes: Sequence[str], notes: Counter) -> bool:
-    """Whether x1, y1, x2, y2, class, iscrowd is a box to train on; `notes` counts the others."""
+    """Return whether x1, y1, x2, y2, class, iscrowd is a usable box; count others in `notes`."""
     x1, y1, x2, y2, category, _ = row
     if classes and category not in range(1, len(classes)):
         notes[f"of class {category:g}, not that of an object in coco_classes, dropped"] += 1
@@ -127,10 +127,10 @@ def _is_usable(row: list[float], classes: Sequence[str], notes: Counter) -> bool
 def create_train_data_from_txt(
     image_dir: str | Path, anno_path: str | Path
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Image files, and for each its (n, 6) int32 rows of x1, y1, x2, y2, class, iscrowd.
+    """Return image files, and for each its (n, 6) int32 rows of x1, y1, x2, y2, class, iscrowd.
 
     Raises:
-        UserError: as `load_text_labels`.
+        UserError: see `load_text_labels`.
     """
     images = load_text_labels(image_dir, anno_path).images
     rows = {str(i.path): i.boxes.astype(np.int32) if len(i.boxes) else NO_BOX for i in images}
@@ -138,13 +138,13 @@ def create_train_data_from_txt(
 
 
 def parse_json_annos_from_txt(anno_file: str | Path, config: Any) -> dict[str, list[dict]]:
-    """The text file as the content of a COCO json, for evaluation.
+    """Convert the text file to the content of a COCO json, for evaluation.
 
     Category ids are indexes into `config.coco_classes`, the background included; image and
     annotation ids count from 1.
 
     Raises:
-        UserError: as `read_text_annotations`, or a class that coco_classes does not have.
+        UserError: see `read_text_annotations`; or coco_classes does not have a class.
     """
     coco: dict[str, list[dict]] = {"images": [], "annotations": [], "categories": []}
     coco["categories"] = [{"id": i, "name": name} for i, name in enumerate(config.coco_classes)]

@@ -34,26 +34,27 @@ from src.progress import progress
 
 DIFFICULT = ("ignore", "keep", "drop")
 LISTS = ("ImageSets/Main", "ImageSets", ".")
-# Behind a name in a list: 1, 0 or -1 in those of one class, or the name of the XML file.
+# After a name in a list: 1, 0 or -1 in the lists of one class, or the name of the XML file.
 COLUMN = re.compile(r"\s+(?:-?[01]|\S+\.xml)\s*$", re.IGNORECASE)
 
 
 def read_voc(
     folder: Path, splits: str = "", difficult: str = "ignore", first_pixel: int = 1
 ) -> Source:
-    """The labels of a VOC folder: Annotations, JPEGImages, ImageSets/Main, or all in one.
+    """Read the labels of a VOC folder: Annotations, JPEGImages, ImageSets/Main, or all in one.
 
     Args:
-        folder: like VOCdevkit/VOC2012.
-        splits: names in ImageSets/Main with commas; "" takes train, val and test where they are
-            there. Without lists the folders that are named so are the splits, else all images
-            are the split "all".
-        difficult: what objects become that are marked so: "ignore" a crowd, that is neither
-            trained on nor counted, as VOC does; "keep"; "drop".
-        first_pixel: 1 as VOC counts; 0 for programs that write VOC's XML but count from 0.
+        folder: a folder like VOCdevkit/VOC2012.
+        splits: names in ImageSets/Main, separated by commas; "" selects train, val and test if they
+            exist. Without lists, the folders of these names are the splits, else all images are the
+            split "all".
+        difficult: what to do with objects marked difficult: "ignore" makes them crowds, which are
+            neither trained on nor counted, as in VOC; "keep"; "drop".
+        first_pixel: 1 as in VOC; 0 for programs that write VOC's XML but count from 0.
 
     Raises:
-        UserError: no such folder or split, no image, or files that are not VOC's, all of them.
+        UserError: the folder or a split is missing, there is no image, or files are not VOC's
+            (lists all).
     """
     if not folder.is_dir():
         raise UserError(f"--source {folder}: no such folder; give the one with Annotations in it")
@@ -77,7 +78,7 @@ def read_voc(
 
 
 def _require_the_folder_itself(folder: Path) -> None:
-    """Raise a UserError where the data set is a folder below or the one above."""
+    """Raise a UserError if the data set is in a folder below or above."""
     parts = ("Annotations", "annotations", "JPEGImages", "ImageSets")
     if any((folder / part).is_dir() for part in parts):
         return
@@ -98,7 +99,7 @@ def _require_the_folder_itself(folder: Path) -> None:
 
 
 def _lists_of(folder: Path) -> list[Path]:
-    """The lists of images; in the folder itself only those that are named as a split."""
+    """Return the lists of images; in the folder itself only those named like a split."""
     for place in LISTS:
         found = sorted((folder / place).glob("*.txt"))
         if place == ".":
@@ -110,7 +111,7 @@ def _lists_of(folder: Path) -> list[Path]:
 
 
 class _Reader:
-    """Reads the images of one folder; `source` gathers."""
+    """Reads the images of one folder into `source`."""
 
     def __init__(self, folder: Path, difficult: str, first_pixel: int):
         self.source = Source()
@@ -121,12 +122,12 @@ class _Reader:
         self.xmls = FileIndex(annotations, files_below(annotations, (".xml",)))
         self._difficult = difficult
         self._first_pixel = first_pixel
-        self._unclear: dict[Path, str] = {}  # image -> why its labels are not clear
+        self._unclear: dict[Path, str] = {}  # image -> why its labels are ambiguous
         self._orphans: list[Annotation] = []
         self._of_xml, self._of_image = self._matched()
 
     def _matched(self) -> tuple[dict[Path, Path], dict[Path, Annotation]]:
-        """XML file -> its image, and image -> its annotation."""
+        """Return XML file -> its image, and image -> its annotation."""
         claims: dict[Path, list[Annotation]] = {}
         for path in progress(self.xmls.paths, "reading labels", "file"):
             annotation = read_annotation(path)
@@ -155,7 +156,7 @@ class _Reader:
         return {one.path: image for image, both in claims.items() for one in both}, of_image
 
     def _image_of(self, annotation: Annotation) -> list[Path]:
-        """The image of an XML file, by its <filename> where that is there, else by its own name."""
+        """Return the image of an XML file, by its <filename> if that exists, else its own name."""
         own = self._own(annotation)
         named = self._named(annotation)
         if len(named) > 1:
@@ -182,7 +183,7 @@ class _Reader:
         return image in self._own(annotation)
 
     def _named(self, annotation: Annotation) -> list[Path]:
-        """The images that <filename> can mean: next to the XML file's place, then by its path."""
+        """Return the images that <filename> can refer to: near the XML file, then by its path."""
         said = as_path(annotation.filename)
         if not said.name:
             return []
@@ -201,9 +202,9 @@ class _Reader:
         return several or (found if len(found) == 1 else [])
 
     def _give_back(self, claims: dict[Path, list[Annotation]]) -> None:
-        """Where several XML files name one image, those that have one of their own name take it.
+        """If several XML files name one image, give each the image of its own name, if any.
 
-        Copies of images, turned or cut, often keep the <filename> of the first.
+        Rotated or cropped copies of images often keep the <filename> of the original.
         """
         for image in [image for image, claimants in claims.items() if len(claimants) > 1]:
             for annotation in list(claims[image]):
@@ -234,7 +235,7 @@ class _Reader:
                 self.source.notes.add("images in no folder of a split, left out", image)
 
     def _note_orphans(self) -> None:
-        """Say which XML files have no image; one that cannot be read may have hidden its name."""
+        """Note the XML files without an image; an unreadable one may have hidden its name."""
         for annotation in self._orphans:
             self.source.notes.add("XML files without an image, left out", annotation.path)
             self.source.faults += annotation.faults
@@ -266,10 +267,10 @@ class _Reader:
                 self.source.notes.add("images in no list, left out", image)
 
     def _listed(self, path: Path, is_asked: bool) -> list[Path]:
-        """The images of a list, each once; those that are not there are noted.
+        """Return the images of a list, each once; note missing ones.
 
         Raises:
-            UserError: none is there; but not for a list that nobody asked for.
+            UserError: none exists, and the user asked for the list.
         """
         lines = _lines_of(path)
         missing, found = [], {}
@@ -294,7 +295,7 @@ class _Reader:
         return list(found)
 
     def _entry(self, line: str) -> Path | None:
-        """The image of a line: the whole line is its name, or what stands before other columns."""
+        """Return the image of a line: the name is the whole line, or the text before columns."""
         text, longer = line, ""
         while text != longer:
             name = as_path(text)
@@ -318,7 +319,7 @@ class _Reader:
         return None
 
     def _read(self, paths: list[Path], split: str) -> list[SourceImage]:
-        """These images with their boxes; what cannot be read is counted."""
+        """Return these images with their boxes; count what cannot be read."""
         notes, found = self.source.notes, []
         for path in progress(paths, split, "image"):
             if path in self._unclear:
@@ -345,7 +346,7 @@ class _Reader:
         for one in annotation.objects:
             is_difficult = "difficult" in one.flags
             x1, y1, x2, y2 = one.bounds
-            # Pixel n, counted from 1, ends at n. From 0 such programs write x + width.
+            # Pixel n, counted from 1, ends at n. Programs that count from 0 write x + width.
             corners = (x1 - self._first_pixel, y1 - self._first_pixel, x2, y2)
             if corners[0] >= corners[2] or corners[1] >= corners[3]:
                 notes.add("boxes without an extent (xmin beyond xmax, or ymin), left out", xml)
@@ -360,7 +361,7 @@ class _Reader:
 
 
 def _first_folder(folder: Path, *names: str) -> Path:
-    """The first of these in `folder` that is there, else `folder` itself."""
+    """Return the first of these that exists in `folder`, else `folder` itself."""
     return next((folder / name for name in names if (folder / name).is_dir()), folder)
 
 
@@ -370,5 +371,5 @@ def _lines_of(path: Path) -> list[str]:
 
 
 def is_image(name: PurePosixPath) -> bool:
-    """Whether a name ends as an image's does."""
+    """Return whether a name has an image's extension."""
     return name.suffix.lower() in SUFFIXES

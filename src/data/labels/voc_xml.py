@@ -1,4 +1,4 @@
-"""One XML file of Pascal VOC: its image, its objects, in whatever encoding it declares."""
+"""Reads one XML file of Pascal VOC: its image and objects, in the encoding that it declares."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENCODING = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']"""
 
 
 class Object(NamedTuple):
-    """An <object>: its class, xmin, ymin, xmax, ymax as they stand there, and its flags."""
+    """An <object>: its class, xmin, ymin, xmax, ymax as written, and its flags."""
 
     name: str
     bounds: Corners
@@ -29,14 +29,14 @@ class Object(NamedTuple):
 
 @dataclass
 class Annotation:
-    """What an XML file says.
+    """The content of an XML file.
 
     Attributes:
-        path: of the file.
-        filename: of its image; "" where it gives none.
-        size: (width, height) that it gives for the image; 0 where it gives none.
-        objects: in its order.
-        faults: what in it cannot be read, a line each.
+        path: the file's path.
+        filename: its image's name; "" if missing.
+        size: the image's (width, height); 0 if missing.
+        objects: its objects, in the file's order.
+        faults: what cannot be read, one line each.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Annotation:
 
 
 def read_annotation(path: Path) -> Annotation:
-    """What an XML file says; what cannot be read of it is in its `faults`."""
+    """Read an XML file; list what cannot be read in `faults`."""
     try:
         root = read_xml(path)
     except UserError as error:
@@ -100,17 +100,17 @@ def _number(bounds: Element, key: str, where: str) -> float:
 
 
 def _flag(entry: Element, key: str) -> bool:
-    """Whether a flag is set; "Unspecified", which converters write, does not set it."""
+    """Return whether a flag is set; "Unspecified", which converters write, does not set it."""
     return (entry.findtext(key) or "").strip().lower() in YES
 
 
 def read_xml(path: Path) -> Element:
-    """The root of an XML file. A document type, and so any entity of its own, is refused unread.
+    """Return the root of an XML file; refuse a document type, and so its entities, unread.
 
     Raises:
-        UserError: it cannot be read, is too large, declares a type, or is no XML.
+        UserError: it cannot be read, is too large, declares a document type, or is not XML.
     """
-    # Expat knows five encodings, Python knows those that our users write.
+    # Expat supports five encodings; Python supports those that users write.
     builder, parser = TreeBuilder(), expat.ParserCreate("utf-8")
 
     def refuse(*_: Any) -> int:

@@ -1,7 +1,7 @@
-"""Labels of YOLO: a text file for each image, `class x y width height` as parts of the image.
+"""YOLO labels: a text file for each image, `class x y width height` as fractions of the image.
 
-Format: https://docs.ultralytics.com/datasets/detect. x, y are the middle of the box; the image is
-taken as it is shown, turned by its EXIF orientation. A polygon becomes the box around it.
+Format: https://docs.ultralytics.com/datasets/detect. x, y are the centre of the box, on the image
+as shown, rotated by its EXIF orientation. A polygon becomes its bounding box.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from src.progress import progress
 
 COLUMNS = ("auto", "box", "polygon")
 EXPECTED = "expected: class x y width height, each part between 0 and 1"
-ROUNDING = 0.01  # of the programs that write the files
-EDGE = 0.05  # boxes that reach further beyond the image are hardly boxes
-BEYOND = 0.1  # what reaches further beyond the image is no part of it
+ROUNDING = 0.01  # rounding error of the programs that write the files
+EDGE = 0.05  # numbers that reach further beyond the image are hardly boxes
+BEYOND = 0.1  # a number further beyond the image is not a fraction of it
 MOST = 0.8  # of the lines
 NEAR = 0.4  # of a box's sides: key points are rarely further from it
 CLOSED = 0.005  # how far four corners may be from a parallelogram
@@ -42,12 +42,12 @@ FIX = (
 
 
 class Line(NamedTuple):
-    """A line: where it stands, its class, how many numbers follow, and what they would be.
+    """A line: its place, its class, how many numbers follow, and their possible meanings.
 
     Attributes:
-        box: edges by the first four numbers, in parts of the image; None where they are none.
-        polygon: edges of what is around all numbers as corners; None where they are none.
-        odd: the first number that is no part of an image; None where all are.
+        box: edges from the first four numbers, as fractions of the image; None if they are no box.
+        polygon: edges of the box around all numbers as corners; None if they are no polygon.
+        odd: the first number that is not a fraction of an image; None if all are.
     """
 
     where: str
@@ -59,10 +59,10 @@ class Line(NamedTuple):
 
 
 def parse_line(words: list[str], classes: int, where: str) -> tuple[Line, list[float]]:
-    """A line and its numbers behind the class.
+    """Parse a line; return it and its numbers after the class.
 
     Raises:
-        UserError: no numbers, too few, or another class than there are.
+        UserError: it has other text than numbers, too few numbers, or an unknown class.
     """
     try:
         index, *parts = (float(word) for word in words)
@@ -94,23 +94,23 @@ def _is_within(x: float, y: float, box: Corners, slack: float) -> bool:
 
 @dataclass
 class _Seen:
-    """Of the lines with one count of numbers: how many look like what."""
+    """Statistics of the lines with the same count of numbers: how many look like each kind."""
 
     first: str
     lines: int = 0
     inside: int = 0  # the first four are a box within the image
     closed: int = 0  # four corners are a parallelogram, as oriented boxes are
-    visible: int = 0  # each third number behind the box is 0, 1 or 2
-    certain: int = 0  # and one is 2, or another number is no part of an image
-    tracked: int = 0  # one of the two numbers behind the box is whole, as a track is
-    points: int = 0  # pairs behind the first four
+    visible: int = 0  # each third number after the box is 0, 1 or 2
+    certain: int = 0  # the same, and one is 2, or another number is not a fraction
+    tracked: int = 0  # one of the two numbers after the box is an integer, as a track id is
+    points: int = 0  # pairs after the first four
     points_inside: int = 0  # of these, within the box
-    points_near: int = 0  # of these, not far from it
+    points_near: int = 0  # of these, near it
 
 
 @dataclass
 class _AsCorners:
-    """Of the lines with four numbers: whether they are x1 y1 x2 y2 in place of x y width height."""
+    """Statistics of lines with four numbers: are they x1 y1 x2 y2 instead of x y width height?"""
 
     first: str = ""
     boxes: int = 0
@@ -118,7 +118,7 @@ class _AsCorners:
     beyond: int = 0  # of these, with a box that reaches far beyond it as x y width height
 
     def add(self, line: Line, parts: list[float]) -> None:
-        """Look at a line."""
+        """Count a line."""
         x1, y1, x2, y2 = parts
         fits = 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
         self.first = self.first or line.where
@@ -129,7 +129,7 @@ class _AsCorners:
             self.beyond += min(edges) < -EDGE or max(edges) > 1 + EDGE
 
     def faults(self) -> list[str]:
-        """What is wrong, where all may be corners and many can hardly be anything else."""
+        """Return the fault, if all lines may be corners and many can hardly be anything else."""
         if self.fit < self.boxes or self.beyond * 2 < self.boxes or not self.boxes:
             return []
         return [
@@ -140,11 +140,11 @@ class _AsCorners:
 
 
 class LineKinds:
-    """Gathers how the lines of a data set look, and decides what they are.
+    """Collects statistics of a data set's lines, and decides what the lines are.
 
     Args:
-        key_points: kpt_shape of data.yaml; None where it has none.
-        columns: one of COLUMNS; "auto" looks, the others are the user's word.
+        key_points: kpt_shape of data.yaml; None if it has none.
+        columns: one of COLUMNS; "auto" decides by the lines, the others are the user's choice.
     """
 
     def __init__(self, key_points: KeyPoints, columns: str = "auto"):
@@ -154,7 +154,7 @@ class LineKinds:
         self._corners = _AsCorners()
 
     def add(self, line: Line, parts: list[float]) -> None:
-        """Look at a line."""
+        """Count a line."""
         if line.numbers == 4:
             self._corners.add(line, parts)
         if line.numbers == 4 or self._columns != "auto" or self._key_points:
@@ -183,10 +183,10 @@ class LineKinds:
             seen.points_near += x == y == 0 or _is_within(x, y, line.box, NEAR)
 
     def decide(self, notes: Notes) -> tuple[set[int] | None, list[str]]:
-        """The counts of numbers that begin with a box, None for all; and what is not clear.
+        """Return the counts of numbers that begin with a box (None: all), and what is ambiguous.
 
         Args:
-            notes: is told of key points that were recognized.
+            notes: records key points that were recognised.
         """
         boxes, faults = {4}, self._corners.faults()
         if self._columns == "box":
@@ -205,7 +205,7 @@ class LineKinds:
         return boxes, faults
 
     def _are_key_points(self, count: int, seen: _Seen) -> bool:
-        """Whether they are certainly x, y, visibility behind a box."""
+        """Return whether they are certainly x, y, visibility after a box."""
         return (
             seen.visible == seen.lines
             and seen.inside == seen.lines
@@ -214,7 +214,7 @@ class LineKinds:
         )
 
     def _fault(self, count: int, seen: _Seen) -> str:
-        """Why lines of this count are not read as polygons; '' where they are."""
+        """Return why lines of this count are not read as polygons; '' if they are."""
         more = f" (and {seen.lines - 1} more such lines)" if seen.lines > 1 else ""
         said = f"{seen.first}: {count + 1} numbers{more}"
         if count % 2:
@@ -237,21 +237,21 @@ class LineKinds:
         return f"{said} may be a polygon, or class x y width height and {behind}; {fix}"
 
     def _differ(self, counts: list[int]) -> bool:
-        """Whether lines differ as those of polygons do: a set's key points have one count."""
+        """Return whether lines differ like polygons' lines: a set's key points have one count."""
         seen = [self._seen[count] for count in counts]
         fits = all(one.inside == one.lines and one.points_near == one.points for one in seen)
         return len(seen) > 2 or (len(seen) == 2 and not fits)
 
 
 def edges_of(line: Line, boxes: set[int] | None, key_points: KeyPoints) -> Corners:
-    """The edges of a line's box in parts of the image.
+    """Return the edges of a line's box as fractions of the image.
 
     Args:
         boxes: from `LineKinds.decide`.
         key_points: kpt_shape.
 
     Raises:
-        UserError: the numbers are neither, or no parts of an image.
+        UserError: the numbers are neither, or not fractions of an image.
     """
     is_box = boxes is None or line.numbers in boxes
     if key_points and not is_box:
@@ -266,24 +266,24 @@ def edges_of(line: Line, boxes: set[int] | None, key_points: KeyPoints) -> Corne
     return found
 
 
-SEEN_PIXELS = 0.5  # what is cut off a box at the image's edge and is counted
+SEEN_PIXELS = 0.5  # minimum clipping at the image's edge that is counted
 NUMBERS = re.compile(r"\s*\d+(\.0*)?(\s+-?[\d.]+(e-?\d+)?){4,}\s*$", re.IGNORECASE | re.MULTILINE)
 
 
 def read_yolo(folder: Path, splits: str = "", columns: str = "auto") -> Source:
-    """The labels of a YOLO folder: data.yaml, or a list of classes with images and labels.
+    """Read the labels of a YOLO folder: data.yaml, or a list of classes with images and labels.
 
     Args:
-        folder: with data.yaml (names, train, val, test) in it; without one, with classes.txt or
-            obj.names, and as splits the lists train.txt, valid.txt or the folders of such names.
-        splits: names with commas; "" takes train, val and test where they are there. Without
+        folder: a folder with data.yaml (names, train, val, test); else with classes.txt or
+            obj.names, and as splits the lists train.txt, valid.txt or folders of such names.
+        splits: names separated by commas; "" selects train, val and test if they exist. Without
             splits all images are the split "all".
-        columns: "box": every line begins with x y width height, what follows is ignored;
-            "polygon": what is more than a box is corners; "auto": by how the lines look.
+        columns: "box": every line begins with x y width height, what follows is ignored; "polygon":
+            more numbers than a box are corners; "auto": decides by the lines.
 
     Raises:
-        UserError: no such folder, no names of classes, no image, or files that are not YOLO's, all
-            of them.
+        UserError: the folder, the class names or the images are missing, or files are not YOLO's
+            (lists all).
     """
     source = Source()
     found = read_folder(folder, source.notes)
@@ -303,7 +303,7 @@ def read_yolo(folder: Path, splits: str = "", columns: str = "auto") -> Source:
 
 
 class _Labels:
-    """Reads the labels of images: all lines first, then, knowing what they are, the boxes."""
+    """Reads the labels of images: first all lines, then, once their kind is known, the boxes."""
 
     def __init__(self, folder: YoloFolder, source: Source, columns: str):
         self._folder = folder.images.folder
@@ -341,8 +341,11 @@ class _Labels:
             found.append((SourceImage(path, header.size, []), header, lines))
 
     def _of_image(self, image: Path) -> Path | None:
-        """The label file of an image: labels in place of images in its path, next to it, or by its
-        name in a folder that is of the same split."""
+        """Return the label file of an image.
+
+        It has labels in place of images in its path, is next to the image, or has its name in a
+        folder of the same split.
+        """
         parts = list(image.parts)
         places = [image.with_suffix(".txt"), image.with_name(f"{image.name}.txt")]
         for kind in ("JPEGImages", "images"):
@@ -380,7 +383,7 @@ class _Labels:
         return found
 
     def read(self) -> None:
-        """Make boxes of the lines of all splits."""
+        """Make boxes from the lines of all splits."""
         boxes, faults = self._kinds.decide(self._source.notes)
         self._source.faults += faults
         for split, images in self._images.items():
@@ -415,7 +418,7 @@ class _Labels:
             yield NamedBox(header.stored(corners), names[line.kind])
 
     def _note_orphans(self) -> None:
-        """Count label files of images that are not there, in the folders whose labels were used."""
+        """Count label files without an image, in the folders whose labels were used."""
         places = {path.parent for path in self._used} | {
             path.parent
             for paths in self._texts.values()

@@ -1,7 +1,7 @@
-"""A YOLO folder: its classes, and which images are in which split.
+"""A YOLO folder: its classes, and the images of each split.
 
-data.yaml says both (https://docs.ultralytics.com/datasets/detect), or darknet's obj.data and lists
-of images, or a list of classes and the names of the folders.
+Both come from data.yaml (https://docs.ultralytics.com/datasets/detect), or darknet's obj.data and
+lists of images, or a list of classes and the names of the folders.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ MOST_CLASSES = 10_000
 NAMES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
 
 
-KeyPoints = Optional[Tuple[int, int]]  # kpt_shape: how many, and numbers of each (2 or 3)
+KeyPoints = Optional[Tuple[int, int]]  # kpt_shape: points, and values per point (2 or 3)
 
 
 @dataclass
 class YoloFolder:
-    """What a YOLO folder says of itself.
+    """The description of a YOLO folder.
 
     Attributes:
-        names: of the classes; "" for a number without one.
-        key_points: kpt_shape; None where it gives none.
-        images: those below the folder.
-        places: of each split's images.
-        said_by: the file that says so, or the folder.
+        names: the class names; "" for a number without one.
+        key_points: kpt_shape; None if missing.
+        images: the images below the folder.
+        places: the places of each split's images.
+        said_by: the file with this description, or the folder.
     """
 
     names: list[str]
@@ -55,10 +55,10 @@ class YoloFolder:
 
 
 def read_folder(folder: Path, notes: Notes) -> YoloFolder:
-    """What `folder` says of itself, without its labels.
+    """Read the description of `folder`, without its labels.
 
     Raises:
-        UserError: no such folder, no names of classes, or a data.yaml that is none.
+        UserError: the folder or the class names are missing, or data.yaml is invalid.
     """
     if not folder.is_dir():
         raise UserError(f"--source {folder}: no such folder; give the one with data.yaml in it")
@@ -76,10 +76,10 @@ def read_folder(folder: Path, notes: Notes) -> YoloFolder:
 
 
 def _data_of(folder: Path) -> Path | None:
-    """The data.yaml of a folder, whatever its name.
+    """Return the data.yaml of a folder, whatever its name.
 
     Raises:
-        UserError: several could be it, or there is none here and one below.
+        UserError: several files match, or there is none here and one below.
     """
     known = next((folder / name for name in DATA if (folder / name).is_file()), None)
     if known:
@@ -125,7 +125,7 @@ def _key_points(shape: Any, path: Path | None) -> KeyPoints:
 
 
 def _darknet_data(folder: Path) -> dict[str, Any]:
-    """The lines `key = value` of obj.data; {} where there is none."""
+    """Return the lines `key = value` of obj.data; {} if it is missing."""
     found = sorted((*folder.glob("*.data"), *folder.glob("data/*.data")))
     lines = read_text(found[0], "the data set").splitlines() if found else []
     pairs = (line.partition("=") for line in lines if line.strip()[:1] != "#")
@@ -133,7 +133,7 @@ def _darknet_data(folder: Path) -> dict[str, Any]:
 
 
 def _name_files(folder: Path) -> list[Path]:
-    """The lists of classes in a folder, or in those of its folders that are no data sets."""
+    """Return the class lists in a folder, or in its subfolders that are not data sets."""
     found = [path for name in NAMES for path in [folder / name] if path.is_file()]
     found = found or sorted(folder.glob("*.names"))
     if found:
@@ -150,13 +150,13 @@ def _name_files(folder: Path) -> list[Path]:
 
 
 def _is_inside(place: Path) -> bool:
-    """Whether a folder below is a part of the data set, not a data set of its own."""
+    """Return whether a subfolder is part of the data set, not a data set of its own."""
     inside = folders_of(PurePosixPath(place) / "x")
     return all(part == "data" or split_of([part]) for part in inside)
 
 
 def _names_of_text(folder: Path, darknet: dict[str, Any]) -> list[str]:
-    """The classes, a line each; an empty line is a class without a name, and keeps its number."""
+    """Return the classes, one per line; an empty line is an unnamed class and keeps its number."""
     said = as_path(darknet.get("names", "")).name
     found = [folder / said] if said and (folder / said).is_file() else _name_files(folder)
     if not found:
@@ -180,7 +180,7 @@ def _names_of_text(folder: Path, darknet: dict[str, Any]) -> list[str]:
 
 
 def _above(folder: Path) -> str:
-    """Where the list of classes is, in case that a folder too far down was given."""
+    """Return where the class list is, if the given folder is too far down."""
     for place in list(folder.parents)[:2]:
         if any((place / name).is_file() for name in (*DATA, *NAMES)):
             return f"give --source={place}, which has them"
@@ -188,12 +188,12 @@ def _above(folder: Path) -> str:
 
 
 def _stripped(text: str) -> list[str]:
-    """The lines of a text, without the empty ones at its end."""
+    """Return the lines of a text, without the empty ones at its end."""
     return [line.strip() for line in text.rstrip().splitlines()]
 
 
 def _names_of_data(names: Any, path: Path) -> list[str]:
-    """A list, or a mapping of numbers to names; a number that is left out has no name."""
+    """Return the names of a list, or of a mapping of numbers; a missing number has no name."""
     if isinstance(names, dict):
         names = _names_by_number(names, path)
     if not isinstance(names, list) or not names:
@@ -207,7 +207,7 @@ def _names_of_data(names: Any, path: Path) -> list[str]:
 
 
 def _names_by_number(names: dict[Any, Any], path: Path) -> list[Any]:
-    """The names by their numbers, which may begin with 1 or have gaps, as COCO's do."""
+    """Return the names by their numbers, which may begin with 1 or have gaps, as COCO's do."""
     known = {str(number): number for number in range(MOST_CLASSES)}
     numbers = {known[str(key)]: name for key, name in names.items() if str(key) in known}
     odd = next((repr(key) for key in names if str(key) not in known), "")
@@ -220,11 +220,11 @@ def _names_by_number(names: dict[Any, Any], path: Path) -> list[Any]:
 
 
 class Places:
-    """Where the images of each split are: folders, lists, or what a folder's name says.
+    """The places of each split's images: folders, lists, or folders named like a split.
 
     Args:
-        index: the images below the folder that was given.
-        notes: are told what is left out.
+        index: the images below the given folder.
+        notes: record what is skipped.
     """
 
     def __init__(self, index: FileIndex, notes: Notes):
@@ -236,10 +236,10 @@ class Places:
         self._taken: set[Path] = set()
 
     def add_data(self, content: dict[str, Any], path: Path) -> None:
-        """The splits of data.yaml.
+        """Add the splits of data.yaml.
 
         Raises:
-            UserError: it has none, or one that is no folder or list.
+            UserError: it has none, or one is not a folder or list.
         """
         self._data, self._root = path, content.get("path")
         usual = usual_names(
@@ -260,7 +260,7 @@ class Places:
             )
 
     def add_lists(self, darknet: dict[str, Any]) -> None:
-        """The splits without data.yaml: lists of images, else folders by their names, else all."""
+        """Add the splits without data.yaml: lists of images, else folders by name, else all."""
         folder = self._index.folder
         said = {key: as_path(darknet[key]).name for key in darknet if split_of([key])}
         found = {
@@ -281,10 +281,10 @@ class Places:
                 self.of_split.setdefault(name, []).append(path)
 
     def images(self, name: str, is_asked: bool) -> list[Path]:
-        """The images of a split, each once.
+        """Return the images of a split, each once.
 
         Raises:
-            UserError: a folder or list of it is not there, or none of a list's images.
+            UserError: a folder or list of it is missing, or all of a list's images.
         """
         found: dict[Path, None] = {}
         for entry in self.of_split[name]:
@@ -300,14 +300,14 @@ class Places:
         return list(found)
 
     def note_others(self, splits: str) -> None:
-        """Say which images are in no split, by their folder; not where the user chose splits."""
+        """Note the images in no split, by their folder, unless the user chose splits."""
         for path in () if splits else self._index.paths:
             if path not in self._taken:
                 place = path.parent.relative_to(self._index.folder)
                 self._notes.add(f"images in {place}/, which no split has, left out", path)
 
     def _images_at(self, entry: Any) -> list[Path]:
-        """The images of a folder, of a text file with one a line, or an image itself."""
+        """Return the images of a folder, of a text file with one per line, or an image itself."""
         place = entry if isinstance(entry, Path) else self._place(entry)
         if place.is_dir():
             folder = self._index.folder
@@ -318,10 +318,10 @@ class Places:
         return [place] if place.suffix.lower() in SUFFIXES else self._listed(place)
 
     def _place(self, entry: str) -> Path:
-        """A folder or list of images, looked up below `path`, then below data.yaml's folder.
+        """Find a folder or list of images below `path`, then below data.yaml's folder.
 
-        Some exports write ../train/images for train/images next to data.yaml, others a path of the
-        machine that wrote it.
+        Some exports write ../train/images for train/images next to data.yaml, others a path on the
+        exporting machine.
         """
         assert self._data is not None
         here = self._data.parent
@@ -363,7 +363,7 @@ class Places:
         return found
 
     def _listed_image(self, line: str, path: Path) -> Path | None:
-        """The image of a line: relative to the list, absolute, or by the end of its path."""
+        """Return the image of a line: relative to the list, absolute, or by the end of its path."""
         slashed = line.replace("\\", "/")
         here = path.parent / slashed
         if here.is_file():
