@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 if not __package__:
-    # As a script: Python looks in src/ itself, where modules are not to be found by short names.
+    # As a script: Python would search src/ itself, where modules must not be found by short names.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from src.errors import UserError, require_packages, run_command, user_path
@@ -40,14 +40,14 @@ def load_weights(model_path: str | Path, use_fp16_weight: bool) -> list[dict[str
     """Return weights of another origin in the form that `mindspore.save_checkpoint` takes.
 
     Args:
-        model_path: of what the module's docstring lists.
-        use_fp16_weight: give float16 in place of float32.
+        model_path: a file of a kind that the module's docstring lists.
+        use_fp16_weight: return float16 instead of float32.
 
     Returns:
-        A row for each tensor: "name", the detector's, and "data", a Tensor.
+        A row for each tensor: "name", the detector's name for it, and "data", a Tensor.
 
     Raises:
-        UserError: the file is none of these.
+        UserError: the file is of none of these kinds.
     """
     from mindspore import Tensor
 
@@ -57,14 +57,14 @@ def load_weights(model_path: str | Path, use_fp16_weight: bool) -> list[dict[str
 
 
 def write(converted: Converted, out: Path) -> None:
-    """Write values and record as a MindSpore checkpoint, whole or not at all."""
+    """Write values and record as a MindSpore checkpoint, completely or not at all."""
     from mindspore import Tensor, save_checkpoint
 
     rows = [{"name": name, "data": Tensor(value)} for name, value in converted.values.items()]
     rows.append({"name": RECORD_NAME, "data": Tensor(converted.source.packed())})
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # MindSpore writes to no other ending.
+        # MindSpore writes only to this file extension.
         with whole_file(out, partial=out.with_name(f".partial.{out.name}.ckpt")) as partial:
             save_checkpoint(rows, str(partial))
     except OSError as error:
@@ -72,7 +72,7 @@ def write(converted: Converted, out: Path) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's flags."""
+    """Return the parser of the command's flags."""
     parser = script_parser(__doc__)
     parser.add_argument("--ckpt_file", type=Path, required=True, help="the weights to convert")
     parser.add_argument(
@@ -99,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Parse, convert, write, say."""
+    """Parse the flags, convert, write, and report."""
     args = parse_known(build_parser())
     if args.bn_eps is not None and not 0 <= args.bn_eps <= 1 or math.isnan(args.bn_eps or 0):
         raise UserError(f"--bn_eps is {args.bn_eps}, expected 0 to 1")
@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def words(converted: Converted, path: Path, out: Path) -> list[str]:
-    """What was done, a line each."""
+    """Return lines that describe what was done."""
     kind, source, values = converted.kind, converted.source, converted.values
     eps = f"BatchNorm epsilon {source.bn_eps:g}"
     if source.bn_eps != DETECTOR_EPS:

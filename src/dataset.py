@@ -1,4 +1,4 @@
-"""The data set: COCO json to MindRecord, MindRecord to batches. The parts are in `src.data`."""
+"""The data set: COCO json to MindRecord, MindRecord to batches; implemented in `src.data`."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ PREFETCHED = 2  # batches; one of four images at 1280x768 is 47 MB
 
 
 class _Draws:
-    """(epoch, position) of each sample: the key of its random numbers.
+    """Yields (epoch, position) of each sample: the key of its random numbers.
 
-    A copy is the same object: every iterator over a data set copies it, and the epochs are to go
-    on counting across iterators.
+    A copy is the same object: every iterator over a data set copies it, and the epochs must be
+    counted across iterators.
     """
 
     def __init__(self, rows: int):
@@ -67,7 +67,7 @@ class _Draws:
 
 
 def _preparation(config: Any, is_training: bool, rank_id: int) -> Callable[..., tuple]:
-    """`preprocess_fn` with the sample's own generator."""
+    """Return `preprocess_fn` with the sample's own random generator."""
 
     seed = setting(config, "seed")
 
@@ -80,7 +80,7 @@ def _preparation(config: Any, is_training: bool, rank_id: int) -> Callable[..., 
 
 
 def _later_than(batches_done: int, batches: int, batch_size: int) -> Callable[..., bool]:
-    """Whether a sample comes after the first `batches_done`, where an epoch has `batches`."""
+    """Return a filter for samples after the first `batches_done`, if an epoch has `batches`."""
     first_epoch, first_batch = divmod(batches_done, batches)
 
     def comes(draw: np.ndarray) -> bool:
@@ -101,32 +101,33 @@ def create_fasterrcnn_dataset(
     distributed: bool = False,
     batches_done: int = 0,
 ) -> ds.Dataset:
-    """Batches of a MindRecord file, as the network takes them.
+    """Make the data set of a MindRecord file's batches, as the network takes them.
 
-    Training shuffles, augments and leaves out the last, incomplete batch. Evaluation does none of
-    it: every image comes once, in file order, and the last batch may be smaller.
+    Training shuffles, augments and drops the last, incomplete batch. Evaluation does none of these:
+    every image comes once, in file order, and the last batch may be smaller.
 
-    A sample's augmentation depends on config.seed, rank_id, the epoch and its position alone, not
-    on the number of threads; the order of the samples on mindspore.set_seed. A second iterator
+    A sample's augmentation depends only on config.seed, rank_id, the epoch and its position, not on
+    the number of threads; the order of the samples depends on mindspore.set_seed. A second iterator
     over the same data set repeats the order of the first, with other augmentations.
 
     Args:
-        config: seed and what `preprocess_fn` takes.
+        config: seed and the keys of `preprocess_fn`.
         mindrecord_file: .../FasterRcnn.mindrecord.
         batch_size: images in a batch.
-        device_num: ranks that share the file; this one takes every device_num-th row.
+        device_num: number of ranks that share the file; this one takes every device_num-th row.
         rank_id: this rank's number.
-        num_parallel_workers: threads, at most one a core.
-        python_multiprocessing: processes in place of threads for the augmentation.
-        distributed: of the original signature; device_num and rank_id alone decide here.
-        batches_done: leave out the first so many, undecoded; an epoch left out is there, empty.
+        num_parallel_workers: number of threads, at most one per core.
+        python_multiprocessing: use processes instead of threads for the augmentation.
+        distributed: from the original signature; only device_num and rank_id matter here.
+        batches_done: skip this many batches without decoding; a skipped epoch is present but empty.
 
     Returns:
         Columns image (B, 3, img_height, img_width), image_shape (B, 3; 4 in evaluation) and box
         (B, num_gts, 4) float32; label (B, num_gts) int32; valid_num (B, num_gts) bool.
 
     Raises:
-        UserError: no usable MindRecord, one of another class list, or too few images for a batch.
+        UserError: there is no usable MindRecord, its class list differs, or it has too few images
+            for a batch.
     """
     least = batch_size * device_num if is_training else 1
     rows = check_mindrecord(mindrecord_file, least, setting(config, "coco_classes"))
@@ -145,15 +146,15 @@ def create_fasterrcnn_dataset(
     )  # fmt: skip
     data = data.project(COLUMNS).batch(batch_size, drop_remainder=is_training)
     if batches_done:
-        # What a filter leaves is counted by running through all of it, unless it is known.
+        # Unless the filtered size is known, it is counted by running through the whole data set.
         data.dataset_size = batches
     return data
 
 
 def objects_per_image(mindrecord_file: str | Path) -> Counter:
-    """Number of objects, without crowds -> images of a MindRecord file that have so many.
+    """Return number of objects, without crowds -> number of images of a MindRecord file.
 
-    From its index; a file of another writer is read through.
+    The counts come from its index; a file of another writer is read completely.
     """
     indexed = indexed_objects(Path(mindrecord_file))
     if indexed is not None:
@@ -166,7 +167,7 @@ def objects_per_image(mindrecord_file: str | Path) -> Counter:
 def _rows_with_draws(
     mindrecord_file: str, share: int, workers: int, shuffle: bool, ranks: int, rank: int
 ) -> ds.Dataset:
-    """A rank's rows, each with the number that its augmentation is drawn from."""
+    """Make the data set of a rank's rows, each with the key of its random numbers."""
     rows = ds.MindDataset(
         mindrecord_file,
         columns_list=["image", "annotation"],

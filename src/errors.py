@@ -1,4 +1,4 @@
-"""The one error that a user's input can cause, and how a command reports it."""
+"""The error for wrong user input, and how a command reports it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LONGEST_LINE = 4000  # characters of an error
 
 
 class UserError(Exception):
-    """Something in the user's hands is wrong: a file, a key, a flag, a port.
+    """Something that the user controls is wrong: a file, a key, a flag, a port.
 
     The message is one line: what was found where, what was expected, how to fix it.
     """
 
     def __init__(self, message: str):
-        # What it quotes may come from a file or a peer, and be of any length.
+        # Text quoted in it may come from a file or a peer, and have any length.
         line = printable(message)
         if len(line) > LONGEST_LINE:
             half = LONGEST_LINE // 2
@@ -34,14 +34,14 @@ class UserError(Exception):
 
 
 def user_path(path: str | Path) -> Path:
-    """A path that a user gave, with the home folder in place of ~ or ~name at its beginning.
+    """Return a user's path, with the home folder in place of a leading ~ or ~name.
 
     Raises:
-        UserError: nobody knows that folder.
+        UserError: there is no such home folder.
     """
     try:
         return Path(path).expanduser()
-    except (KeyError, RuntimeError) as error:  # the first in Python 3.9, without an own entry
+    except (KeyError, RuntimeError) as error:  # KeyError: Python 3.9, for a user without an entry
         begin = Path(path).parts[0]
         why = "HOME is not set, and the system does not know this user"
         if begin != "~":
@@ -52,7 +52,7 @@ def user_path(path: str | Path) -> Path:
 
 
 class StartError(Exception):
-    """What a launcher started did not become ready.
+    """A process that a launcher started did not become ready.
 
     Attributes:
         code: the launcher's exit code.
@@ -64,18 +64,18 @@ class StartError(Exception):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """' (did you mean X?)' for the known name closest to `word`, or '' where none is close."""
+    """Return ' (did you mean X?)' for the known name closest to `word`, or '' if none is close."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 
 def require_packages(*packages: str) -> None:
-    """End the command with one line when this Python lacks the installed packages.
+    """End the command with a one-line error if this Python lacks the packages.
 
-    Called before a script imports anything that needs them.
+    Call it before a script imports anything that needs them.
 
     Args:
-        packages: names to import; without any, the engine's.
+        packages: names to import; default: the engine's.
     """
     for package in packages or ("mindspore", "mindspore_federated"):
         if importlib.util.find_spec(package) is None:
@@ -90,8 +90,8 @@ def require_packages(*packages: str) -> None:
 def run_command(main: Callable[[], int | None]) -> None:
     """Call `main` as a command: a UserError becomes one line on stderr and exit code 2.
 
-    So does a write that the system refuses. A StartError brings its own code. Ctrl-C ends with
-    130, as a shell expects, without a traceback.
+    So does a write that the system refuses. A StartError has its own code. Ctrl-C ends with 130, as
+    a shell expects, without a traceback.
     """
     try:
         code = main()
@@ -100,7 +100,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except StartError as error:
-        # Behind its first line may stand the last ones of a log.
+        # The last lines of a log may follow its first line.
         print(*f"error: {error}".split("\n"), sep="\n", file=sys.stderr)
         sys.exit(error.code)
     except KeyboardInterrupt:
@@ -109,7 +109,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:
         if not _reader_has_gone():
             raise
-        # As in `... | head`; at exit Python would try to write the rest.
+        # As in `... ¦ head`; at exit Python would try to write the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), STANDARD_OUTPUT)
         sys.exit(141)
     except OSError as error:
@@ -123,7 +123,7 @@ def run_command(main: Callable[[], int | None]) -> None:
 
 
 def _reader_has_gone() -> bool:
-    """Whether nobody reads standard output any more; a broken connection elsewhere is not that."""
+    """Return whether standard output has lost its reader; other broken connections do not count."""
     poll = select.poll()
     poll.register(STANDARD_OUTPUT, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -1,4 +1,4 @@
-"""Writing files so that neither a full disk nor a power cut breaks what was whole; reading JSON."""
+"""Writes files so that a full disk or a power cut leaves existing ones intact; reads JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIXES = {
 
 
 def reason(error: OSError) -> str:
-    """Why a file could not be written and how to fix it, in a few words."""
+    """Return briefly why a file could not be written and how to fix it."""
     words = error.strerror or str(error) or type(error).__name__
     if error.errno == errno.ELOOP:
         words = "is a symbolic link"
@@ -34,7 +34,7 @@ def reason(error: OSError) -> str:
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Give an OSError that says nothing of its file the name of `path`; writes raise such."""
+    """Add the name of `path` to an OSError without a file name, as writes raise it."""
     try:
         yield
     except OSError as error:
@@ -44,7 +44,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def no_link(path: str | Path, flags: int, mode: int = 0o666) -> int:
-    """An `opener` for `open`: a link that somebody has put there is not followed.
+    """Open a file as an `opener` of `open`, without following a link that somebody has put there.
 
     Raises:
         OSError: with ELOOP for a link; `reason` says how to fix it.
@@ -56,19 +56,19 @@ def no_link(path: str | Path, flags: int, mode: int = 0o666) -> int:
 def whole_file(
     path: Path, durable: bool = False, partial: Path | None = None, private: bool = False
 ) -> Iterator[Path]:
-    """A name next to `path` to write to: it takes the place of `path` when the block ends well.
+    """Yield a name next to `path` to write to; it replaces `path` if the block succeeds.
 
-    When it does not, what was written is removed and `path` is as it was.
+    Otherwise the written file is removed and `path` is unchanged.
 
     Args:
-        durable: so that it outlasts a power cut, which takes some milliseconds.
-        partial: the name, which the next writer takes too and so writes over what a killed one
-            has left: for large files. None is one of this process alone. What has that name is
-            removed first, a link to somewhere else too.
-        private: for this user alone to read.
+        durable: make it survive a power cut, which takes some milliseconds.
+        partial: the name, which the next writer reuses, so that it overwrites what a killed one has
+            left: for large files. None uses a name of this process only. An existing file or link
+            of that name is removed first.
+        private: make it readable by this user only.
 
     Raises:
-        OSError: with a file name.
+        OSError: it has a file name.
     """
     partial = partial or path.with_name(f".partial.{os.getpid()}.{path.name}")
     try:
@@ -89,11 +89,11 @@ def whole_file(
 def _replace_durably(partial: Path, target: Path) -> None:
     """Rename `partial` to `target` once its content is on the disk.
 
-    Without that a power cut can leave the new name with an empty file. When this returns, the name
+    Without that, a power cut can leave the new name with an empty file. When this returns, the name
     is on the disk too.
 
     Raises:
-        OSError: the disk is full or broken; `target` is as it was.
+        OSError: the disk is full or broken; `target` is unchanged.
     """
     _sync(partial)
     partial.replace(target)
@@ -109,10 +109,10 @@ def _sync(path: Path) -> None:
 
 
 def parsed_json(text: str | bytes) -> Any:
-    """As json.loads; what is nested too deep is invalid too.
+    """Parse like json.loads; too deep nesting is invalid too.
 
     Raises:
-        ValueError: not JSON that can be read.
+        ValueError: it is not readable JSON.
     """
     try:
         return json.loads(text)
@@ -121,28 +121,28 @@ def parsed_json(text: str | bytes) -> Any:
 
 
 def write_whole(path: Path, content: str | bytes, private: bool = False) -> None:
-    """Write a file whole or not at all; text as UTF-8.
+    """Write a file completely or not at all; text as UTF-8.
 
     Args:
-        private: for its owner alone.
+        private: make it accessible to its owner only.
 
     Raises:
-        OSError: with a file name.
+        OSError: it has a file name.
     """
     with whole_file(path, private=private) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def append_line(path: Path, line: str, durable: bool = False, private: bool = False) -> None:
-    """Add a line to a file, whole or not at all: the next one must not begin within it.
+    """Add a line to a file, completely or not at all: the next one must not begin within it.
 
     Args:
-        line: without its end.
-        durable: return only when it is on the disk.
-        private: a file that is made by it is for this user alone to read.
+        line: the text without a line end.
+        durable: return only when the line is on the disk.
+        private: make a new file readable by this user only.
 
     Raises:
-        OSError: with a file name; the file is as it was.
+        OSError: it has a file name; the file is unchanged.
     """
     data = f"{line}\n".encode()
     opener = functools.partial(no_link, mode=0o600 if private else 0o666)
@@ -159,28 +159,28 @@ def append_line(path: Path, line: str, durable: bool = False, private: bool = Fa
 
 
 def write_all(handle: int, data: bytes) -> None:
-    """os.write until everything is written; a nearly full disk takes a part at first."""
+    """Call os.write until everything is written; a nearly full disk takes only a part at first."""
     left = memoryview(data)
     while left:
         left = left[os.write(handle, left) :]
 
 
 def drop_unfinished_line(path: Path) -> None:
-    """Cut off what stands behind the last line's end: a process was killed while it wrote it."""
+    """Cut off an incomplete last line, which a process left that was killed while writing."""
     with open(path, "rb+", opener=no_link) as file:
         content = file.read()
         file.truncate(content.rfind(b"\n") + 1)
 
 
 def finish_last_line(path: Path) -> None:
-    """End the last line, so that the next one begins a line of its own."""
+    """Terminate the last line, so that the next one begins on its own line."""
     with open(path, "rb+", opener=no_link) as file:
         if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read() != b"\n":
             file.write(b"\n")
 
 
 def numbered(path: Path) -> list[Path]:
-    """What of path.1, path.2, ... is there, the lowest number first."""
+    """Return the existing files among path.1, path.2, ..., the lowest number first."""
     found = []
     for other in path.parent.glob(f"{path.name}.*"):
         suffix = other.name[len(path.name) + 1 :]
@@ -190,11 +190,11 @@ def numbered(path: Path) -> list[Path]:
 
 
 class Lossy:
-    """Writes that may fail without ending the process: what they lose is said once, then counted.
+    """Writes that may fail without ending the process: the first loss is reported, then counted.
 
     Args:
-        what: is written, for the message.
-        warn: gets the message.
+        what: what is written, for the message.
+        warn: called with the message.
     """
 
     def __init__(self, what: str, warn: Callable[[str], None]):
@@ -203,7 +203,7 @@ class Lossy:
         self._lost = 0
 
     def do(self, write: Callable[[], object]) -> None:
-        """Call `write`; an OSError of it becomes a warning when the one before went well."""
+        """Call `write`; turn its OSError into a warning if the write before succeeded."""
         try:
             write()
         except OSError as error:
@@ -218,10 +218,10 @@ class Lossy:
 
 
 def digest_of(path: Path) -> str:
-    """Return a hexadecimal digest of what is in a file.
+    """Return a hexadecimal digest of a file's content.
 
     Raises:
-        OSError: with a file name.
+        OSError: it has a file name.
     """
     state = hashlib.blake2b(digest_size=16)
     with named(path), path.open("rb") as file:

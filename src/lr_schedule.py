@@ -1,4 +1,4 @@
-"""Learning rates: linear warm-up, then cosine decay or drops by 10."""
+"""Learning rates: linear warm-up, then cosine decay or division by 10."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LONGEST_WARMUP = 1 / 3
 def linear_warmup_learning_rate(
     current_step: int, warmup_steps: int, base_lr: float, init_lr: float
 ) -> float:
-    """Rate at `current_step` of a straight line from `init_lr` to `base_lr` at `warmup_steps`."""
+    """Return the rate at `current_step`, linear from `init_lr` to `base_lr` at `warmup_steps`."""
     return float(init_lr) + (float(base_lr) - float(init_lr)) / warmup_steps * current_step
 
 
 def a_cosine_learning_rate(
     current_step: int, base_lr: float, warmup_steps: int, decay_steps: int
 ) -> float:
-    """Rate of half a cosine that starts at `warmup_steps` and reaches 0 `decay_steps` later.
+    """Return the rate of half a cosine from `warmup_steps` that reaches 0 `decay_steps` later.
 
     Loshchilov and Hutter, "SGDR", 2017, equation 5, without restarts.
     """
@@ -36,20 +36,20 @@ def a_cosine_learning_rate(
 
 
 def dynamic_lr(config: Config, steps_per_epoch: int) -> list[float]:
-    """Warm-up and cosine over `config.epoch_size + 1` epochs, one rate a step.
+    """Return the rates of warm-up and cosine over `config.epoch_size + 1` epochs, one per step.
 
-    The cosine's length is that of the whole list, so the last rates stay above 0.
+    The cosine has the length of the whole list, so the last rates stay above 0.
     """
     total = steps_per_epoch * (config.epoch_size + 1)
     return _warmed_up(config, total, config.warmup_step, _cosine(config, config.warmup_step, total))
 
 
 def multistep_lr(config: Config, dataset_size: int) -> list[float]:
-    """Return one rate a step for `config.epoch_size` epochs; it drops by 10 at milestones.
+    """Return one rate per step for `config.epoch_size` epochs, divided by 10 at each milestone.
 
     Args:
-        config: base_lr, milestones (epochs, counted from 0) and epoch_size are read.
-        dataset_size: steps of an epoch.
+        config: the keys base_lr, milestones (epochs, counted from 0) and epoch_size are read.
+        dataset_size: number of steps in an epoch.
     """
     total = dataset_size * config.epoch_size
     drops = _drops(config, setting(config, "milestones"), dataset_size)
@@ -59,18 +59,19 @@ def multistep_lr(config: Config, dataset_size: int) -> list[float]:
 def run_lr(
     config: Config, steps_per_iteration: int, iterations: int, steps_per_epoch: int
 ) -> np.ndarray:
-    """The rates of a whole federated run: exactly as many as it has steps.
+    """Return the rates of a whole federated run, exactly one for each of its steps.
 
     The warm-up takes `config.warmup_step` steps, but at most a third of the run, so that a short
-    run leaves it. Then `config.lr_type` decides: "dynamic" is a cosine that ends at the run's
-    end, "step" drops by 10 at the epochs of `config.sgd_step`, "multistep" at those of
+    run gets past it. Then `config.lr_type` decides: "dynamic" is a cosine that ends at the run's
+    end; "step" divides by 10 at the epochs of `config.sgd_step`; "multistep" does so at those of
     `config.milestones` and has no warm-up.
 
     Args:
-        config: base_lr, lr_type, warmup_step, warmup_ratio, sgd_step and milestones are read.
-        steps_per_iteration: local steps between two synchronisations.
-        iterations: synchronisations of the run.
-        steps_per_epoch: steps of one pass over the silo's images.
+        config: the keys base_lr, lr_type, warmup_step, warmup_ratio, sgd_step and milestones are
+            read.
+        steps_per_iteration: number of local steps between two synchronisations.
+        iterations: number of synchronisations in the run.
+        steps_per_epoch: number of steps in one pass over the silo's images.
 
     Returns:
         (steps_per_iteration * iterations,) float32.
@@ -102,7 +103,7 @@ def _drops(config: Config, epochs: Sequence[int], steps_per_epoch: int) -> Calla
 def _warmed_up(
     config: Config, total: int, warmup: int, after_warmup: Callable[[int], float]
 ) -> list[float]:
-    """`total` rates: the warm-up's, then those of the function `after_warmup` of the step."""
+    """Return `total` rates: the warm-up's, then `after_warmup`'s, a function of the step."""
     base = config.base_lr
     return [
         linear_warmup_learning_rate(step, warmup, base, base * config.warmup_ratio)
@@ -113,9 +114,9 @@ def _warmed_up(
 
 
 class RunSchedule(LearningRateSchedule):
-    """Rates for an optimiser, one a step; past the end the last one holds.
+    """Rates for an optimiser, one per step; after the end the last one is kept.
 
-    An optimiser that is given the bare array looks up 0 there, and training stops in silence.
+    An optimiser with the bare array reads 0 there, and training stops silently.
 
     Args:
         rates: (steps,) float32, not empty.
@@ -127,5 +128,5 @@ class RunSchedule(LearningRateSchedule):
         self.last = Tensor(len(rates) - 1, mindspore.int32)
 
     def construct(self, global_step: Tensor) -> Tensor:
-        """The rate of step `global_step`, counted from 0."""
+        """Return the rate of step `global_step`, counted from 0."""
         return ops.gather(self.rates, ops.minimum(global_step, self.last), 0)

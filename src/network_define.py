@@ -1,4 +1,4 @@
-"""What training wraps around the detector: loss, one training step, the line that is logged."""
+"""What training adds to the detector: the loss, one training step, the logged line."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from src.printing import print
 
 
 class LossCallBack(Callback):
-    """Log the loss, as one line on standard output and in `loss_{rank_id}.log`.
+    """Logs the loss, as one line on standard output and in `loss_{rank_id}.log`.
 
-    The line is `[time][name]epoch: E step: S total_loss: L`; the file has upstream's form,
-    `N s | epoch: E step: S total_loss: L  lr: R`, with the whole seconds since the callback was
-    made and the learning rate. Epochs count on when the same callback serves several calls of
+    The line is `[time][name]epoch: E step: S total_loss: L`; the file has upstream's form, `N s |
+    epoch: E step: S total_loss: L lr: R`, with the whole seconds since the callback was made and
+    the learning rate. Epoch numbers continue when the same callback is used in several calls of
     `Model.train`.
 
     Args:
-        per_print_times: log every so many steps; the number of steps in an epoch logs its last,
-            0 none.
+        per_print_times: log every so many steps; with the number of steps in an epoch its last step
+            is logged, with 0 none.
         rank_id: part of the file's name.
         lr: learning rates of all steps.
-        name: who trains, `worker_0`.
-        folder: where the file goes; None is the current folder.
-        log_max_bytes, log_files_kept: of that file, see `RotatingLog`.
+        name: the name of the trainer, such as `worker_0`.
+        folder: the file's folder; None is the current folder.
+        log_max_bytes, log_files_kept: rotation of that file, see `RotatingLog`.
         epochs_done, steps_done: what earlier runs of this silo have trained.
-        steps_skipped: of the first epoch, which an earlier run has trained.
+        steps_skipped: steps of the first epoch that an earlier run has trained.
 
     Raises:
         FloatingPointError: at the end of a step whose loss is not finite.
@@ -92,7 +92,7 @@ class LossCallBack(Callback):
         self.epochs_done += 1
 
     def _write(self, line: str) -> None:
-        # Opened each time, so that a file which somebody has moved away is made again.
+        # Opened each time, so that a file that somebody has moved away is created again.
         log = RotatingLog(self.path, *self._rotation)
         try:
             log.write(line)
@@ -106,33 +106,33 @@ class LossCallBack(Callback):
 
 
 def steps_of_call(params: Any) -> int:
-    """Training steps behind one call of a callback: an epoch's where the data set sinks."""
+    """Return the training steps per call of a callback: an epoch's with data sinking."""
     return params.batch_num if getattr(params, "dataset_sink_mode", False) else 1
 
 
 def mean_loss(net_outputs: Tensor | tuple | list) -> float:
-    """The loss in what a training step gave: a tensor, or a tuple that starts with one."""
+    """Return the loss in a training step's result: a tensor, or a tuple that starts with one."""
     while isinstance(net_outputs, (tuple, list)):
         net_outputs = net_outputs[0]
     return float(np.mean(net_outputs.asnumpy()))
 
 
 class LossNet(nn.Cell):
-    """The total loss from the six that the detector gives."""
+    """Computes the total loss from the detector's six losses."""
 
     def construct(
         self, x1: Tensor, x2: Tensor, x3: Tensor, x4: Tensor, x5: Tensor, x6: Tensor
     ) -> Tensor:
-        """Sum of the first two, rpn_loss and rcnn_loss, (1,); the others are their parts."""
+        """Return the sum of the first two, rpn_loss and rcnn_loss, (1,); the others are parts."""
         return x1 + x2
 
 
 class WithLossCell(nn.Cell):
-    """Detector and loss as one cell.
+    """The detector and its loss as one cell.
 
     Args:
         backbone: the detector.
-        loss_fn: a cell of its six losses.
+        loss_fn: a cell that takes the detector's six losses.
     """
 
     def __init__(self, backbone: nn.Cell, loss_fn: nn.Cell):
@@ -143,13 +143,13 @@ class WithLossCell(nn.Cell):
     def construct(
         self, x: Tensor, img_shape: Tensor, gt_bboxe: Tensor, gt_label: Tensor, gt_num: Tensor
     ) -> Tensor:
-        """Total loss (1,) of images, their shapes, boxes, labels and valid flags."""
+        """Return the total loss (1,) of images, given shapes, boxes, labels and valid flags."""
         losses = self._backbone(x, img_shape, gt_bboxe, gt_label, gt_num)
         return self._loss_fn(*losses)
 
     @property
     def backbone_network(self) -> nn.Cell:
-        """The detector."""
+        """Return the detector."""
         return self._backbone
 
 
@@ -158,7 +158,7 @@ grad_scale = ops.MultitypeFuncGraph("grad_scale")
 
 @grad_scale.register("Number", "Tensor")
 def tensor_grad_scale(scale: float, grad: Tensor) -> Tensor:
-    """The gradient without the factor `scale` that the loss carried."""
+    """Return the gradient without the loss's factor `scale`."""
     return grad * (1.0 / scale)
 
 
@@ -167,9 +167,10 @@ square_sum = ops.MultitypeFuncGraph("square_sum")
 
 @square_sum.register("Tensor")
 def tensor_square_sum(grad: Tensor) -> Tensor:
-    """The sum of squares of a gradient, a scalar.
+    """Return the sum of squares of a gradient, a scalar.
 
-    Rows first: the CPU's sum over the last of two axes is fast, over everything at once it is not.
+    Rows are summed first: on the CPU a sum over the last of two axes is fast, over all values it is
+    not.
     """
     rows = ops.reshape(grad, (ops.shape(grad)[0], -1))
     return ops.reduce_sum(ops.reduce_sum(rows * rows, 1))
@@ -180,12 +181,12 @@ scaled = ops.MultitypeFuncGraph("scaled")
 
 @scaled.register("Tensor", "Tensor")
 def tensor_scaled(factor: Tensor, grad: Tensor) -> Tensor:
-    """The gradient times a factor."""
+    """Return the gradient times a factor."""
     return grad * factor
 
 
 class ClipByGlobalNorm(nn.Cell):
-    """All gradients, scaled alike so that their global norm is at most `limit`.
+    """Scales all gradients by one factor so that their global norm is at most `limit`.
 
     Pascanu et al., "On the difficulty of training recurrent neural networks", 2013, section 3.2.
     """
@@ -196,27 +197,27 @@ class ClipByGlobalNorm(nn.Cell):
         self.each = ops.HyperMap()
 
     def construct(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The scaled gradients, in their shapes."""
+        """Return the scaled gradients, in their shapes."""
         norm = ops.sqrt(ops.addn(self.each(square_sum, grads)))
         return self.each(ops.partial(scaled, self.limit / ops.maximum(norm, self.limit)), grads)
 
 
 class TrainOneStepCell(nn.TrainOneStepCell):
-    """One step of training; gives the loss.
+    """One step of training, which returns the loss.
 
-    The loss is multiplied by `scale_sense` before differentiation and the gradient divided by it
-    once; the optimiser must not divide again.
+    The loss is multiplied by `scale_sense` before differentiation, and the gradient is divided by
+    it once; the optimiser must not divide again.
 
     Args:
-        network: detector with loss.
-        optimizer: of its trainable parameters.
+        network: the detector with its loss.
+        optimizer: the optimiser of its trainable parameters.
         scale_sense: loss scale, a number or a tensor of one; matters in half precision only.
         grad_clip: limit the global norm of the gradient to `clip_norm`.
-        clip_norm: see there.
-        gradient_term: takes and gives the tuple of gradients, before they are clipped; None adds
+        clip_norm: see `grad_clip`.
+        gradient_term: takes and returns the tuple of gradients, before they are clipped; None adds
             nothing.
-        weight_term: called with the step's learning rate after the update; the optimiser's
-            learning rate has to be a schedule.
+        weight_term: called with the step's learning rate after the update; the optimiser's learning
+            rate must be a schedule.
     """
 
     def __init__(
@@ -241,7 +242,7 @@ class TrainOneStepCell(nn.TrainOneStepCell):
     def construct(
         self, x: Tensor, img_shape: Tensor, gt_bboxe: Tensor, gt_label: Tensor, gt_num: Tensor
     ) -> Tensor:
-        """Train on one batch; its loss (1,) before the update, without the terms."""
+        """Train on one batch; return its loss (1,) before the update, without the terms."""
         inputs = (x, img_shape, gt_bboxe, gt_label, gt_num)
         loss = self.network(*inputs)
         sens = ops.ones_like(loss) * self.sens
@@ -255,7 +256,7 @@ class TrainOneStepCell(nn.TrainOneStepCell):
             grads = self.clip(grads)
         if self.weight_term is None:
             return ops.depend(loss, self.optimizer(grads))
-        # Asked of the schedule: the optimiser's own get_lr counts a step.
+        # Read from the schedule, because the optimiser's own get_lr counts a step.
         rate = self.optimizer.learning_rate(self.optimizer.global_step)
         rate = ops.depend(rate, loss)
         grads = ops.depend(grads, rate)
@@ -266,13 +267,13 @@ class TrainOneStepCell(nn.TrainOneStepCell):
 def train_cell(
     net: nn.Cell, config: Config, rates: np.ndarray, terms: Terms = NO_TERMS
 ) -> TrainOneStepCell:
-    """The training step of `net` by SGD with momentum, as `config` says.
+    """Make the training step of `net` with SGD and momentum, as configured.
 
     Args:
-        net: the detector, in training.
-        config: momentum, weight_decay, loss_scale, grad_clip and grad_clip_norm are read.
-        rates: learning rate of every step of the run; the last one holds beyond it.
-        terms: what the federation's algorithm adds to the step.
+        net: the detector, in training mode.
+        config: the keys momentum, weight_decay, loss_scale, grad_clip and grad_clip_norm are read.
+        rates: learning rate of every step of the run; the last one is kept after it.
+        terms: what the aggregation algorithm adds to the step.
     """
     optimizer = nn.SGD(
         net.trainable_params(),
@@ -280,7 +281,7 @@ def train_cell(
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )
-    # A scale keeps small gradients from vanishing in half precision; in single it is idle work.
+    # A scale keeps small gradients from vanishing in half precision; in single it is useless work.
     half = head_dtype() == mindspore.float16
     return TrainOneStepCell(
         WithLossCell(net, LossNet()),

@@ -1,4 +1,4 @@
-"""Where pictures and pages are written."""
+"""Output of images and pages: creates folders and reports write errors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from src.files import reason
 
 
 def writable_folder(path: Path, flag: str) -> Path:
-    """The absolute folder that `flag` names, made where it is not there.
+    """Return the absolute folder that `flag` names, created if missing.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be created.
     """
     folder = user_path(path).absolute()
     with writing(folder, flag):
@@ -24,7 +24,7 @@ def writable_folder(path: Path, flag: str) -> Path:
 
 @contextlib.contextmanager
 def writing(path: Path, flag: str) -> Iterator[None]:
-    """Turn what the system says while `path` is written into a UserError that names `flag`."""
+    """Turn a system error while `path` is written into a UserError that names `flag`."""
     try:
         yield
     except OSError as error:

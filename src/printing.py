@@ -1,7 +1,8 @@
-"""Text for a terminal or a log that may hold words from outside: each stays within its line.
+"""Prints text with external content to a terminal or log: it cannot break its line.
 
 A name in a file, a server's answer or a silo's own name may hold line breaks, which would forge a
-line, or sequences that a terminal obeys. Every module that prints imports `print` from here.
+line, or escape sequences that a terminal executes. Every module that prints imports `print` from
+here.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from typing import Any, TextIO
 
 
 def printable(text: str, keep: str = "") -> str:
-    """`text` with escapes in place of line breaks, control characters and invisible ones.
+    """Return `text` with line breaks, control characters and invisible ones escaped.
 
-    Letters of all scripts stay as they are. What is escaped is what `str.isprintable` says of the
-    Unicode standard: controls (C0, C1, ESC), formats (U+202E turns the line round), separators
-    other than the space, and halves of surrogate pairs, as bytes of a name that is not UTF-8.
+    Letters of all scripts are unchanged. `str.isprintable` decides what is escaped, by the Unicode
+    standard: controls (C0, C1, ESC), formats (U+202E reverses the line), separators other than the
+    space, and lone surrogates, such as bytes of a name that is not UTF-8.
 
     Args:
-        keep: characters that stay all the same.
+        keep: characters that are not escaped.
     """
     if text.isprintable():
         return text
@@ -33,11 +34,11 @@ def print(
     file: TextIO | None = None,
     flush: bool = False,
 ) -> None:
-    """As the builtin, with each value made printable; only `sep` and `end` may break the line."""
+    """Print like the builtin, with values made printable; only `sep` and `end` can break lines."""
     builtins.print(*(printable(str(v)) for v in values), sep=sep, end=end, file=file, flush=flush)
 
 
 def print_json(value: Any, indent: int | None = 1) -> None:
-    """Print `value` as JSON, in which everything but printable ASCII is escaped."""
+    """Print `value` as JSON, with everything but printable ASCII escaped."""
     text = json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
     print(*text.split("\n"), sep="\n")

@@ -1,4 +1,4 @@
-"""Signs of life of what takes more than two seconds: a bar on a terminal, lines in a file."""
+"""Progress of what takes more than two seconds: a bar on a terminal, lines in a file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Item = TypeVar("Item")
 
 
 def progress(items: Sequence[Item], what: str, unit: str) -> Iterator[Item]:
-    """`items` one by one, with a bar on a terminal and a line now and then elsewhere.
+    """Yield `items`, with a progress bar on a terminal and occasional lines elsewhere.
 
-    The longer it has taken, the rarer the lines: every 10 s at first, in the end every minute.
+    The lines become less frequent with time: every 10 s at first, every minute in the end.
 
     Args:
-        what: stands before the count.
-        unit: of the items, in the singular.
+        what: the text before the count.
+        unit: the unit of the items, in the singular.
     """
     if sys.stderr.isatty():
         yield from tqdm(items, desc=printable(what), unit=unit, leave=False, delay=1.0)
@@ -39,7 +39,7 @@ def progress(items: Sequence[Item], what: str, unit: str) -> Iterator[Item]:
 
 
 class Waiting:
-    """A wait whose length nobody knows; `close` removes what stands on the terminal."""
+    """Progress of a wait of unknown length; `close` removes the text on the terminal."""
 
     def __init__(self) -> None:
         self._begin = time.monotonic()
@@ -47,11 +47,11 @@ class Waiting:
         self._line = tqdm(bar_format="{desc}", leave=False) if sys.stderr.isatty() else None
 
     def due(self) -> bool:
-        """Whether it is time to say what is waited for."""
+        """Return whether it is time to report what is waited for."""
         return time.monotonic() >= self._next
 
     def tell(self, what: str) -> None:
-        """Say so, with the seconds that it has taken."""
+        """Report what is waited for, and the seconds so far."""
         now = time.monotonic()
         text = f"{what}, {now - self._begin:.0f} s"
         if self._line is not None:
@@ -62,6 +62,6 @@ class Waiting:
             print(text, flush=True)
 
     def close(self) -> None:
-        """The wait is over."""
+        """End the wait."""
         if self._line is not None:
             self._line.close()

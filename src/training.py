@@ -1,4 +1,4 @@
-"""A silo's training task: its data, its detector, one training step, what is logged of it."""
+"""A silo's training task: its data, its detector, the training step, the logging."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ from src.weights.pretrained import load_pretrained, read_checkpoint
 def open_shard(
     config: Config, shard: Path, ranks: int = 1, rank: int = 0, steps_done: int = 0
 ) -> Dataset:
-    """Batches for training from the MindRecord in the folder `shard`.
+    """Open the training batches of the MindRecord in the folder `shard`.
 
     Args:
-        ranks: that share it; each has the same number of batches.
-        rank: whose share this is.
-        steps_done: batches that are left out at the beginning.
+        ranks: number of ranks that share it; each has the same number of batches.
+        rank: the rank whose share this is.
+        steps_done: number of batches to skip at the beginning.
 
     Raises:
-        UserError: no usable MindRecord there.
+        UserError: there is no usable MindRecord.
     """
     return create_fasterrcnn_dataset(
         config,
@@ -70,13 +70,13 @@ def open_shard(
 
 
 def build_detector(config: Config) -> tuple[nn.Cell, str]:
-    """The detector in training, from the seed and `config.pre_trained`.
+    """Build the detector in training mode, from the seed and `config.pre_trained`.
 
     Returns:
         The network, and a line that says where its weights come from.
 
     Raises:
-        UserError: the checkpoint is missing, broken or another model's.
+        UserError: the checkpoint is missing, broken or belongs to another model.
     """
     net = Faster_Rcnn_Resnet(config)
     net.set_train()
@@ -95,7 +95,7 @@ def build_detector(config: Config) -> tuple[nn.Cell, str]:
 
 
 def shared_aspects(config: Config, net: nn.Cell) -> dict[str, object]:
-    """What must be equal in all silos though it does not travel; see `fingerprint`."""
+    """Return what must be equal in all silos but is not exchanged; see `fingerprint`."""
     aspects = key_aspects(config)
     names = [p.name for p in net.trainable_params()]
     aspects[LOCAL_ASPECT] = sorted(local_names(names, setting(config, "local_params")))
@@ -112,16 +112,16 @@ def save_models(
     aggregation: Aggregation,
     origin: InitialOrigin | None = None,
 ) -> int:
-    """Write what the servers start from (what travels) and the whole detector.
+    """Write the servers' initial model (the federated parameters) and the complete detector.
 
-    Both hold the fingerprint of what they are trained with; what the servers start from is open
-    where it was made without a checkpoint, unless servers add to it (FedNova).
+    Both hold the fingerprint of their training settings. The servers' model is marked open if it
+    was made without a checkpoint, unless servers add to it (FedNova).
 
     Args:
-        origin: goes into the whole detector's file, for the server launcher.
+        origin: stored in the complete detector's file, for the server launcher.
 
     Returns:
-        Number of parameters that travel.
+        The number of federated parameters.
     """
     trained = net.trainable_params()
     local = local_names([p.name for p in trained], setting(config, "local_params"))
@@ -146,15 +146,15 @@ def save_models(
 
 
 class DetectorTask:
-    """What one worker trains.
+    """The task of one worker: a detector on the silo's data.
 
     Args:
-        config: keys of default_config.yaml.
+        config: the keys of default_config.yaml.
         shard: folder of the silo's MindRecord.
 
     Raises:
-        UserError: no device, no usable shard, no usable checkpoint, or with run_eval no usable
-            validation set.
+        UserError: there is no device, no usable shard, no usable checkpoint, or with run_eval no
+            usable validation set.
     """
 
     def __init__(self, config: Config, shard: Path):
@@ -180,42 +180,42 @@ class DetectorTask:
             self.origin += f"; evaluates on {validation}"
 
     def _crowded(self) -> str:
-        """What is to be said of images with more objects than a batch has room for."""
+        """Return the warning about images with more objects than a batch can hold."""
         file = self._shard / (self._config.prefix or BASE_NAME)
         return crowded_words(objects_per_image(file), self._config.num_gts)
 
     def skip(self, steps: int) -> None:
-        """Begin with the batch that comes after the first `steps` of a run from its beginning.
+        """Begin with the batch that comes after the first `steps` steps of a run.
 
-        Epochs that are left out altogether are there, with no batch in them.
+        Epochs that are skipped completely are present, but without batches.
         """
         self._skipped = steps
         self.dataset = open_shard(self._config, self._shard, self._ranks, self._rank, steps)
 
     def evaluate(self) -> dict[str, Any]:
-        """COCO's figures, per_class, images and seconds of the network's weights of now.
+        """Return COCO's metrics, per_class, images and seconds for the current weights.
 
-        The network is in training before and after. Only with run_eval.
+        The network is in training mode before and after. Call it only with run_eval.
         """
         return self._evaluator.run().record()
 
     @property
     def aspects(self) -> dict[str, object]:
-        """See `shared_aspects`."""
+        """Return the aspects of `shared_aspects`."""
         return shared_aspects(self._config, self.network)
 
     def rates(self, steps_per_iteration: int, iterations: int) -> np.ndarray:
-        """Learning rate of each step of the whole run, (steps,) float32."""
+        """Return the learning rate of each step of the whole run, (steps,) float32."""
         return run_lr(self._config, steps_per_iteration, iterations, self.steps_per_epoch)
 
     def training_step(self, rates: np.ndarray, steps_done: int, terms: Terms = NO_TERMS) -> nn.Cell:
-        """The cell that trains on one batch and gives the loss.
+        """Make the cell that trains on one batch and returns the loss.
 
         Args:
             rates: see `rates`.
-            steps_done: steps of the run before the first one here, so that a late silo has the
-                learning rate of the iteration that it joins.
-            terms: what the aggregation algorithm adds to a step; the loss is without it.
+            steps_done: number of steps of the run before the first one here, so that a late silo
+                has the learning rate of the iteration that it joins.
+            terms: what the aggregation algorithm adds to a step; the loss does not include it.
         """
         cell = train_cell(self.network, self._config, rates, terms)
         cell.optimizer.global_step.set_data(Tensor([steps_done], ms.int32))
@@ -224,7 +224,7 @@ class DetectorTask:
     def callbacks(
         self, label: str, output_dir: Path, status: StatusFile, rates: np.ndarray, steps_done: int
     ) -> list[Callback]:
-        """Loss lines in the log, and the loss in the status file."""
+        """Return callbacks that write loss lines to the log and the loss to the status file."""
         every = self.steps_per_epoch if self._config.dataset_sink_mode else 1
         log_max_bytes, log_files_kept = rotation(self._config)
         loss = LossCallBack(
@@ -233,7 +233,7 @@ class DetectorTask:
             lr=rates,
             name=label,
             folder=output_dir,
-            # Epochs that are skipped come without a batch, and are counted then.
+            # Skipped epochs come without batches, and are counted then.
             epochs_done=(steps_done - self._skipped) // self.steps_per_epoch,
             steps_done=steps_done,
             log_max_bytes=log_max_bytes,
@@ -252,7 +252,7 @@ class _StatusCallBack(Callback):
         self.steps_done = steps_done
 
     def on_train_step_end(self, run_context: RunContext) -> None:
-        """After each step."""
+        """Update the status file after a step."""
         params = run_context.original_args()
         self.steps_done += steps_of_call(params)
         loss = mean_loss(params.net_outputs)

@@ -1,7 +1,7 @@
 """Upstream's names for results in COCO's format and for metrics.
 
-For scripts that were written for upstream's example: its names, arguments and results, computed by
-`evaluation.metrics`. Where upstream gave wrong values, the docstring says so.
+They are for scripts written for upstream's example: its names, arguments and results, computed by
+`evaluation.metrics`. Where upstream returned wrong values, the docstring says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from src.files import parsed_json, write_whole
 
 
 def xyxy2xywh(bbox: np.ndarray | Sequence[float]) -> list[float]:
-    """Return x, y, width, height of a box x1, y1, x2, y2 (more values behind them do not matter).
+    """Return x, y, width, height of a box x1, y1, x2, y2 (further values are ignored).
 
     The width is x2 - x1, as in the labels that the detector learns from; upstream added a pixel.
     """
@@ -37,7 +37,7 @@ def bbox2result_1image(
     Args:
         bboxes: (n, 5) x1, y1, x2, y2, score.
         labels: (n,) or (n, 1) classes counted from 0, without the background.
-        num_classes: with the background.
+        num_classes: number of classes, with the background.
 
     Returns:
         num_classes - 1 arrays (m, 5), in the order of the classes.
@@ -51,11 +51,12 @@ def det2json(dataset: COCO, results: Sequence[Sequence[np.ndarray]]) -> list[dic
     """Return detections of images as entries of COCO's result format.
 
     Args:
-        dataset: the annotations; its categories are taken as the classes, in the file's order.
-        results: what `bbox2result_1image` gave for each of the first images of the file, in order.
+        dataset: the annotations; its categories are the classes, in the file's order.
+        results: the results of `bbox2result_1image` for each of the first images of the file, in
+            order.
 
     Raises:
-        UserError: more images or more classes than the file has.
+        UserError: there are more images or classes than in the file.
     """
     categories = dataset.getCatIds()
     entries = []
@@ -72,12 +73,12 @@ def det2json(dataset: COCO, results: Sequence[Sequence[np.ndarray]]) -> list[dic
 
 
 def proposal2json(dataset: COCO, results: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-    """Return proposals (n, 5) of each of the file's first images, as of category 1, in that format.
+    """Return proposals (n, 5) of the file's first images as result entries of category 1.
 
-    Upstream asked the annotations for a method that they do not have.
+    Upstream called a method that the annotations do not have.
 
     Raises:
-        UserError: more images than the file has.
+        UserError: there are more images than in the file.
     """
     pairs = zip(_ids_of(dataset, results), results)
     return [
@@ -86,7 +87,7 @@ def proposal2json(dataset: COCO, results: Sequence[np.ndarray]) -> list[dict[str
 
 
 def segm2json(dataset: COCO, results: Sequence[Any]) -> NoReturn:
-    """Refuse: Faster R-CNN finds boxes, so there are no masks that could become entries.
+    """Refuse: Faster R-CNN finds boxes, so there are no masks to convert.
 
     Raises:
         UserError: always.
@@ -95,19 +96,19 @@ def segm2json(dataset: COCO, results: Sequence[Any]) -> NoReturn:
 
 
 def results2json(dataset: COCO, results: Sequence[Any], out_file: str) -> dict[str, str]:
-    """Write results of images, as JSON in COCO's result format, into a file.
+    """Write results of images to a file, as JSON in COCO's result format.
 
     Args:
         dataset: the annotations.
         results: lists of `bbox2result_1image`, or arrays of proposals, one for each image.
-        out_file: how the file's name begins; ".bbox.json" or ".proposal.json" comes behind it.
+        out_file: the beginning of the file's name; ".bbox.json" or ".proposal.json" is appended.
 
     Returns:
-        The file's name, by "bbox" and "proposal", or by "proposal" alone.
+        The file's name under "bbox" and "proposal", or under "proposal" only.
 
     Raises:
-        UserError: results with masks, or as `det2json`.
-        TypeError: other results.
+        UserError: the results have masks; or see `det2json`.
+        TypeError: the results are of another type.
     """
     first = results[0] if len(results) else []
     if isinstance(first, list):
@@ -132,24 +133,24 @@ def coco_eval_method(
     single_result: bool = False,
     plot_detect_result: bool = False,
 ) -> dict[str, float] | float:
-    """Measure result files against annotations.
+    """Evaluate result files against annotations.
 
     Args:
         config: not read.
-        result_files: what `results2json` gave.
-        result_types: "bbox", or "proposal" (boxes alone, whatever their class).
+        result_files: the result of `results2json`.
+        result_types: "bbox", or "proposal" (only boxes, without their class).
         coco: the annotations, or the path of their json.
         max_dets: numbers of proposals per image for the recall; AP needs 100 among them.
         single_result: count only images in which something was found.
-        plot_detect_result: also call `calculate_pr_rc_f1`, and return what it gives.
+        plot_detect_result: also call `calculate_pr_rc_f1`, and return its result.
 
     Returns:
-        COCO's twelve figures of the last type, by "Precision/mAP", "Precision/mAP@.50IOU",
-        "Recall/AR@100", ...; -1 where there is nothing to measure. Of proposals the recall is
-        named by `max_dets`; upstream called that at 1000 "AR@100".
+        COCO's twelve metrics of the last type, under "Precision/mAP", "Precision/mAP@.50IOU",
+        "Recall/AR@100", ...; -1 where there is nothing to measure. For proposals the recall is
+        named after `max_dets`; upstream called that at 1000 "AR@100".
 
     Raises:
-        UserError: an unknown type, or a file that has no results of these images.
+        UserError: a type is unknown, or a file has no results for these images.
     """
     truth = coco if isinstance(coco, COCO) else COCO(coco)
     figures: dict[str, float] | float = {}
@@ -174,17 +175,17 @@ def coco_eval_method(
 def calculate_pr_rc_f1(
     config: Any, coco: COCO, coco_dets: COCO, tgt_ids: Sequence[int], iou_type: str
 ) -> float:
-    """Write eval_result/statistics.csv in the current folder: the figures, and each class's counts.
+    """Write eval_result/statistics.csv in the current folder: the metrics, and counts per class.
 
-    The counts are of all detections, matched at an overlap of 0.5; behind them stand the class's
-    highest F1 and the score from which on it is reached. Upstream deleted the folder first, named
-    AR@1, AR@10 and AR@100 after overlaps, and drew pictures: `tools/show_detections.py` does that.
+    The counts are for all detections, matched at an IoU of 0.5; after them come the class's highest
+    F1 and the score threshold that reaches it. Upstream deleted the folder first, named AR@1, AR@10
+    and AR@100 after overlaps, and drew images, which `tools/show_detections.py` does here.
 
     Args:
         config: not read.
         coco: the annotations.
-        coco_dets: the detections, as `coco.loadRes` gives them.
-        tgt_ids: images to look at.
+        coco_dets: the detections, as returned by `coco.loadRes`.
+        tgt_ids: ids of the images to evaluate.
         iou_type: "bbox".
 
     Returns:
@@ -210,7 +211,7 @@ def calculate_pr_rc_f1(
 def write_list_to_csv(
     file_path: str | Path, data_to_write: Iterable[Any], append: bool = False
 ) -> None:
-    """Write one row of a CSV file; `append` keeps the rows that are there."""
+    """Write one row of a CSV file; `append` keeps the existing rows."""
     with Path(file_path).open("a" if append else "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerow(data_to_write)
 
@@ -223,7 +224,7 @@ def _ids_of(dataset: COCO, results: Sequence[Any]) -> list[Any]:
 
 
 def _entries_of(path: Path, coco: COCO) -> list[dict[str, Any]]:
-    """The entries of a result file, all of them of images of `coco`."""
+    """Return the entries of a result file, after checking that they are for images of `coco`."""
     try:
         entries = parsed_json(path.read_text(encoding="utf-8"))
         unknown = [e["image_id"] for e in entries if e["image_id"] not in coco.imgs]
@@ -242,7 +243,7 @@ def _classes(coco: COCO) -> dict[int, str]:
 
 
 def _truths(coco: COCO, images: Sequence[int]) -> list[dict[str, Any]]:
-    """The annotated boxes of images; pycocotools stops at one without area or iscrowd."""
+    """Return the annotated boxes of images; pycocotools fails on one without area or iscrowd."""
     found = coco.loadAnns(coco.getAnnIds(imgIds=list(images))) if images else []
     return [{"iscrowd": 0, "area": e["bbox"][2] * e["bbox"][3], **e} for e in found]
 
@@ -253,7 +254,7 @@ def _figures(
     images: Sequence[int],
     proposals: Sequence[int] | None = None,
 ) -> dict[str, float]:
-    """The twelve figures by upstream's names; of proposals with these numbers per image."""
+    """Return the twelve metrics by upstream's names; for proposals at these numbers per image."""
     limits = proposals or LIMITS
     truths, classes = _truths(coco, images), _classes(coco)
     figures, _ = box_figures(truths, entries, list(images), classes, limits, proposals is None)

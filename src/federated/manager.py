@@ -186,7 +186,7 @@ class SiloManager(FederatedLearningManager):
 
     @property
     def finished(self) -> bool:
-        """Whether the job has no iteration left."""
+        """Return whether the job has no iteration left."""
         return self._silo.finished
 
     @property

@@ -133,7 +133,7 @@ class Patience:
     def pause(
         self, what: str | Callable[[], str], seconds: float, report_at_once: bool = False
     ) -> None:
-        """Sleep.
+        """Sleep, and report the wait if it is due.
 
         Args:
             what: what is waited for, to follow "waiting for"; or a function that returns these
