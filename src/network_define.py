@@ -31,8 +31,8 @@ class LossCallBack(Callback):
     `Model.train`.
 
     Args:
-        per_print_times: log every so many steps; with the number of steps in an epoch its last step
-            is logged, with 0 none.
+        per_print_times: number of steps between log lines; an epoch's number of steps logs its last
+            step, 0 logs none.
         rank_id: part of the file's name.
         lr: learning rates of all steps.
         name: the name of the trainer, such as `worker_0`.

@@ -205,7 +205,7 @@ class Privacy:
     Args:
         settings: see `PrivacySettings`.
         ledger: records the uploads of this and earlier processes.
-        log: takes a line.
+        log: called with a log line.
 
     Attributes:
         epsilon: what all uploads so far have spent at `settings.delta`; infinite if one had no

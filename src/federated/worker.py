@@ -88,7 +88,7 @@ class FollowIterations(Callback):
         manager: the silo's manager.
         optimizer: the training step's optimiser; its momentum is kept.
         counters: callbacks whose attribute `steps_done` is advanced too.
-        unit: steps that one of `manager.frequency` stands for.
+        unit: number of steps per unit of `manager.frequency`.
     """
 
     def __init__(

@@ -202,7 +202,7 @@ class _Reader:
         return several or (found if len(found) == 1 else [])
 
     def _give_back(self, claims: dict[Path, list[Annotation]]) -> None:
-        """Assign images named by several XML files: each XML file gets that of its own name, if any.
+        """Assign images named by several XML files: each file gets that of its own name, if any.
 
         Rotated or cropped copies of images often keep the <filename> of the original.
         """
