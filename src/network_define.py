@@ -25,10 +25,10 @@ from src.printing import print
 class LossCallBack(Callback):
     """Logs the loss, as one line on standard output and in `loss_{rank_id}.log`.
 
-    The line is `[time][name]epoch: E step: S total_loss: L`; the file has upstream's form, `N s |
-    epoch: E step: S total_loss: L lr: R`, with the whole seconds since the callback was made and
-    the learning rate. Epoch numbers continue when the same callback is used in several calls of
-    `Model.train`.
+    The line is `[time][name]epoch: E step: S total_loss: L`; the file has upstream's form,
+    `N s | epoch: E step: S total_loss: L  lr: R`, with the whole seconds since the callback was
+    created and the learning rate. Epoch numbers continue when the same callback is used in several
+    calls of `Model.train`.
 
     Args:
         per_print_times: number of steps between log lines; an epoch's number of steps logs its last

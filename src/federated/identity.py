@@ -47,8 +47,8 @@ class _Sign(enum.Enum):
     """Evidence of who has joined, or sent, in this silo's name."""
 
     NONE = 0
-    MAYBE = 1  # may be an earlier process of this silo, or another silo's
-    SURE = 2  # is a process that runs now
+    MAYBE = 1  # perhaps an earlier process of this silo, or one of another silo
+    SURE = 2  # certainly a process that runs now
 
 
 class IdentityWatch:

@@ -74,7 +74,7 @@ class ServerJob(FLServerJob):
         self._aggregation = aggregation
         self._label = label
         self._folder = Path(checkpoint_dir)
-        # No other server uses this name, and the rest of a killed server is overwritten.
+        # No other server uses this name, and what a killed one leaves is overwritten.
         self._partial = self._folder / f".{http_server_address}.partial.ckpt"
         self._not_ours = {f.path for f in list_recovery_files(self._folder, self.fl_name)}
         self._bounds = ModelBounds(max_change)

@@ -131,7 +131,7 @@ def require_names(folder: Path, fl_name: str) -> None:
     """Refuse to start from random weights if a file seems intended as the start.
 
     Raises:
-        UserError: names the first file that its name excludes.
+        UserError: names the first file that is not accepted because of its name.
     """
     for sentence in untaken_files(folder, fl_name):
         raise UserError(f"{sentence}; without it the job would start from random weights")
@@ -149,7 +149,7 @@ def usable_files(
 ) -> tuple[list[RecoveryFile], list[str]]:
     """Return the job's files in `folder` from the newest intact one on; warn of newer ones.
 
-    Files after the newest intact one are not read.
+    Files older than the newest intact one are not read.
 
     Args:
         leave_out: files that will have been moved by then.

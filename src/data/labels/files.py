@@ -1,4 +1,4 @@
-"""The files of a label folder: finds images by their various names, and splits; decodes text."""
+"""The files of a label folder: finds images by any name and their splits, and decodes text."""
 
 from __future__ import annotations
 
