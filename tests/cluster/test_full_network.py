@@ -14,6 +14,8 @@ from src.federated.transport import Client
 from src.model_utils.config import PROJECT_DIR, load_config
 from src.training import DetectorTask
 
+pytestmark = pytest.mark.slow  # 41.5 million weights are compiled and sent: a minute and more
+
 CONFIG = PROJECT_DIR / "configs" / "demo" / "default_config.yaml"
 IMAGES = (4, 6)  # what the two silos declare: their weights in the mean
 

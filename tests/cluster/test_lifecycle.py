@@ -71,6 +71,7 @@ def test_finish_in_the_middle_then_a_new_start_in_the_same_folder(job, tmp_path)
     assert kept == {*models, "resume.safetensors"}
 
 
+@pytest.mark.slow  # two whole jobs, one after the other
 def test_everything_killed_then_a_new_start_without_cleaning(job, store):
     # Every role reads the file that the launcher was given, not the one of the current folder.
     (job.folder / "default_config.yaml").write_text("not_a_key: 1\n")
@@ -207,6 +208,7 @@ def test_a_silo_that_never_fetches_the_last_model_is_named_and_the_servers_end(j
     client.close()
 
 
+@pytest.mark.slow  # two whole jobs, one after the other
 def test_a_report_of_the_second_job_in_a_folder_shows_nothing_of_the_first(job):
     job.servers()
     job.workers()

@@ -4,10 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from commands import TINY, succeed
 from launched_job import CONFIG, Job
 
 from src.model_utils.config import load_config
+
+pytestmark = pytest.mark.slow  # conversions and a whole job: half a minute and more
 
 TRAIN = "coco/annotations/instances_train2017.json"
 

@@ -13,7 +13,7 @@ from src.model_utils.config import PROJECT_DIR
 
 def test_the_ranks_weights_are_those_of_the_whole_batch(tmp_path):
     port = free_ports(1)[0]
-    script = PROJECT_DIR / "tests" / "rank_training.py"
+    script = PROJECT_DIR / "tests" / "helpers" / "rank_training.py"
     ranks = [
         subprocess.Popen(
             [sys.executable, str(script), str(rank), "2", str(port), str(tmp_path / f"{rank}.npz")],
