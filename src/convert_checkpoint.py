@@ -29,7 +29,7 @@ from src.errors import UserError, require_packages, run_command, user_path
 require_packages()
 
 from src.files import reason, whole_file
-from src.model_utils.config import BACKBONE_BLOCKS, load_config, parse_known, script_parser
+from src.model_utils.config import BACKBONES, load_config, parse_known, script_parser
 from src.printing import print
 from src.weights.conversion import DETECTOR_EPS, Converted, convert
 from src.weights.parameter_shapes import parameter_shapes
@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--backbone",
-        choices=tuple(BACKBONE_BLOCKS),
+        choices=tuple(BACKBONES),
         help="the key backbone of the detector that they are for: how deep the ResNet is, and "
         f"whether it strides on the 3x3 or, {V1}, on the 1x1, which files do not tell (default: "
         f"what is usual for their kind, {V1_5})",

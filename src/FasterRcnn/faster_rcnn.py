@@ -1,4 +1,4 @@
-"""Faster R-CNN (Ren et al., 2015) with a feature pyramid, for every backbone of `BACKBONES`."""
+"""Faster R-CNN (Ren et al., 2015) with a feature pyramid, for each backbone."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from src.FasterRcnn.proposal_generator import Proposal
 from src.FasterRcnn.rcnn import Rcnn
 from src.FasterRcnn.roi_align import SingleRoIExtractor
 from src.FasterRcnn.rpn import RPN
-from src.model_utils.config import Config, setting
+from src.model_utils.config import Config, backbone_of, setting
 
-__all__ = ["BACKBONES", "FasterRcnn_Infer", "Faster_Rcnn", "generator_img_meta"]
+__all__ = ["FasterRcnn_Infer", "Faster_Rcnn", "generator_img_meta"]
 
-# The block tells which convolution has the stride; resnet_block says how deep they are. ModelZoo's
-# deeper ones stride on the 3x3, although their names say v1.
-BACKBONES = {
-    "resnet_v1.5_50": resnet.ResidualBlockUsing,
-    "resnet_v1_50": resnet50v1.ResidualBlockUsing_V1,
-    "resnet_v1_101": resnet.ResidualBlockUsing,
-    "resnet_v1_152": resnet.ResidualBlockUsing,
-}
+
+def block_of(backbone: str) -> type[nn.Cell]:
+    """Return the class of a backbone's blocks.
+
+    Raises:
+        UserError: there is no such backbone.
+    """
+    on_1x1 = backbone_of(backbone).stride_on_1x1
+    return resnet50v1.ResidualBlockUsing_V1 if on_1x1 else resnet.ResidualBlockUsing
 
 
 class Faster_Rcnn(DetectionsOfClasses):
@@ -38,7 +39,7 @@ class Faster_Rcnn(DetectionsOfClasses):
 
     Args:
         config: the detector's configuration.
-        backbone: a key of `BACKBONES`; None is `config.backbone`.
+        backbone: a value of the key `backbone`; None is `config.backbone`.
 
     Raises:
         UserError: keys of `config` do not fit together.
@@ -48,7 +49,7 @@ class Faster_Rcnn(DetectionsOfClasses):
         super().__init__()
         check_config(config)
         self.backbone = resnet.ResNetFea(
-            BACKBONES[backbone or config.backbone],
+            block_of(backbone or config.backbone),
             config.resnet_block,
             config.resnet_in_channels,
             config.resnet_out_channels,

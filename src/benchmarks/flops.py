@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from src.model_utils.config import backbone_of
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -96,8 +98,7 @@ def _bottleneck(
 ) -> dict[str, int]:
     """Return the operations of one block, from `before` positions to `after`."""
     inner = out // 4
-    # ResNet v1 strides in the first convolution, v1.5 in the second.
-    middle = after if config.backbone == "resnet_v1_50" else before
+    middle = after if backbone_of(config.backbone).stride_on_1x1 else before
     flops = {
         "conv1": _conv(middle, 1, channels, inner),
         "conv2": _conv(after, 3, inner, inner),

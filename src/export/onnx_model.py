@@ -20,6 +20,7 @@ from src.evaluation.metrics import MAX_DETECTIONS
 from src.FasterRcnn.anchor_generator import AnchorGenerator
 from src.FasterRcnn.proposal_generator import CANDIDATES_PER_POSITION
 from src.FasterRcnn.resnet import BN_EPS
+from src.model_utils.config import backbone_of
 
 
 def backbone(graph: GraphBuilder, image: str, config: Any) -> list[str]:
@@ -41,8 +42,8 @@ def backbone(graph: GraphBuilder, image: str, config: Any) -> list[str]:
 def _block(
     graph: GraphBuilder, name: str, x: str, stride: int, down_sample: bool, backbone: str
 ) -> str:
-    """Add `ResidualBlockUsing`, or for resnet_v1_50 `ResidualBlockUsing_V1`."""
-    on_1x1, on_3x3 = (stride, 1) if backbone == "resnet_v1_50" else (1, stride)
+    """Add `ResidualBlockUsing`, or `ResidualBlockUsing_V1`, which strides on the 1x1."""
+    on_1x1, on_3x3 = (stride, 1) if backbone_of(backbone).stride_on_1x1 else (1, stride)
     out = _normed(graph, f"{name}.conv1", f"{name}.bn1", x, stride=on_1x1)
     out = graph.add("Relu", out)
     out = _normed(graph, f"{name}.conv2", f"{name}.bn2", out, stride=on_3x3, pad=1)

@@ -29,20 +29,21 @@ from src.model_utils.config_flags import (
 )
 from src.model_utils.config_keys import (
     ALIASES,
-    BACKBONE_BLOCKS,
+    BACKBONES,
     COCO_CLASSES,
     DERIVED,
     IDLE,
     KEYS,
     ONE_KIND,
     SECTIONS,
+    Backbone,
     Key,
 )
 
 # Import everything about the configuration from here, as upstream's callers do.
 __all__ = [
     "ALIASES",
-    "BACKBONE_BLOCKS",
+    "BACKBONES",
     "COCO_CLASSES",
     "DEFAULT_CONFIG",
     "IDLE",
@@ -50,9 +51,11 @@ __all__ = [
     "ONE_KIND",
     "PROJECT_DIR",
     "SECTIONS",
+    "Backbone",
     "Config",
     "Key",
     "add_key_flags",
+    "backbone_of",
     "check_values",
     "config",
     "default_values",
@@ -230,12 +233,23 @@ def _complete(values: dict[str, Any], given: dict[str, Any], where: str) -> None
         )
 
 
+def backbone_of(name: str) -> Backbone:
+    """Return what is known of a backbone.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if name not in BACKBONES:
+        raise UserError(f"backbone is {name!r}, expected one of {', '.join(BACKBONES)}")
+    return BACKBONES[name]
+
+
 def _complete_backbone(values: dict[str, Any], given: dict[str, Any], where: str) -> None:
     """Set a backbone's blocks; refuse the blocks of a ResNet-50 under a deeper one's name."""
     backbone = values["backbone"]
-    usual, shallow = BACKBONE_BLOCKS[backbone], KEYS["resnet_block"].default
+    usual, shallow = list(backbone_of(backbone).blocks), KEYS["resnet_block"].default
     if "resnet_block" not in given:
-        values["resnet_block"] = list(usual)
+        values["resnet_block"] = usual
     elif usual != shallow and values["resnet_block"] == shallow:
         raise UserError(
             f"{where}: backbone is {backbone!r} and resnet_block is {shallow}, a ResNet-50's; set "

@@ -100,12 +100,27 @@ COCO_CLASSES = (
     "toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush"
 ).split(", ")
 
-# Blocks of the four stages that belong to each backbone; `resnet_block` may say otherwise.
-BACKBONE_BLOCKS = {
-    "resnet_v1.5_50": [3, 4, 6, 3],
-    "resnet_v1_50": [3, 4, 6, 3],
-    "resnet_v1_101": [3, 4, 23, 3],
-    "resnet_v1_152": [3, 8, 36, 3],
+
+@dataclass(frozen=True)
+class Backbone:
+    """Describe a ResNet; the network, its FLOPs and its exports follow from this.
+
+    Attributes:
+        blocks: number of blocks in each of the four stages; `resnet_block` may set others.
+        stride_on_1x1: whether the first block of a stage strides in its first 1x1 convolution
+            (ResNet v1), not in its 3x3 convolution (v1.5).
+    """
+
+    blocks: tuple[int, int, int, int]
+    stride_on_1x1: bool = False
+
+
+# ModelZoo's deeper ones stride on the 3x3, although their names say v1.
+BACKBONES = {
+    "resnet_v1.5_50": Backbone((3, 4, 6, 3)),
+    "resnet_v1_50": Backbone((3, 4, 6, 3), stride_on_1x1=True),
+    "resnet_v1_101": Backbone((3, 4, 23, 3)),
+    "resnet_v1_152": Backbone((3, 8, 36, 3)),
 }
 
 ONE_KIND = "the detector has no other kind"
@@ -158,7 +173,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
             "resnet_v1.5_50",
             "the ResNet; resnet_v1_50 strides on the first 1x1 convolution of a block, the others "
             "on the 3x3",
-            tuple(BACKBONE_BLOCKS),
+            tuple(BACKBONES),
             "another ResNet of the same blocks is set with resnet_block, a further kind of "
             "network is described in docs/extending.md",
         ),
@@ -316,7 +331,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "anchor_strides": Key([4, 8, 16, 32, 64], "stride of each level, P2 to P6"),
         "num_anchors": Key(3, "anchors at a position: scales times ratios"),
         "resnet_block": Key(
-            BACKBONE_BLOCKS["resnet_v1.5_50"],
+            list(BACKBONES["resnet_v1.5_50"].blocks),
             "blocks of the four stages; left out: those of the backbone",
             follows=True,
         ),

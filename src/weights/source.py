@@ -15,6 +15,7 @@ import numpy as np
 
 from src.errors import UserError
 from src.files import parsed_json
+from src.model_utils.config import BACKBONES, backbone_of
 
 RECORD_NAME = "suite.source"
 # Prefix of all entries that this suite adds to the parameters.
@@ -59,16 +60,11 @@ def unpack(record: np.ndarray | bytes | None, path: str) -> Source | None:
     try:
         source = Source(**parsed_json(bytes(record).decode()))
         names = source.classes is None or all(isinstance(name, str) for name in source.classes)
-        if not isinstance(source.backbone, str) or not names:
+        if source.backbone not in BACKBONES or not names:
             raise ValueError("a value of the wrong kind")
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: its entry {RECORD_NAME} is corrupt; convert it again") from error
     return source
-
-
-def strides_on_1x1(backbone: str) -> bool:
-    """Tell whether the first 1x1 convolution of a block has the stride, not the 3x3."""
-    return backbone == "resnet_v1_50"
 
 
 def of_upstreams_worker(names: Iterable[str]) -> bool:
@@ -100,7 +96,8 @@ def require_backbone(
     Raises:
         UserError: names both backbones.
     """
-    if source is not None and strides_on_1x1(source.backbone) != strides_on_1x1(backbone):
+    on_1x1 = backbone_of(backbone).stride_on_1x1
+    if source is not None and backbone_of(source.backbone).stride_on_1x1 != on_1x1:
         raise UserError(
             f"{key}{path}: was converted as {source.backbone} ({source.kind}), this detector's "
             f"backbone is {backbone}: set backbone: {source.backbone}, or convert it again with "

@@ -59,7 +59,7 @@ def features(values, backbone, image):
     """C2 to C5 of the detector's backbone with converted values."""
     config = load_config()
     net = ResNetFea(
-        faster_rcnn.BACKBONES[backbone],
+        faster_rcnn.block_of(backbone),
         config.resnet_block,
         config.resnet_in_channels,
         config.resnet_out_channels,
