@@ -77,7 +77,10 @@ def opened_index(index: Path) -> Iterator[sqlite3.Connection]:
 
 
 def check_index(db: sqlite3.Connection, content: dict[str, Any], name: str) -> int:
-    """Count the rows in the index of the file `name`, and check that they lie within its pages.
+    """Count the rows in the index of the file `name`, and check that they fill its pages.
+
+    The rows of a page follow each other without a gap: the reader decodes whatever lies between the
+    two ends that the index gives, and a part of a row can crash it.
 
     Raises:
         ValueError: a row lies elsewhere, or the index belongs to another file or is broken.
@@ -94,15 +97,18 @@ def check_index(db: sqlite3.Connection, content: dict[str, Any], name: str) -> i
         "SELECT ROW_ID, ROW_GROUP_ID, PAGE_ID_RAW, PAGE_OFFSET_RAW, PAGE_OFFSET_RAW_END, "
         "PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES ORDER BY ROW_ID"
     )
-    count = 0
+    count, filled = 0, [0] * len(pages)
     for row_id, group, *places in rows:
         _require(row_id == count)
         for kind, (page, begin, end) in ((RAW, places[:3]), (BLOB, places[3:])):
             _require(_within(page, 0, len(pages) - 1) and pages[page]["page_type"] == kind)
-            _require(_within(begin, 0, pages[page]["page_size"]))
-            _require(_within(end, begin, pages[page]["page_size"]))
+            _require(begin == filled[page] and _within(end, begin, pages[page]["page_size"]))
+            filled[page] = end
         _require(group == pages[places[3]]["page_type_id"])
         count += 1
+    # With fewer or more rows than the file has it is the index of another writing.
+    written = max((page["end_row_id"] for page in pages if page["page_type"] == BLOB), default=0)
+    _require(count != written or filled == [page["page_size"] for page in pages])
     return count
 
 

@@ -1,5 +1,6 @@
 """What is refused as a MindRecord, and that a killed writing never looks whole."""
 
+import contextlib
 import shutil
 import sqlite3
 import subprocess
@@ -150,6 +151,15 @@ def test_pair_of_two_writings_is_refused(copy, tmp_path):
     other = write(tmp_path / "other" / NAME, 2)
     shutil.copy(other.with_name(NAME + ".db"), copy.with_name(NAME + ".db"))
     with pytest.raises(UserError, match="same writing"):
+        check_mindrecord(copy)
+
+
+@pytest.mark.parametrize("column", ["PAGE_OFFSET_RAW_END", "PAGE_OFFSET_BLOB_END"])
+@pytest.mark.parametrize("number", [0, 2])
+def test_an_index_that_gives_a_part_of_a_row_is_refused(copy, number, column):
+    with contextlib.closing(sqlite3.connect(copy.with_name(NAME + ".db"))) as db, db:
+        db.execute(f"UPDATE INDEXES SET {column} = {column} - 5 WHERE ROW_ID = {number}")
+    with pytest.raises(UserError, match="not the index of a MindRecord file"):
         check_mindrecord(copy)
 
 
