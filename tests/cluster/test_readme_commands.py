@@ -103,7 +103,7 @@ class Reader:
     def call(self, line: str) -> int:
         process = self.start(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
-            self.said[line], _ = process.communicate(timeout=240)
+            self.said[line], _ = process.communicate(timeout=600)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
