@@ -15,6 +15,7 @@ from typing import Any
 import redis
 
 from src.errors import UserError
+from src.files import parsed_json
 from src.job.addresses import own_addresses
 from src.job.job_config import JobConfig
 from src.launch.preflight.network import why_not_reached
@@ -235,7 +236,7 @@ class JobStore:
     def settings(self) -> dict[str, Any]:
         """Return fl_iteration_num, time windows etc. of the servers; {} before the first server."""
         text = self._redis.get(self._settings_key())
-        return json.loads(text) if text else {}
+        return parsed_json(text) if text else {}
 
     def replace_settings(self, **values: Any) -> None:
         """Override settings with `values`; servers that start from now on read them."""

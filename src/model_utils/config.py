@@ -18,6 +18,7 @@ from src.model_utils.config_file import (
     PROJECT_DIR,
     find_config_file,
     read_yaml_documents,
+    yaml_documents,
 )
 from src.model_utils.config_flags import (
     add_key_flags,
@@ -71,6 +72,7 @@ __all__ = [
     "read_yaml_documents",
     "script_parser",
     "setting",
+    "yaml_documents",
 ]
 
 # A job with a higher base_lr and without grad_clip gets a warning. Measured with the demo's

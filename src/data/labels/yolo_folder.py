@@ -26,6 +26,7 @@ from src.data.labels.files import (
 )
 from src.data.labels.source import Notes, image_paths, usual_names
 from src.errors import UserError
+from src.model_utils.config import yaml_documents
 
 DATA = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 MOST_CLASSES = 10_000
@@ -104,15 +105,16 @@ def _data_of(folder: Path) -> Path | None:
 
 
 def _read_data(path: Path) -> dict[str, Any]:
+    text = read_text(path, "the data set")
     try:
-        content = yaml.safe_load(read_text(path, "the data set"))
+        documents = yaml_documents(text)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
+    if len(documents) != 1 or not isinstance(documents[0], dict):
         raise UserError(
             f"{path}: expected lines of the form key: value, names and train among them"
         )
-    return {"names": None, **content}
+    return {"names": None, **documents[0]}
 
 
 def _key_points(shape: Any, path: Path | None) -> KeyPoints:

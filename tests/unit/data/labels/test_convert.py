@@ -329,6 +329,7 @@ def test_a_polygon_becomes_the_box_around_it(tmp_path):
         ("names: [a, b]\n", "none of train, val, test"),
         ("names: !!python/object/apply:os.system [true]\n", "not valid YAML"),
         ("names: [a\n", "not valid YAML"),
+        ("names: " + "[" * 2000, "not valid YAML"),
     ],
 )
 def test_bad_data_yaml_is_one_line(tmp_path, content, words):
