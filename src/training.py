@@ -18,7 +18,7 @@ from src.errors import UserError, user_path
 from src.evaluation.evaluator import Evaluator
 from src.evaluation.validation_set import open_validation
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
-from src.federated.aggregation import FEDNOVA, Aggregation
+from src.federated.aggregation import Aggregation
 from src.federated.algorithms import NO_TERMS, Terms
 from src.federated.checkpoints import save_network
 from src.federated.fingerprint import (
@@ -115,7 +115,7 @@ def save_models(
     """Write the servers' initial model (the federated parameters) and the complete detector.
 
     Both hold the fingerprint of their training settings. The servers' model is marked open if it
-    was made without a checkpoint, unless servers add to it (FedNova).
+    was made without a checkpoint, unless servers add uploads to it.
 
     Args:
         origin: stored in the complete detector's file, for the server launcher.
@@ -129,7 +129,7 @@ def save_models(
     weights = {p.name: p.asnumpy() for p in trained if p.name not in local}
     beside = aggregation.server_features(weights)
     mark = fingerprint({**shared_aspects(config, net), **aggregation.aspects()})
-    is_open = not config.pre_trained and aggregation.kind != FEDNOVA
+    is_open = not config.pre_trained and not aggregation.facts.adds_uploads
     beside[FEATURE_NAME] = opened(mark) if is_open else mark
     own = {} if origin is None else {ORIGIN_NAME: origin.packed()}
     features = [*travelling, *({"name": n, "data": Tensor(a)} for n, a in beside.items())]

@@ -213,6 +213,8 @@ class OurClient(_TrainingClient):
     def __init__(self, spec: ClientSpec):
         super().__init__(spec)
         from src.federated.manager import SiloManager
+        from src.federated.silo import SiloSettings
+        from src.federated.transport import Client
 
         self._encode_s = 0.0
         client = self
@@ -227,13 +229,8 @@ class OurClient(_TrainingClient):
             spec.yaml_path,
             self.network,
             1,
-            spec.own_addresses,
-            data_size=1,
-            fl_name=spec.fl_name,
-            silo_id=f"ours_{spec.number}",
-            silo_number=spec.number,
-            iterations=spec.iterations,
-            threshold=spec.clients,
+            Client(spec.own_addresses, spec.fl_name, f"ours_{spec.number}"),
+            SiloSettings(1, spec.iterations, spec.clients, spec.number),
         )
 
     def round(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,43 @@ from src.federated.fingerprint import ALGORITHM_ASPECT, SYNC_ASPECT, UNIT_ASPECT
 from src.job.job_config import JobConfig
 
 FEDAVG, FEDPROX, SCAFFOLD, FEDNOVA = "FedAvg", "FedProx", "Scaffold", "FedNova"
+
+
+@dataclass(frozen=True)
+class AlgorithmFacts:
+    """What the rest of the suite has to know about an algorithm; `algorithms` has its class.
+
+    Attributes:
+        sends_weights_only: whether an upload holds the weights and nothing else, and the servers
+            return their mean. Differential privacy and sync_type adaptive need it.
+        supports_ranks: whether a silo of several ranks can take part.
+        has_controls: whether servers and silos exchange a control variate for each weight.
+        adds_uploads: whether the servers add uploads to their model, instead of averaging models;
+            a silo then declares its number of steps as its weight.
+        silo_models: number of arrays of the model's size that a silo keeps in memory.
+        resume_models: how many of them are in the state for --resume.
+        example: keys of the federation file's section `aggregation` for a comparison of two silos.
+    """
+
+    sends_weights_only: bool = False
+    supports_ranks: bool = False
+    has_controls: bool = False
+    adds_uploads: bool = False
+    silo_models: int = 0
+    resume_models: int = 0
+    example: Mapping[str, float] = field(default_factory=dict)
+
+
+ALGORITHMS: dict[str, AlgorithmFacts] = {
+    FEDAVG: AlgorithmFacts(sends_weights_only=True, supports_ranks=True),
+    FEDPROX: AlgorithmFacts(sends_weights_only=True, silo_models=1, example={"iid_rate": 0.01}),
+    SCAFFOLD: AlgorithmFacts(
+        has_controls=True, silo_models=3, resume_models=1, example={"total_client_num": 2}
+    ),
+    FEDNOVA: AlgorithmFacts(adds_uploads=True, silo_models=1),
+}
+# Algorithms that work with differential privacy and with sync_type adaptive.
+WEIGHTS_ONLY = tuple(kind for kind, facts in ALGORITHMS.items() if facts.sends_weights_only)
 
 # The servers know a control variate by this prefix, and count it otherwise than a weight.
 CONTROL = "control."
@@ -49,19 +86,24 @@ class Aggregation:
     unit: int = 1
 
     @property
+    def facts(self) -> AlgorithmFacts:
+        """Return the facts of the algorithm."""
+        return ALGORITHMS[self.kind]
+
+    @property
     def server_models(self) -> int:
         """Return how many arrays of the model's size the servers hold and a silo exchanges."""
-        return 2 if self.kind == SCAFFOLD or self.adaptive else 1
+        return 2 if self.facts.has_controls or self.adaptive else 1
 
     @property
     def silo_models(self) -> int:
         """Return how many arrays of the model's size a silo keeps in memory for the algorithm."""
-        return {FEDAVG: 0, FEDPROX: 1, SCAFFOLD: 3, FEDNOVA: 1}[self.kind] + 3 * bool(self.adaptive)
+        return self.facts.silo_models + 3 * bool(self.adaptive)
 
     @property
     def resume_models(self) -> int:
         """Return how many arrays of the model's size a state for --resume has, with momentum."""
-        return 1 + (self.kind == SCAFFOLD) + 2 * bool(self.adaptive)
+        return 1 + self.facts.resume_models + 2 * bool(self.adaptive)
 
     def aspects(self) -> dict[str, object]:
         """Return what silos must agree on, under the same names for every algorithm."""
@@ -98,11 +140,11 @@ def aggregation_of(job: JobConfig, config: Any) -> Aggregation:
     settings = _adaptive_settings(config)
     adaptive = settings if config.sync_type == "adaptive" else None
     kind, iid_rate = algorithm_in(job)
-    if adaptive and kind not in (FEDAVG, FEDPROX):
+    if adaptive and kind not in WEIGHTS_ONLY:
         raise UserError(
             f"sync_type is 'adaptive', and aggregation.aggregation_type in {job.path} is {kind!r}: "
-            "the servers average the sizes of changes with FedAvg and FedProx only; choose one of "
-            "these, or sync_type: fixed"
+            f"the servers average the sizes of changes with {' and '.join(WEIGHTS_ONLY)} only; "
+            "choose one of these, or sync_type: fixed"
         )
     return Aggregation(kind, iid_rate, adaptive, config.data_size_unit)
 

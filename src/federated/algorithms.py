@@ -146,14 +146,10 @@ class FedAvg:
     Attributes:
         terms: the cells that a training step has to apply.
         declared: what the silo declares in place of its number of images; None: that number.
-        adds: whether the servers add uploads to their model, instead of averaging models.
-        needs_controls: whether control variates come with the answer to a request to join.
     """
 
     terms = NO_TERMS
     declared: int | None = None
-    adds = False
-    needs_controls = False
 
     def joined(self, controls: Arrays) -> None:
         """Begin an iteration that the silo takes part in; `controls` came with the answer."""
@@ -200,8 +196,6 @@ class FedNova(FedAvg):
         UserError: an iteration has more steps than can be declared.
     """
 
-    adds = True
-
     def __init__(self, names: Sequence[str], steps: int):
         if steps > LARGEST_DATA_SIZE:
             raise UserError(
@@ -231,8 +225,6 @@ class Scaffold(FedAvg):
     change per unit of learning rate. The weights are averaged as by FedAvg; the servers add the sum
     of the variates' changes, divided by total_client_num, to theirs.
     """
-
-    needs_controls = True
 
     def __init__(self, weights: Sequence[Parameter]):
         self._term = DriftTerm(weights)

@@ -5,16 +5,14 @@ engine and holds the counters that say which step ends an iteration. Its own cli
 weight into a Python list, waits forever and mistakes a refusal for success; `SiloManager` uses
 `Silo` instead. The base class's aggregation algorithms keep copies among the network's own
 parameters, where they would be trained or saved, and advance the learning-rate schedule by reading
-it; `algorithms` and `adaptive` replace them.
+it; `algorithms` replaces them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ssl
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Callable
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor, nn
@@ -29,9 +27,9 @@ from src.federated.model_check import Start
 from src.federated.privacy import Privacy
 from src.federated.rank_silo import silo_of
 from src.federated.ranks import Ranks
-from src.federated.rounds import Deadlines, NotFiniteError, Round
+from src.federated.rounds import NotFiniteError, Round
+from src.federated.silo import SiloSettings
 from src.federated.transport import Client
-from src.printing import print
 
 
 class _NoEngineClient:
@@ -64,7 +62,7 @@ NO_CONTROLS = (
 class SiloManager(FederatedLearningManager):
     """A silo's synchronisation as a callback of `mindspore.Model.train`.
 
-        manager = SiloManager("federation.yaml", network, sync_frequency=100, ...)
+        manager = SiloManager("federation.yaml", network, 100, client, settings)
         manager.join()
         while not manager.finished:
             ...  # the learning rate that belongs to manager.iteration
@@ -79,24 +77,14 @@ class SiloManager(FederatedLearningManager):
         yaml_config: path of the federation's YAML file.
         model: its float32 `trainable_params()` are federated, except those in `local`.
         sync_frequency: steps in an iteration; epochs with data sinking.
-        addresses: "host:port" of the servers, this silo's own first.
-        data_size: number of the silo's images, its weight in the mean.
-        fl_name: the job's name.
-        silo_id: the silo's identity, which a restart keeps.
-        silo_number: the number to show in log lines.
-        iterations, threshold: the job's; see `Silo`.
-        data_size_unit: number of images that count as one, for silos with more than 65,535.
-        aspects: what silos must agree on but do not exchange; see `fingerprint`.
-        tls: context that verifies the servers, or None for plain HTTP.
+        client: the connection, with the servers' addresses and this silo's identity.
+        settings: what the silo brings into the job.
         aggregation: the algorithm; a training step has to apply `terms`.
         steps: number of steps in an iteration, where sync_frequency counts epochs.
         local: names of the local parameters, which do not leave the silo.
         privacy: adds noise to uploads; None sends the weights as they are.
         ranks: the silo's processes; None if it consists of this one only.
-        all_needed: see `Silo`.
         pre_trained: the checkpoint with the model's initial weights; "" for none.
-        prefix: the beginning of the servers' paths; see `Client`.
-        max_change: see `Silo`.
 
     Raises:
         UserError: at the first join, if this silo and the servers do not fit together.
@@ -115,60 +103,36 @@ class SiloManager(FederatedLearningManager):
         yaml_config: str,
         model: nn.Cell,
         sync_frequency: int,
-        addresses: Sequence[str],
-        data_size: int,
-        fl_name: str,
-        silo_id: str,
-        silo_number: int,
-        iterations: int,
-        threshold: int,
-        data_size_unit: int = 1,
-        aspects: Mapping[str, object] | None = None,
-        deadlines: Deadlines | None = None,
-        tls: ssl.SSLContext | None = None,
-        log: Callable[[str], None] = print,
-        on_phase: Callable[[str, int], None] = lambda phase, iteration: None,
-        rounds_path: Path | None = None,
+        client: Client,
+        settings: SiloSettings,
         aggregation: Aggregation | None = None,
         steps: int | None = None,
         local: Collection[str] = (),
         privacy: Privacy | None = None,
         ranks: Ranks | None = None,
-        all_needed: bool = False,
         pre_trained: str = "",
-        prefix: str = "",
-        max_change: float = 0.0,
     ):
+        address = client.addresses[0]
         with without_engine_client(), checked_settings():
             # The base class copies every parameter of its cell, so it gets a cell without any.
-            super().__init__(str(yaml_config), nn.Cell(), sync_frequency, addresses[0], data_size)
-        self._model, self._log = model, log
+            super().__init__(str(yaml_config), nn.Cell(), sync_frequency, address, settings.images)
+        self._model, self._log = model, settings.log
         self._local = frozenset(local)
         self._privacy = privacy
-        names = [param.name for param in self._travelling()]
+        names = [param.name for param in self._federated()]
         aggregation, steps = aggregation or Aggregation(), steps or sync_frequency
+        self._facts = aggregation.facts
         self._algorithm = algorithm_of(aggregation, model.trainable_params(), names, steps)
         self._adaptive = adaptive_of(aggregation, sync_frequency, names)
         self._silo = silo_of(
             ranks,
-            Client(addresses, fl_name, silo_id, tls, (deadlines or Deadlines()).wait, prefix),
+            client,
             self._load,
             self._sizes(),
-            data_size,
-            iterations,
-            threshold,
-            number=silo_number,
-            data_size_unit=data_size_unit,
-            aspects=aspects,
-            deadlines=deadlines,
-            log=log,
-            on_phase=on_phase,
-            rounds_path=rounds_path,
-            adds=self._algorithm.adds,
+            settings,
+            adds=self._facts.adds_uploads,
             declared=self._algorithm.declared,
-            all_needed=all_needed,
             start=self._start(pre_trained) if pre_trained else None,
-            max_change=max_change,
         )
 
     def __del__(self) -> None:
@@ -204,7 +168,7 @@ class SiloManager(FederatedLearningManager):
         self._silo.join()
         if self._silo.joined and self._entered != self.iteration:
             self._entered = self.iteration
-            if self._algorithm.needs_controls and not self._silo.controls:
+            if self._facts.has_controls and not self._silo.controls:
                 self._log(NO_CONTROLS.format(self.iteration))
             self._algorithm.joined(self._silo.controls)
             self._silo.controls = {}  # as large as the model
@@ -216,7 +180,7 @@ class SiloManager(FederatedLearningManager):
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Return what servers lack: 1-D arrays by name, and an adaptive frequency's numbers."""
-        arrays = {LOCAL + p.name: p.asnumpy().reshape(-1) for p in self._staying()}
+        arrays = {LOCAL + p.name: p.asnumpy().reshape(-1) for p in self._local_only()}
         arrays.update(self._algorithm.state())
         if self._adaptive is None:
             return arrays, {}
@@ -225,7 +189,7 @@ class SiloManager(FederatedLearningManager):
 
     def restore(self, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, float]) -> None:
         """Restore what `state` returned in an earlier process; call it before the first `join`."""
-        for param in self._staying():
+        for param in self._local_only():
             param.set_data(Tensor(arrays[LOCAL + param.name].reshape(param.shape)))
         self._algorithm.restore(arrays)
         if self._adaptive is not None:
@@ -267,20 +231,20 @@ class SiloManager(FederatedLearningManager):
 
     def _sizes(self) -> dict[str, int]:
         """Return name -> number of values for each part of the servers' model."""
-        sizes = {param.name: param.size for param in self._travelling()}
+        sizes = {param.name: param.size for param in self._federated()}
         absolute = {ABSOLUTE + name: size for name, size in sizes.items()}
         return {**sizes, **absolute} if self._adaptive else sizes
 
     def _start(self, pre_trained: str) -> Start:
         """Return a copy of the current federated weights; dropped at the first aggregated model."""
-        weights = {p.name: p.asnumpy().reshape(-1).copy() for p in self._travelling()}
+        weights = {p.name: p.asnumpy().reshape(-1).copy() for p in self._federated()}
         return Start(weights, pre_trained)
 
-    def _staying(self) -> list:
+    def _local_only(self) -> list:
         """Return the local parameters: trained, and never sent."""
         return [param for param in self._model.trainable_params() if param.name in self._local]
 
-    def _travelling(self) -> list:
+    def _federated(self) -> list:
         """Return the federated parameters, which the servers hold."""
         return [
             param
@@ -292,7 +256,7 @@ class SiloManager(FederatedLearningManager):
         self, weights: dict[str, np.ndarray], weight_infos: dict[str, tuple]
     ) -> None:
         """Override the base class's hook, with arrays in place of its lists."""
-        for param in self._travelling():
+        for param in self._federated():
             array = param.asnumpy()
             weights[param.name] = array
             weight_infos[param.name] = (array.shape, array.dtype)
@@ -311,7 +275,7 @@ class SiloManager(FederatedLearningManager):
 
     def _load(self, features: dict[str, np.ndarray]) -> None:
         """Set the model's parameters, and what the algorithm keeps of the global model."""
-        for param in self._travelling():
+        for param in self._federated():
             param.set_data(Tensor(features[param.name].reshape(param.shape)))
         self._algorithm.loaded(features)
         if self._privacy is not None:

@@ -25,13 +25,10 @@ from typing import Any, Callable
 import numpy as np
 
 from src.errors import UserError
-from src.federated.aggregation import FEDAVG, FEDPROX, aggregation_type
+from src.federated.aggregation import WEIGHTS_ONLY, aggregation_type
 from src.federated.rounds import Features, NotFiniteError, SyncError, check_finite
 from src.files import append_line, parsed_json, reason
 from src.job.job_config import JobConfig
-
-# With these algorithms a silo sends its weights and nothing else.
-ALGORITHMS = (FEDAVG, FEDPROX)
 
 
 @dataclass(frozen=True)
@@ -75,10 +72,10 @@ def privacy_settings(job: JobConfig, config: Any) -> PrivacySettings | None:
     if clip == 0:
         return None
     algorithm = aggregation_type(job)
-    if algorithm not in ALGORITHMS:
+    if algorithm not in WEIGHTS_ONLY:
         raise UserError(
             f"dp_clip_norm is {clip} and aggregation_type {algorithm}, expected "
-            f"{' or '.join(ALGORITHMS)}: with it more than noised weights would leave the silo"
+            f"{' or '.join(WEIGHTS_ONLY)}: with it more than noised weights would leave the silo"
         )
     if config.sync_type != "fixed":
         raise UserError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Callable
 
 import numpy as np
 
 from src.federated.ranks import Message, RankError, Ranks
 from src.federated.rounds import Features, Round
-from src.federated.silo import Silo
+from src.federated.silo import Silo, SiloSettings
 from src.federated.transport import Client
 
 Load = Callable[[dict[str, np.ndarray]], None]
@@ -19,15 +20,23 @@ class Leader(Silo):
 
     Args:
         ranks: the silo's ranks.
-        client, load: see `Silo`, and likewise for the remaining arguments.
+        client, load, sizes, settings: see `Silo`, and likewise for the remaining arguments.
     """
 
-    def __init__(self, ranks: Ranks, client: Client, load: Load, *more: Any, **options: Any):
+    def __init__(
+        self,
+        ranks: Ranks,
+        client: Client,
+        load: Load,
+        sizes: Mapping[str, int],
+        settings: SiloSettings,
+        **options: Any,
+    ):
         def load_everywhere(features: dict[str, np.ndarray]) -> None:
             ranks.tell(Message("load", arrays=features))
             load(features)
 
-        super().__init__(client, load_everywhere, *more, **options)
+        super().__init__(client, load_everywhere, sizes, settings, **options)
         self._ranks = ranks
 
     def join(self) -> None:
@@ -107,16 +116,21 @@ class Follower:
 
 
 def silo_of(
-    ranks: Ranks | None, client: Client, load: Load, *more: Any, **options: Any
+    ranks: Ranks | None,
+    client: Client,
+    load: Load,
+    sizes: Mapping[str, int],
+    settings: SiloSettings,
+    **options: Any,
 ) -> Silo | Follower:
     """Make this process's silo: a `Silo`, or its part in a silo of several ranks.
 
     Args:
         ranks: the silo's ranks; None for a silo of one process.
-        client, load: see `Silo`, and likewise for the remaining arguments.
+        client, load, sizes, settings: see `Silo`, and likewise for the remaining arguments.
     """
     if ranks is None:
-        return Silo(client, load, *more, **options)
+        return Silo(client, load, sizes, settings, **options)
     if ranks.rank == 0:
-        return Leader(ranks, client, load, *more, **options)
-    return Follower(ranks, load, options["on_phase"])
+        return Leader(ranks, client, load, sizes, settings, **options)
+    return Follower(ranks, load, settings.on_phase)

@@ -16,7 +16,7 @@ from mindspore_federated.startup.feature_map import FeatureMap
 from mindspore_federated.startup.federated_local import load_ms_checkpoint, save_ms_checkpoint
 
 from src.errors import UserError
-from src.federated.aggregation import CONTROL, SCAFFOLD, Aggregation, algorithm_in
+from src.federated.aggregation import ALGORITHMS, CONTROL, Aggregation, algorithm_in
 from src.federated.engine_settings import checked_settings
 from src.federated.fingerprint import FEATURE_NAME
 from src.federated.model_bounds import ModelBounds
@@ -68,7 +68,7 @@ class ServerJob(FLServerJob):
     ):
         with checked_settings():
             super().__init__(yaml_config, http_server_address, tcp_server_ip, checkpoint_dir, tls)
-        self._has_controls = self.aggregation_type == SCAFFOLD
+        self._has_controls = ALGORITHMS[self.aggregation_type].has_controls
         # The base class reads it only to add zero controls to the existing ones.
         self.aggregation_type = ""
         self._aggregation = aggregation

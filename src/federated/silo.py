@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Callable
 
@@ -47,6 +48,42 @@ PERHAPS: dict[type, str] = {
 }
 
 
+@dataclass(frozen=True)
+class SiloSettings:
+    """What a silo brings into a job.
+
+    Attributes:
+        images: number of this silo's images; its weight in the mean.
+        iterations: number of iterations of the job.
+        threshold: number of silos in an iteration; only for log lines.
+        number: this silo's number; only for log lines.
+        data_size_unit: number of images that count as one, see `declared_size`; the same for all
+            silos.
+        aspects: what silos must agree on, see `fingerprint`; {} sends no fingerprint.
+        deadlines: for joining, a request, and waiting for an iteration's end.
+        log: called with a log line.
+        on_phase: called as on_phase(phase, iteration) with "join", "train", "push", "wait",
+            "pull" or "done".
+        rounds_path: file that gets a JSON line for each iteration.
+        all_needed: whether an iteration succeeds only with the uploads of all its silos.
+        max_change: bound of the global model's change in one iteration, see `ModelBounds`; 0 is no
+            bound.
+    """
+
+    images: int
+    iterations: int
+    threshold: int
+    number: int = 0
+    data_size_unit: int = 1
+    aspects: Mapping[str, object] = field(default_factory=dict)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    log: Callable[[str], None] = print
+    on_phase: Callable[[str, int], None] = lambda phase, iteration: None
+    rounds_path: Path | None = None
+    all_needed: bool = False
+    max_change: float = 0.0
+
+
 class Silo:
     """A silo in a job. Call `join`, train, `exchange`, and so on until `finished`.
 
@@ -54,25 +91,12 @@ class Silo:
         client: the connection, with the servers' addresses and this silo's identity.
         load: called with a global model, name -> 1-D float32 array, valid during the call only.
         sizes: name -> number of values of every federated weight.
-        images: number of this silo's images; its weight in the mean.
-        iterations: number of iterations of the job.
-        threshold: number of silos in an iteration; only for log lines.
-        number: this silo's number; only for log lines.
-        aspects: what silos must agree on, see `fingerprint`; {} sends no fingerprint.
-        log: called with a log line.
-        data_size_unit: number of images that count as one, see `declared_size`; the same for all
-            silos.
-        on_phase: called as on_phase(phase, iteration) with "join", "train", "push", "wait",
-            "pull" or "done".
-        rounds_path: file that gets a JSON line for each iteration.
+        settings: see `SiloSettings`.
         adds: whether the servers add uploads to their model (FedNova), in place of a mean of
             models.
         declared: what the silo declares as its weight in place of its number of images (FedNova).
-        all_needed: whether an iteration succeeds only with the uploads of all its silos.
         start: the silo's own initial weights if they come from a checkpoint: it starts from them if
             the servers' initial model was made without one.
-        max_change: bound of the global model's change in one iteration, see `ModelBounds`; 0 is no
-            bound.
 
     Attributes:
         iteration: the servers' current one, from 1; 0 before the first `join`.
@@ -89,24 +113,13 @@ class Silo:
         client: Client,
         load: Callable[[dict[str, np.ndarray]], None],
         sizes: Mapping[str, int],
-        images: int,
-        iterations: int,
-        threshold: int,
-        number: int = 0,
-        data_size_unit: int = 1,
-        aspects: Mapping[str, object] | None = None,
-        deadlines: Deadlines | None = None,
-        log: Callable[[str], None] = print,
-        on_phase: Callable[[str, int], None] = lambda phase, iteration: None,
-        rounds_path: Path | None = None,
+        settings: SiloSettings,
         adds: bool = False,
         declared: int | None = None,
-        all_needed: bool = False,
         start: Start | None = None,
-        max_change: float = 0.0,
     ):
         self.client = client
-        of_images = declared_size(images, data_size_unit)
+        of_images = declared_size(settings.images, settings.data_size_unit)
         self.data_size = of_images if declared is None else declared
         self.iteration = 0
         self.finished = False
@@ -114,25 +127,25 @@ class Silo:
         self.rounds: list[Round] = []
         self.controls: dict[str, np.ndarray] = {}
         self._load = load
-        self._images = images
         self._sizes = dict(sizes)
-        self._iterations = iterations
-        self._number = number
-        self._log = log
-        self._on_phase = on_phase
-        self._rounds_path = rounds_path
+        self._settings = settings
+        self._iterations = settings.iterations
+        self._log = log = settings.log
+        self._on_phase = settings.on_phase
         self._rounds_file = Lossy("rounds.jsonl", log)
         self._adds = adds
-        self._check = ModelCheck(self._sizes, dict(aspects or {}), log, start, adds, max_change)
-        self._identity = IdentityWatch(client.fl_id, log, all_needed)
+        self._check = ModelCheck(
+            self._sizes, dict(settings.aspects), log, start, adds, settings.max_change
+        )
+        self._identity = IdentityWatch(client.fl_id, log, settings.all_needed)
         self._requests = ServerRequests(
             client,
             self.data_size,
-            threshold,
-            deadlines or Deadlines(),
+            settings.threshold,
+            settings.deadlines,
             log,
             self._identity,
-            all_needed,
+            settings.all_needed,
         )
         self._granted: tuple[int, dict[str, np.ndarray]] = (0, {})
         self._job_iterations = 0  # according to the servers, once they have said so
@@ -286,8 +299,8 @@ class Silo:
         self.controls = features if own else {}
         self._granted = (0, {})  # as large as the model
         self._log(
-            f"{how} iteration {self.iteration} of {self._iterations} as silo {self._number} "
-            f"with {self._images} images"
+            f"{how} iteration {self.iteration} of {self._iterations} as silo "
+            f"{self._settings.number} with {self._settings.images} images"
         )
         self._identity.entered(self.iteration, kept=not own)
 
@@ -462,9 +475,9 @@ class Silo:
         record.close(self._began)
         self._log(record.line())
         self.rounds.append(record)
-        if self._rounds_path is not None:
-            path = self._rounds_path
-            self._rounds_file.do(lambda: record.append_to(path))
+        path = self._settings.rounds_path
+        if path is not None:
+            self._rounds_file.do(partial(record.append_to, path))
         self.joined = False
         if self.iteration > self._iterations:
             self._finish()

@@ -13,7 +13,7 @@ from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 from mindspore.train.callback import Callback, RunContext
 
-from src.federated.aggregation import FEDNOVA, aggregation_of
+from src.federated.aggregation import aggregation_of
 from src.federated.checkpoints import CheckpointKeeper
 from src.federated.fingerprint import fingerprint
 from src.federated.identity import identity
@@ -25,8 +25,10 @@ from src.federated.ranks import Ranks, WatchRanks
 from src.federated.resume import StateKeeper, require_same_job, resumed_state, set_momentum
 from src.federated.resume_state import ResumeState, state_file, terms_of_state
 from src.federated.rounds import Deadlines, SyncError, declared_size
+from src.federated.silo import SiloSettings
 from src.federated.task import Task
 from src.federated.tls import silo_tls
+from src.federated.transport import Client
 from src.job.addresses import server_addresses
 from src.job.disk_room import shard_of
 from src.job.iteration_results import has_failed, summary_of
@@ -336,40 +338,48 @@ def make_manager(
     aggregation = aggregation_of(job, config)
     say(label, f"aggregation: {aggregation.words()}")
     size = declared_size(task.images, config.data_size_unit)
-    weight = steps if aggregation.kind == FEDNOVA else size
+    weight = steps if aggregation.facts.adds_uploads else size
+    deadlines = Deadlines(
+        join=config.join_timeout,
+        request=config.request_timeout,
+        wait=config.wait_timeout or window_s + WINDOW_MARGIN_S,
+        join_window=job["round.start_fl_job_time_window"] / 1000,
+        upload_window=job["round.update_model_time_window"] / 1000,
+    )
+    client = Client(
+        addresses[first:] + addresses[:first],
+        job.name,
+        identity(config.silo_name, config.user_id, weight),
+        silo_tls(job),
+        longest=deadlines.wait,
+        prefix=job.url_prefix,
+    )
+    settings = SiloSettings(
+        images=task.images,
+        iterations=job.iterations,
+        threshold=job["round.start_fl_job_threshold"],
+        number=config.user_id,
+        data_size_unit=config.data_size_unit,
+        aspects={**task.aspects, **aggregation.aspects()},
+        deadlines=deadlines,
+        log=partial(say, label),
+        on_phase=on_phase,
+        rounds_path=config.output_dir / "rounds.jsonl",
+        all_needed=job["round.update_model_ratio"] >= 1.0,
+        max_change=config.max_model_change,
+    )
     return SiloManager(
         str(job.path),
         task.network,
         steps // task.steps_per_epoch if sinks_data(config) else steps,
-        addresses[first:] + addresses[:first],
-        task.images,
-        job.name,
-        silo_id=identity(config.silo_name, config.user_id, weight),
-        silo_number=config.user_id,
-        iterations=job.iterations,
-        threshold=job["round.start_fl_job_threshold"],
-        tls=silo_tls(job),
-        data_size_unit=config.data_size_unit,
-        aspects={**task.aspects, **aggregation.aspects()},
-        deadlines=Deadlines(
-            join=config.join_timeout,
-            request=config.request_timeout,
-            wait=config.wait_timeout or window_s + WINDOW_MARGIN_S,
-            join_window=job["round.start_fl_job_time_window"] / 1000,
-            upload_window=job["round.update_model_time_window"] / 1000,
-        ),
-        log=partial(say, label),
-        on_phase=on_phase,
-        rounds_path=config.output_dir / "rounds.jsonl",
+        client,
+        settings,
         local=local_names([p.name for p in task.network.trainable_params()], config.local_params),
         privacy=privacy,
         aggregation=aggregation,
         steps=steps,
         ranks=ranks,
-        all_needed=job["round.update_model_ratio"] >= 1.0,
         pre_trained=config.pre_trained,
-        prefix=job.url_prefix,
-        max_change=config.max_model_change,
     )
 
 

@@ -11,20 +11,12 @@ from typing import Any
 import numpy as np
 
 from src.errors import StartError
-from src.federated.aggregation import FEDAVG, FEDNOVA, FEDPROX, SCAFFOLD
+from src.federated.aggregation import ALGORITHMS
 from src.launch.demo import Demo, DemoPlan
 from src.printing import print
 
 # For the skewed split: most of a silo's images show two of the four categories.
 SKEW = 0.3
-
-# The aggregation section of the federation's file; FedNova and FedAvg have no parameters.
-ALGORITHMS: dict[str, dict[str, float]] = {
-    FEDAVG: {},
-    FEDPROX: {"iid_rate": 0.01},
-    SCAFFOLD: {"total_client_num": 2},
-    FEDNOVA: {},
-}
 
 Figures = list[dict[str, Any]]
 
@@ -48,10 +40,10 @@ def algorithm_plans(base: DemoPlan, seeds: Sequence[int]) -> dict[str, DemoPlan]
     """Return a run for each algorithm and seed on the skewed split, named "FedAvg, seed 1" etc."""
     return {
         f"{kind}, seed {seed}": replace(
-            base, alpha=SKEW, seed=seed, aggregation={"aggregation_type": kind, **keys}
+            base, alpha=SKEW, seed=seed, aggregation={"aggregation_type": kind, **facts.example}
         )
         for seed in seeds
-        for kind, keys in ALGORITHMS.items()
+        for kind, facts in ALGORITHMS.items()
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from src.data.mindrecord import BASE_NAME
 from src.errors import UserError
-from src.federated.aggregation import FEDAVG, aggregation_of
+from src.federated.aggregation import ALGORITHMS, aggregation_of
 from src.federated.privacy import privacy_settings
 from src.job.addresses import parse_address, require_free_port
 from src.job.checks import WARN, Check, Finding
@@ -159,9 +159,11 @@ def rank_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
 def require_averaging(job: JobConfig, config: Any) -> str:
     """Raise a UserError for what only silos of one process support so far."""
     aggregation = aggregation_of(job, config)
-    if aggregation.kind != FEDAVG or aggregation.adaptive or privacy_settings(job, config):
+    is_supported = aggregation.facts.supports_ranks and not aggregation.adaptive
+    if not is_supported or privacy_settings(job, config):
+        names = " or ".join(kind for kind, facts in ALGORITHMS.items() if facts.supports_ranks)
         raise UserError(
-            "--device_num: a silo of several ranks takes part in FedAvg with sync_type fixed and "
+            f"--device_num: a silo of several ranks takes part in {names} with sync_type fixed and "
             f"without differential privacy only, found {aggregation.words()}; give "
             "--device_num=1, or the federation those settings"
         )

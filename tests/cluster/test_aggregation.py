@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from engine import Engine
+from members import settings_of
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
@@ -22,6 +23,7 @@ from src.federated.fingerprint import FEATURE_NAME, FROZEN_ASPECT, fingerprint, 
 from src.federated.manager import SiloManager
 from src.federated.privacy import Privacy, PrivacyLedger, PrivacySettings
 from src.federated.rounds import Deadlines
+from src.federated.transport import Client
 from src.network_define import TrainOneStepCell
 
 DEADLINES = Deadlines(join=40, request=10, wait=40)
@@ -148,22 +150,21 @@ class TrainedSilo:
         self.network = Plane()
         self.lines: list[str] = []
         self.batches = batches(number)
-        aspects = {FROZEN_ASPECT: options.get("pre_trained", ""), **aggregation.aspects()}
+        more = {
+            "threshold": SILOS,
+            "number": number,
+            "aspects": {FROZEN_ASPECT: options.get("pre_trained", ""), **aggregation.aspects()},
+            "deadlines": DEADLINES,
+            "log": self.lines.append,
+        }
+        settings = settings_of(options, IMAGES[number], iterations, **more)
         self.manager = SiloManager(
             str(engine.yaml_path),
             self.network,
             STEPS[number],
-            engine.addresses,
-            data_size=IMAGES[number],
-            fl_name=engine.fl_name,
-            silo_id=f"silo {number}",
-            silo_number=number,
-            iterations=iterations,
-            threshold=SILOS,
-            aspects=aspects,
-            deadlines=DEADLINES,
+            Client(engine.addresses, engine.fl_name, f"silo {number}", longest=DEADLINES.wait),
+            settings,
             aggregation=aggregation,
-            log=self.lines.append,
             **options,
         )
         optimizer = nn.SGD(self.network.trainable_params(), Halving(), MOMENTUM)

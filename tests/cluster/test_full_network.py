@@ -9,7 +9,7 @@ from engine import Engine
 
 from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.rounds import Deadlines
-from src.federated.silo import Silo
+from src.federated.silo import Silo, SiloSettings
 from src.federated.transport import Client
 from src.model_utils.config import PROJECT_DIR, load_config
 from src.training import DetectorTask
@@ -51,11 +51,13 @@ def test_the_global_model_is_the_weighted_mean_of_what_the_silos_sent(trained, t
                 Client(engine.addresses[number:], engine.fl_name, f"silo {number}"),
                 received[number].update,
                 {name: array.size for name, array in initial.items()},
-                IMAGES[number],
-                iterations=1,
-                threshold=2,
-                aspects=aspects,
-                deadlines=Deadlines(join=60, request=60, wait=120),
+                SiloSettings(
+                    IMAGES[number],
+                    iterations=1,
+                    threshold=2,
+                    aspects=aspects,
+                    deadlines=Deadlines(join=60, request=60, wait=120),
+                ),
             )
             silo.join()
             silo.exchange(weights[number])

@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from engine import Engine
+from members import settings_of
 from mindspore import nn
 
 from src.errors import UserError
@@ -17,6 +18,7 @@ from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.manager import SiloManager
 from src.federated.privacy import Privacy, PrivacyLedger, PrivacySettings, epsilon_of
 from src.federated.rounds import Deadlines
+from src.federated.transport import Client
 
 ASPECTS = {"class list": ["cat", "dog"]}
 DEADLINES = Deadlines(join=20, request=10, wait=30)
@@ -48,19 +50,14 @@ def federation(folder: Path, without: str = "none", scale: int = 1) -> Engine:
 
 
 def manager_of(engine: Engine, silo: int, network: nn.Cell, **options) -> SiloManager:
-    options = {"aspects": ASPECTS, **options}
+    more = {"threshold": len(IMAGES), "aspects": ASPECTS, "deadlines": DEADLINES}
+    settings = settings_of(options, IMAGES[silo], ITERATIONS, number=silo, **more)
     return SiloManager(
         str(engine.yaml_path),
         network,
         1,
-        engine.addresses,
-        data_size=IMAGES[silo],
-        fl_name=engine.fl_name,
-        silo_id=f"silo {silo}",
-        silo_number=silo,
-        iterations=ITERATIONS,
-        threshold=len(IMAGES),
-        deadlines=DEADLINES,
+        Client(engine.addresses, engine.fl_name, f"silo {silo}", longest=DEADLINES.wait),
+        settings,
         **options,
     )
 

@@ -8,13 +8,14 @@ import mindspore as ms
 import numpy as np
 import pytest
 from engine import Engine
+from members import settings_of
 from mindspore import nn
 
 from src.errors import UserError
 from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.manager import SiloManager
 from src.federated.rounds import Deadlines, NotFiniteError
-from src.federated.silo import Silo
+from src.federated.silo import Silo, SiloSettings
 from src.federated.transport import Client
 
 ASPECTS = {"class list": ["cat", "dog"]}
@@ -53,18 +54,14 @@ def dataset(scale: float = 1.0) -> ms.dataset.NumpySlicesDataset:
 
 
 def manager_of(engine: Engine, network: nn.Cell, **options) -> SiloManager:
-    options = {"iterations": 2, "aspects": ASPECTS, "log": print, **options}
+    more = {"threshold": 2, "aspects": ASPECTS, "deadlines": DEADLINES}
+    settings = settings_of(options, 30, 2, **more)
     return SiloManager(
         str(engine.yaml_path),
         network,
         STEPS,
-        engine.addresses,
-        data_size=30,
-        fl_name=engine.fl_name,
-        silo_id="trained",
-        silo_number=0,
-        threshold=2,
-        deadlines=DEADLINES,
+        Client(engine.addresses, engine.fl_name, "trained", longest=DEADLINES.wait),
+        settings,
         **options,
     )
 
@@ -74,7 +71,8 @@ def other_silo(engine: Engine, network: nn.Cell, sent: list) -> threading.Thread
     model: dict[str, np.ndarray] = {}
     sizes = {name: value.size for name, value in values(network).items()}
     client = Client(engine.addresses, engine.fl_name, "other")
-    silo = Silo(client, model.update, sizes, 10, 2, 2, aspects=ASPECTS, deadlines=DEADLINES)
+    settings = SiloSettings(10, 2, 2, aspects=ASPECTS, deadlines=DEADLINES)
+    silo = Silo(client, model.update, sizes, settings)
 
     def run() -> None:
         silo.join()

@@ -16,7 +16,7 @@ from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.manager import SiloManager
 from src.federated.resume import StateKeeper, set_momentum
 from src.federated.resume_state import load_state
-from src.federated.silo import Silo
+from src.federated.silo import Silo, SiloSettings
 from src.federated.transport import Client
 
 ITERATIONS = 4
@@ -79,7 +79,8 @@ def other_silo(engine: Engine, sizes: dict[str, int]) -> threading.Thread:
     """A silo that sends half of what it got, until the job is finished."""
     model: dict[str, np.ndarray] = {}
     client = Client(engine.addresses, engine.fl_name, "other")
-    one = Silo(client, model.update, sizes, 10, ITERATIONS, 2, aspects=ASPECTS, deadlines=DEADLINES)
+    settings = SiloSettings(10, ITERATIONS, 2, aspects=ASPECTS, deadlines=DEADLINES)
+    one = Silo(client, model.update, sizes, settings)
 
     def run() -> None:
         one.join()

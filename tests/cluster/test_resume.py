@@ -18,7 +18,7 @@ from models import read_model
 
 from src.federated.resume_state import BrokenStateError, head_of
 from src.federated.rounds import Deadlines
-from src.federated.silo import Silo
+from src.federated.silo import Silo, SiloSettings
 from src.federated.transport import Client
 
 pytestmark = pytest.mark.slow  # a federation that is started twice, and a worker four times
@@ -42,11 +42,13 @@ class Second(threading.Thread):
             Client([address], "FasterRCNN", "second"),
             self._take,
             sizes,
-            14,
-            ITERATIONS,
-            2,
-            deadlines=Deadlines(join=120, request=30, wait=300),
-            log=lambda line: None,
+            SiloSettings(
+                14,
+                ITERATIONS,
+                2,
+                deadlines=Deadlines(join=120, request=30, wait=300),
+                log=lambda line: None,
+            ),
         )
         self.start()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import fields
 from typing import Callable
 
 import numpy as np
@@ -12,7 +13,7 @@ from engine import Engine
 from src.federated.fingerprint import FEATURE_NAME, FROZEN_ASPECT, fingerprint
 from src.federated.model_check import Start
 from src.federated.rounds import Deadlines
-from src.federated.silo import Silo
+from src.federated.silo import Silo, SiloSettings
 from src.federated.transport import Client
 
 ASPECTS = {
@@ -46,29 +47,30 @@ def checkpoint(change: float = 5.0) -> Start:
     return Start(flat, "resnet50.ckpt")
 
 
+def settings_of(options: dict, images: int, iterations: int, **more) -> SiloSettings:
+    """Make the settings of a silo from those of `options` that are its; they are removed there."""
+    names = [field.name for field in fields(SiloSettings) if field.name in options]
+    own = {name: options.pop(name) for name in names}
+    return SiloSettings(**{"images": images, "iterations": iterations, **more, **own})
+
+
 class Member(Silo):
     """Run a silo whose model is `model` and whose log is `lines`."""
 
     def __init__(self, engine: Engine, name: str, images: int = 10, **options):
         self.model: dict[str, np.ndarray] = {}
         self.lines: list[str] = []
-        options = {"iterations": 30, "aspects": ASPECTS, "deadlines": DEADLINES, **options}
+        more = {"threshold": 2, "aspects": ASPECTS, "deadlines": DEADLINES}
+        settings = settings_of(options, images, 30, log=self.lines.append, **more)
         sizes = options.pop("sizes", {key: value.size for key, value in weights().items()})
-        super().__init__(
-            Client(
-                options.pop("addresses", engine.addresses),
-                engine.fl_name,
-                name,
-                options.pop("tls", None),
-                prefix=engine.prefix,
-            ),
-            self.model.update,
-            sizes,
-            images,
-            threshold=2,
-            log=self.lines.append,
-            **options,
+        client = Client(
+            options.pop("addresses", engine.addresses),
+            engine.fl_name,
+            name,
+            options.pop("tls", None),
+            prefix=engine.prefix,
         )
+        super().__init__(client, self.model.update, sizes, settings, **options)
 
     def train(self, change: float) -> dict[str, np.ndarray]:
         return {key: value + np.float32(change) for key, value in self.model.items()}

@@ -11,6 +11,8 @@ from src.errors import UserError
 from src.federated.engine_settings import checked_settings
 from src.federated.manager import SiloManager
 from src.federated.server import ServerJob, run_scheduler
+from src.federated.silo import SiloSettings
+from src.federated.transport import Client
 from src.job.job_config import load_job
 from src.model_utils.config import PROJECT_DIR
 
@@ -18,7 +20,8 @@ ADDRESS = "127.0.0.1:6668"
 
 
 def start_silo(path):
-    SiloManager(path, nn.Cell(), 1, [ADDRESS], 1, "FasterRCNN", "silo", 0, 3, 2)
+    client = Client([ADDRESS], "FasterRCNN", "silo")
+    SiloManager(path, nn.Cell(), 1, client, SiloSettings(images=1, iterations=3, threshold=2))
 
 
 ROLES = {

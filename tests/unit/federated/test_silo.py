@@ -19,7 +19,7 @@ from src.federated.rounds import (
     SyncError,
     UploadRefusedError,
 )
-from src.federated.silo import Silo
+from src.federated.silo import Silo, SiloSettings
 
 START = np.float32([1, 2, 3])
 TRAINED = {"w": START + 1}
@@ -83,7 +83,8 @@ def make(
     client: Script,
     seconds: float = 5.0,
     iterations: int = 3,
-    aspects: dict | None = None,
+    adds: bool = False,
+    declared: int | None = None,
     **options,
 ) -> tuple[Silo, dict, list]:
     loaded: dict[str, np.ndarray] = {}
@@ -93,13 +94,9 @@ def make(
         client,
         loaded.update,
         {"w": 3},
-        10,
-        iterations,
-        threshold=2,
-        aspects=aspects,
-        deadlines=deadlines,
-        log=lines.append,
-        **options,
+        SiloSettings(10, iterations, 2, deadlines=deadlines, log=lines.append, **options),
+        adds,
+        declared,
     )
     return silo, loaded, lines
 

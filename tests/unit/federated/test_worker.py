@@ -69,19 +69,20 @@ def manager_arguments(monkeypatch, tmp_path, **values):
 
 
 def test_the_servers_decide_on_an_iteration_before_a_silo_gives_up(monkeypatch, tmp_path):
-    job, _, named = manager_arguments(monkeypatch, tmp_path)
+    job, words, _ = manager_arguments(monkeypatch, tmp_path)
     window_s = job["round.global_iteration_time_window"] / 1000
-    assert named["deadlines"].wait == window_s + 600
-    assert (named["deadlines"].join, named["deadlines"].request) == (60, 20)
-    _, _, named = manager_arguments(monkeypatch, tmp_path, wait_timeout=5.0)
-    assert named["deadlines"].wait == 5
+    deadlines = words[4].deadlines
+    assert deadlines.wait == window_s + 600
+    assert (deadlines.join, deadlines.request) == (60, 20)
+    _, words, _ = manager_arguments(monkeypatch, tmp_path, wait_timeout=5.0)
+    assert words[4].deadlines.wait == 5
 
 
 def test_workers_begin_with_servers_of_their_own(monkeypatch, tmp_path):
     for number, ports in ((0, [0, 1, 2]), (1, [1, 2, 0]), (5, [2, 0, 1])):
-        _, words, named = manager_arguments(monkeypatch, tmp_path, user_id=number)
-        assert words[3] == [f"127.0.0.1:700{port}" for port in ports]
-        assert named["silo_id"] == f"bank_{number} (14)"
+        _, words, _ = manager_arguments(monkeypatch, tmp_path, user_id=number)
+        assert words[3].addresses == [f"127.0.0.1:700{port}" for port in ports]
+        assert words[3].fl_id == f"bank_{number} (14)"
 
 
 @pytest.mark.parametrize(
