@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -87,8 +87,18 @@ class Aggregation:
 
     @property
     def facts(self) -> AlgorithmFacts:
-        """Return the facts of the algorithm."""
-        return ALGORITHMS[self.kind]
+        """Return the facts of the algorithm with these settings."""
+        facts = ALGORITHMS[self.kind]
+        if not self.adaptive:
+            return facts
+        # A silo sends the size of its changes too, and keeps two moving averages and a model.
+        return replace(
+            facts,
+            sends_weights_only=False,
+            supports_ranks=False,
+            silo_models=facts.silo_models + 3,
+            resume_models=facts.resume_models + 2,
+        )
 
     @property
     def server_models(self) -> int:
@@ -98,12 +108,12 @@ class Aggregation:
     @property
     def silo_models(self) -> int:
         """Return how many arrays of the model's size a silo keeps in memory for the algorithm."""
-        return self.facts.silo_models + 3 * bool(self.adaptive)
+        return self.facts.silo_models
 
     @property
     def resume_models(self) -> int:
         """Return how many arrays of the model's size a state for --resume has, with momentum."""
-        return 1 + self.facts.resume_models + 2 * bool(self.adaptive)
+        return 1 + self.facts.resume_models
 
     def aspects(self) -> dict[str, object]:
         """Return what silos must agree on, under the same names for every algorithm."""

@@ -25,7 +25,7 @@ from typing import Any, Callable
 import numpy as np
 
 from src.errors import UserError
-from src.federated.aggregation import WEIGHTS_ONLY, aggregation_type
+from src.federated.aggregation import WEIGHTS_ONLY, aggregation_of
 from src.federated.rounds import Features, NotFiniteError, SyncError, check_finite
 from src.files import append_line, parsed_json, reason
 from src.job.job_config import JobConfig
@@ -71,16 +71,12 @@ def privacy_settings(job: JobConfig, config: Any) -> PrivacySettings | None:
         )
     if clip == 0:
         return None
-    algorithm = aggregation_type(job)
-    if algorithm not in WEIGHTS_ONLY:
+    aggregation = aggregation_of(job, config)
+    if not aggregation.facts.sends_weights_only:
         raise UserError(
-            f"dp_clip_norm is {clip} and aggregation_type {algorithm}, expected "
-            f"{' or '.join(WEIGHTS_ONLY)}: with it more than noised weights would leave the silo"
-        )
-    if config.sync_type != "fixed":
-        raise UserError(
-            f"dp_clip_norm is {clip} and sync_type {config.sync_type}, expected fixed: otherwise "
-            "gradients without noise would leave the silo too"
+            f"dp_clip_norm is {clip} and the job has aggregation_type {aggregation.kind} and "
+            f"sync_type {config.sync_type}, expected {' or '.join(WEIGHTS_ONLY)} and fixed: "
+            "otherwise more than noised weights would leave the silo"
         )
     return PrivacySettings(clip, noise, delta, most)
 

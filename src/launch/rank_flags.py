@@ -159,8 +159,7 @@ def rank_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
 def require_averaging(job: JobConfig, config: Any) -> str:
     """Raise a UserError for what only silos of one process support so far."""
     aggregation = aggregation_of(job, config)
-    is_supported = aggregation.facts.supports_ranks and not aggregation.adaptive
-    if not is_supported or privacy_settings(job, config):
+    if not aggregation.facts.supports_ranks or privacy_settings(job, config):
         names = " or ".join(kind for kind, facts in ALGORITHMS.items() if facts.supports_ranks)
         raise UserError(
             f"--device_num: a silo of several ranks takes part in {names} with sync_type fixed and "

@@ -3,7 +3,6 @@
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from src.federated.rounds import NotFiniteError, Round, SyncError
 from src.job.checks import FAIL, PASS, WARN
 from src.job.job_config import JobConfig
 from src.launch.preflight.roles import privacy_check
+from src.model_utils.config import load_config
 
 
 def privacy(folder, clip=1.0, noise=0.0, delta=1e-5, log=print, most=0.0):
@@ -248,18 +248,17 @@ def test_clipping_alone_is_called_not_private(tmp_path):
 
 
 def job(kind=None):
-    values = {"aggregation": {"aggregation_type": kind}} if kind else {}
+    values = {"aggregation": {"aggregation_type": kind, "iid_rate": 0.1}} if kind else {}
     return JobConfig(Path("job.yaml"), values)
 
 
 def keys(clip=1.0, noise=1.0, delta=1e-5, sync_type="fixed", most=0.0):
-    return SimpleNamespace(
-        dp_clip_norm=clip,
-        dp_noise_multiplier=noise,
-        dp_delta=delta,
-        dp_max_epsilon=most,
-        sync_type=sync_type,
-    )
+    config = load_config()
+    values = {"clip_norm": clip, "noise_multiplier": noise, "delta": delta, "max_epsilon": most}
+    for name, value in values.items():  # set directly: load_config refuses some of them
+        setattr(config, f"dp_{name}", value)
+    config.sync_type = sync_type
+    return config
 
 
 @pytest.mark.parametrize("kind", [None, "FedAvg", "FedProx"])
@@ -271,9 +270,21 @@ def test_where_only_weights_leave_it_is_available(kind):
 @pytest.mark.parametrize(
     ("kind", "config", "words"),
     [
-        ("Scaffold", keys(), "aggregation_type Scaffold, expected FedAvg or FedProx"),
-        ("FedNova", keys(), "aggregation_type FedNova, expected FedAvg or FedProx"),
-        ("FedAvg", keys(sync_type="adaptive"), "sync_type adaptive, expected fixed"),
+        (
+            "Scaffold",
+            keys(),
+            "aggregation_type Scaffold and sync_type fixed, expected FedAvg or FedProx",
+        ),
+        (
+            "FedNova",
+            keys(),
+            "aggregation_type FedNova and sync_type fixed, expected FedAvg or FedProx",
+        ),
+        (
+            "FedAvg",
+            keys(sync_type="adaptive"),
+            "sync_type adaptive, expected FedAvg or FedProx and fixed",
+        ),
         ("FedAvg", keys(clip=0.0), "dp_noise_multiplier is 1.0 and dp_clip_norm 0"),
         ("FedAvg", keys(clip=math.inf), "dp_clip_norm is inf, expected a finite number"),
         ("FedAvg", keys(noise=math.nan), "dp_noise_multiplier is nan, expected a finite"),
