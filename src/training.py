@@ -81,7 +81,7 @@ def build_detector(config: Config) -> tuple[nn.Cell, str]:
     net = Faster_Rcnn_Resnet(config)
     net.set_train()
     if not config.pre_trained:
-        return net, f"weights drawn from seed {config.seed}"
+        return net, f"weights initialized from seed {config.seed}"
     path = user_path(config.pre_trained)
     content = read_checkpoint(path)
     mark, scores = content.get(FEATURE_NAME), content.get(SCORES[1])

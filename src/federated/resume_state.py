@@ -117,7 +117,7 @@ def describe_state(path: Path, terms: Mapping[str, str]) -> str:
         return f"{path} is not there: the worker begins without momentum"
     told = head_of(path)
     _require_same(path, told["terms"], terms)
-    return f"{path}: goes on from iteration {told['iteration']}, after {told['steps']} steps"
+    return f"{path}: continues from iteration {told['iteration']}, after {told['steps']} steps"
 
 
 def load_state(

@@ -318,5 +318,5 @@ def _check_aggregation(job: JobConfig) -> None:
     if kind in ("Scaffold", "FedNova") and ratio < 1:
         raise UserError(
             f"{job.path}: round.update_model_ratio is {ratio}, and {kind} needs 1: the servers "
-            "would reckon with another number of silos than have sent"
+            "would divide by another number of silos than have sent"
         )

@@ -319,7 +319,7 @@ def live_servers(store: JobStore, known_dead: Collection[str] = ()) -> list[str]
         if renewed:
             return renewed
         if not said:
-            print("waiting for servers' signs of life in Redis to be renewed or to expire (10 s)")
+            print("waiting for the servers' heartbeats in Redis to be renewed or to expire (10 s)")
             said = True
         before = after
     return []

@@ -261,11 +261,11 @@ class Collector:
                 return
             # After a new instance a server has a heartbeat in both instances for ten seconds.
             beats = len({key.split(":heartbeat:")[1] for key in store.heartbeats()})
-            status.redis = f"{record.redis} answers, signs of life of {beats} server(s)"
+            status.redis = f"{record.redis} answers, heartbeats of {beats} server(s)"
             if not beats and any(
                 p.role == "server" and p.state == RUNNING_JOB for p in status.processes
             ):
-                status.notes.append("servers run here, and Redis has no sign of life of them")
+                status.notes.append("servers run here, and Redis has no heartbeat of them")
             if store.is_full():
                 status.notes.append(
                     f"Redis at {record.redis} is at its maxmemory and refuses the servers' writes: "

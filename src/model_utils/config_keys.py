@@ -239,7 +239,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "roster": Key(
             "",
             "the members of the job, silos.yaml: a worker has the name of its certificate there, "
-            "and servers and status warn of strangers (docs/tls.md); empty: whoever comes",
+            "and servers and status warn of strangers (docs/tls.md); empty: any silo",
         ),
         "dp_noise_multiplier": Key(
             0.0,

@@ -50,7 +50,7 @@ class LoadReport:
         total = len(self.loaded) + len(self.missing) + len(self.refitted.tensors)
         text = f"{self.path}: loaded {len(self.loaded)} of the network's {total} parameters"
         if self.refitted.tensors:
-            text += f"; drawn again for other classes: {', '.join(self.refitted.tensors)}"
+            text += f"; initialized again for other classes: {', '.join(self.refitted.tensors)}"
         if self.refitted.carried:
             text += f", but for the columns of {', '.join(self.refitted.carried)}"
         return text + self._not_found() + (f"; {self.hint}" if self.hint else "")

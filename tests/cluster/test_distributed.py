@@ -118,7 +118,7 @@ def test_a_killed_rank_ends_its_silo_and_the_other_silo_goes_on(job, number):
     assert f"rank {number} of this silo has ended" in log, other.read_text()
     # It comes back with the same number, and the other silo has waited for it.
     job.ranks(*["--resume"] * number)
-    assert ("resume.safetensors: goes on from iteration" in job.log(SILO)) == bool(number)
+    assert ("resume.safetensors: continues from iteration" in job.log(SILO)) == bool(number)
     assert (job.folder / f"{SILO}.1").exists() != bool(number)
     job.at_iteration(job.status(SILO)["iteration"] + 2, SILO)
     assert "worker_1" not in job.exit_codes()

@@ -53,7 +53,7 @@ def test_a_job_from_its_start_to_its_end(job, secret):
     job.servers(2, secret)
     listed = json.loads(run(job.folder, "tools/status.py", "--json").stdout)
     assert "CLUSTER_READY, 2 server(s)" in listed["scheduler"]
-    assert "signs of life of 2 server(s)" in listed["redis"]
+    assert "heartbeats of 2 server(s)" in listed["redis"]
     said = succeed(job.folder, "tools/status.py", "query")
     assert "enable_ssl                      True" in said
 

@@ -124,7 +124,7 @@ def test_a_resumed_worker_takes_the_steps_of_one_that_was_never_killed(tmp_path,
         job.wait_for_end()
 
     done = (KILLED_IN - 1) * STEPS
-    assert f"goes on from iteration {KILLED_IN}, after {done} steps" in job.log("worker_0")
+    assert f"continues from iteration {KILLED_IN}, after {done} steps" in job.log("worker_0")
     expected = whole.losses()
     assert len(expected) == ITERATIONS * STEPS
     assert job.losses()[:before] == expected[:before]

@@ -34,7 +34,7 @@ def killed_and_restarted(engine: Engine, numbers, restart: bool = True) -> None:
             engine.start_server(number, wait=False)
 
 
-@pytest.mark.slow  # 17 s: a server that starts waits until its dead self's sign of life is over
+@pytest.mark.slow  # 17 s: a server that starts waits until its dead self's heartbeat expires
 @pytest.mark.parametrize("moment", ["before the uploads", "while aggregating"])
 def test_the_only_server_killed_and_restarted(tmp_path, moment):
     with Engine(initial(), tmp_path, silos=2, windows=WINDOWS) as engine:
@@ -49,7 +49,7 @@ def test_one_of_two_servers_killed(tmp_path, moment, number, restart):
         one_fault(engine, moment, lambda: killed_and_restarted(engine, [number], restart))
 
 
-@pytest.mark.slow  # servers that start wait until the dead ones' signs of life are over, 10 s
+@pytest.mark.slow  # servers that start wait until the heartbeats of the dead ones expire, 10 s
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_both_servers_killed_and_restarted(tmp_path, moment):
     with Engine(initial(), tmp_path, silos=2, servers=2, windows=WINDOWS) as engine:

@@ -32,7 +32,7 @@ def test_what_was_written_comes_back_and_one_file_is_kept(tmp_path):
     assert (found.iteration, found.steps, found.numbers) == (5, 48, {"frequency": 3})
     for name, array in state().arrays.items():
         np.testing.assert_array_equal(found.arrays[name], array)
-    assert lines == [f"resume: {path}: goes on from iteration 5, after 48 steps"]
+    assert lines == [f"resume: {path}: continues from iteration 5, after 48 steps"]
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     assert path.stat().st_mode & 0o777 == 0o600  # it holds what has not left the silo
 

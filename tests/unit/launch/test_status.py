@@ -129,7 +129,7 @@ def test_who_has_joined_who_has_sent_and_who_is_missing(job, redis):
     assert "1 of 3 silo(s) joined, 1 sent" in text
     assert "joined   bank_0 (worker_0)" in text
     assert "missing  clinic_7, 1 of unknown name" in text
-    assert "127.0.0.1:" in status.redis and "signs of life of 1 server(s)" in status.redis
+    assert "127.0.0.1:" in status.redis and "heartbeats of 1 server(s)" in status.redis
 
 
 def test_names_from_redis_forge_no_line_and_steer_no_terminal(job, redis):
@@ -217,7 +217,7 @@ def test_a_redis_that_is_full_and_servers_without_a_sign_of_life_are_notes(job, 
     job.start("server")
     fill(redis, 2, [])
     redis.delete(*redis.keys("*heartbeat*"))
-    assert job.collect().notes == ["servers run here, and Redis has no sign of life of them"]
+    assert job.collect().notes == ["servers run here, and Redis has no heartbeat of them"]
     redis.config_set("maxmemory", 1)
     try:
         (_, note) = job.collect().notes

@@ -65,9 +65,9 @@ def test_the_head_of_other_classes_is_drawn_anew(tmp_path, trained, caplog):
     fresh = values_of(Faster_Rcnn_Resnet(config))
     with caplog.at_level("INFO"):
         net, said = build_detector(config)
-    assert "drawn again" not in caplog.text  # the worker prints `said`, and once is enough
+    assert "initialized again" not in caplog.text  # the worker prints `said`, and once is enough
     assert "111 of the network's 115 parameters" in said
-    assert f"drawn again for other classes: {', '.join(CLASS_TENSORS)}" in said
+    assert f"initialized again for other classes: {', '.join(CLASS_TENSORS)}" in said
     assert "but for" not in said and "not found" not in said
     for name, value in values_of(net).items():
         expected = fresh[name] if name in CLASS_TENSORS else trained[name]
