@@ -1,6 +1,6 @@
 # make demo    two silos train one detector through a real scheduler, servers and Redis
 # make test    the gate's tests; make test-slow the longer ones; make check ruff, types, layers
-# make coverage   writes how much of src the gate's tests run into docs/coverage.md
+# make coverage   shows how much of src the gate's tests run
 # make mutants   shows which small changes of core modules their tests notice; MODULES=rounds selects (hours)
 # make bench   writes how fast training, detection and data path are into docs/performance.md (minutes)
 # make bench-sync   measures a synchronisation, also with the engine's own client (minutes, 12 GB)
@@ -31,8 +31,7 @@ test-slow: $(STAMP)
 # Processes that tests start are counted too: pytest-cov starts in each of them.
 coverage: $(STAMP)
 	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow" --cov=$(CURDIR)/src \
-		--cov-report=json:coverage.json tests
-	$(PYTHON) tools/write_coverage.py coverage.json --write=docs/coverage.md
+		--cov-report=term:skip-covered tests
 
 mutants: $(STAMP)
 	$(PYTHON) -m venv $(MUTANTS_TOOL)

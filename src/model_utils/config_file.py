@@ -1,8 +1,11 @@
-"""YAML files of keys: finds and reads them, and explains why one does not parse."""
+"""YAML files of keys: finds, reads and writes them, and explains why one does not parse."""
 
 from __future__ import annotations
 
+import json
 import re
+import textwrap
+from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import yaml
 from yaml.constructor import ConstructorError
 
 from src.errors import UserError, user_path
+from src.model_utils.config_keys import SECTIONS, Key
 
 # Of a file of settings; COCO's own list of classes has 2 kB.
 LARGEST_BYTES, MOST_VALUES, DEEPEST, LONGEST_NUMBER = 2**20, 100_000, 30, 400
@@ -154,3 +158,49 @@ def _missing_space(text: str) -> str:
             key, value = found.groups()
             return f"line {number}: a space is missing after '{key}:', write {key}: {value}"
     return ""
+
+
+CONFIG_HEAD = """\
+# Detector, data and training. Edit this file, or give one of your own as --config_path: a key that
+# is left out has the value that stands here. Every scalar key is also a flag (--img_width=640),
+# which wins over the file. tools/write_default_config.py wrote it from config_keys.py.
+"""
+WIDTH, COMMENT_COLUMNS = 100, (28, 36, 48, 64)
+
+
+def default_config_text() -> str:
+    """Return default_config.yaml: every key that does something, its default and its meaning."""
+    parts = [CONFIG_HEAD]
+    for title, keys in SECTIONS.items():
+        parts.append(f"# ---- {title} ".ljust(WIDTH, "-"))
+        parts += [_line(name, key) for name, key in keys.items()]
+        parts.append("")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _line(name: str, key: Key) -> str:
+    """Return a key with its comment, which continues on the next lines where it is long."""
+    setting = f"{'# ' if key.follows else ''}{name}: {_as_yaml(key.default)}"
+    words = f"{key.help} ({', '.join(key.choices)})" if key.choices else key.help
+    if len(setting) > WIDTH:
+        # No line is broken within a name.
+        unbroken = re.sub(r'"[^"]*"', lambda name: name[0].replace(" ", "\0"), setting)
+        listed = textwrap.fill(unbroken, WIDTH, subsequent_indent="  ").replace("\0", " ")
+        return f"# {words}\n{listed}"
+    column = next((c for c in COMMENT_COLUMNS if len(setting) + 2 <= c), 0)
+    if not column:
+        return "\n".join([*(f"# {line}" for line in textwrap.wrap(words, WIDTH - 2)), setting])
+    first, *more = textwrap.wrap(words, WIDTH - column - 2)
+    lines = [f"{setting.ljust(column)}# {first}", *(" " * column + f"# {line}" for line in more)]
+    return "\n".join(lines)
+
+
+def _as_yaml(value: Any) -> str:
+    """Return a value as a line of YAML: without the exponents, which YAML 1.1 reads as text."""
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_as_yaml, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_as_yaml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, float):
+        return f"{Decimal(repr(value)):f}"
+    return json.dumps(value) if isinstance(value, str) else str(value)

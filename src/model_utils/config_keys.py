@@ -2,7 +2,7 @@
 
 `default_config.yaml`, the flags and their `--help` follow from this table. This is the only place
 that defines keys. To add one, add a line here, list it in `src/federated/fingerprint.py` as
-compared or not, and run `python tools/write_flags.py`.
+compared or not, and run `python tools/write_default_config.py`.
 """
 
 from __future__ import annotations

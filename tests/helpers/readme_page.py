@@ -1,9 +1,13 @@
-"""Read the commands in the `sh` blocks of README.md."""
+"""Read the commands in the `sh` blocks of README.md, and the flags that scripts take."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
+
+from src.model_utils.config import PROJECT_DIR
 
 HEADING = re.compile(r"(?m)^(?=## )")
 BLOCK = re.compile(r"(?ms)^```sh\n(.*?)^```$")
@@ -39,3 +43,10 @@ def commands_of(line: str) -> list[list[str]]:
         else:
             commands[-1].append(word)
     return [command for command in commands if command]
+
+
+def flags_of(script: str) -> set[str]:
+    """Return the flags in what `script --help` prints."""
+    command = [sys.executable, str(PROJECT_DIR / script), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return set(re.findall(r"(?m)^  (--[\w-]+)", done.stdout))

@@ -11,7 +11,7 @@ import yaml
 
 from src.job.job_config import NEUTRAL
 from src.model_utils.config import DEFAULT_CONFIG, IDLE, KEYS, PROJECT_DIR
-from src.reporting.flags_page import config_file
+from src.model_utils.config_file import default_config_text
 
 # It names all keys, whether or not anything reads them.
 TABLE = "src/model_utils/config_keys.py"
@@ -46,7 +46,7 @@ def test_a_default_is_a_value_that_the_key_takes():
 
 def test_the_file_next_to_the_scripts_is_the_table():
     text = (PROJECT_DIR / DEFAULT_CONFIG).read_text(encoding="utf-8")
-    assert text == config_file(), "python tools/write_flags.py writes it again"
+    assert text == default_config_text(), "python tools/write_default_config.py writes it again"
     values = yaml.safe_load(text)
     assert values == {
         name: key.default for name, key in KEYS.items() if name not in IDLE and not key.follows

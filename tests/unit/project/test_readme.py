@@ -4,16 +4,15 @@ import functools
 import re
 
 import pytest
-import yaml
 from readme_page import (
     BLOCK,
     command_lines,
     commands_of,
+    flags_of,
     words_of,
 )
 
-from src.model_utils.config import DEFAULT_CONFIG, PROJECT_DIR
-from src.reporting.flags_page import help_of, options
+from src.model_utils.config import PROJECT_DIR
 
 PAGE, CHINESE = "README.md", "README_CN.md"
 # What a command may call next to the suite's scripts and make targets.
@@ -41,29 +40,7 @@ def all_commands(text):
     return [command for line in command_lines(text) for command in commands_of(line)]
 
 
-@functools.cache
-def flags_of(script):
-    """The flags of a script, by docs/flags.md, which another test compares with the scripts."""
-    text = text_of("docs/flags.md")
-    (part,) = re.findall(rf"(?ms)^## {re.escape(script)}\n(.*?)(?=^## |\Z)", text)
-    return set(re.findall(r"`(--\w+)", part))
-
-
-@functools.cache
-def helped_flags(script):
-    """The same with the keys of the configuration, which the page leaves out."""
-    return {flag.split()[0] for flag, _ in options(help_of(script))}
-
-
-@functools.cache
-def keys():
-    return set(yaml.safe_load(text_of(DEFAULT_CONFIG)))
-
-
-def takes(script, flag):
-    if flag in flags_of(script):
-        return True
-    return flag[2:] in keys() and flag in helped_flags(script)
+known = functools.cache(flags_of)
 
 
 def what_is_wrong(command):
@@ -78,7 +55,7 @@ def what_is_wrong(command):
     if not (PROJECT_DIR / script).is_file():
         return [f"{script}: no such script"]
     flags = [word.split("=")[0] for word in words if word.startswith("-")]
-    return [f"{script} {flag}" for flag in flags if not takes(script, flag)]
+    return [f"{script} {flag}" for flag in flags if flag not in known(script)]
 
 
 def test_the_commands_are_found_at_all(page):
