@@ -222,6 +222,11 @@ def _indexed_rows(index: Path, name: str, header: _Header) -> int:
         raise UserError(f"{index}: not the index of a MindRecord file; {WRITE_AGAIN}") from error
 
 
+def written_classes(mindrecord_file: Path) -> list[str] | None:
+    """Return the class list of a checked MindRecord, the background first; None if it has none."""
+    return _read_header(mindrecord_file).classes
+
+
 def indexed_objects(mindrecord_file: Path) -> Counter | None:
     """Return number of objects -> number of images, from the index of a checked MindRecord.
 

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from src.data.coco import load_labels
+from src.data.label_summary import FORMAT, read_summary
 from src.data.labels.voc import read_voc
 from src.data.labels.yolo import read_yolo
 from src.errors import UserError
@@ -171,6 +172,15 @@ RECORD = {
 }
 
 
+SUMMARY = {
+    "format": FORMAT,
+    "classes": ["dog"],
+    "image_sizes": [[640, 480, 2]],
+    "objects": [[0, 1], [1, 1]],
+    "boxes": {"dog": [[3, -20, 0, 1]]},
+}
+
+
 def read_job_record(path: Path) -> None:
     record = read_record(path.parent.parent)
     assert record is not None
@@ -191,6 +201,7 @@ READERS = {
         corrupt_text(next(yaml.safe_load_all(DETECTOR)), DETECTOR, yaml_text),
     ),
     "coco": ("coco.json", read_labels, corrupt_text(COCO, json.dumps(COCO), json.dumps)),
+    "summary": ("theirs.json", read_summary, corrupt_text(SUMMARY, "{}", json.dumps)),
     "voc": ("voc/a.xml", read_voc_file, corrupt_bytes(VOC.encode(), len(VOC))),
     "yolo": ("yolo/a.txt", read_yolo_file, corrupt_bytes(YOLO.encode(), len(YOLO))),
 }
