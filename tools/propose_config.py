@@ -150,10 +150,8 @@ def write_one(args: argparse.Namespace) -> None:
         raise UserError(f"{path}: already there; choose another --summary or give --overwrite")
     labels = read_labels(args)
     write_summary(labels, path)
-    print(
-        f"{path} written: {sum(labels.boxes.values())} objects, {path.stat().st_size} bytes; look"
-    )
-    print("  into it before it leaves: counts and histograms, no file names, no coordinates")
+    print(f"{path} written, counts and histograms of {sum(labels.boxes.values())} objects")
+    print("next: read it, give it to the coordinator, who calls this with --merge and those of all")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import math
 import textwrap
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
@@ -48,8 +48,9 @@ from src.model_utils.config import Config, load_config
 # Training from random weights: passes over a silo's images, and limits of the steps.
 PASSES, LEAST_STEPS, MOST_STEPS = 24, 2000, 40_000
 USABLE_STEPS = 1000  # the image size leaves time for these at least
-# Seconds of a step on two cores, for an image and for each of its pixels: docs/performance.md.
-IMAGE_SECONDS, PIXEL_SECONDS, CORES = 0.35, 6e-6, 2
+# Seconds of a step on two cores, for each pixel and each sampled region of an image, and the power
+# of the number of cores with which a step gets faster: from docs/performance.md.
+PIXEL_SECONDS, REGION_SECONDS, CORES, SPEED_UP = 6.3e-6, 5e-4, 2, 0.7
 BATCHES = (4, 2, 1)
 MANY_IMAGES = 2000  # of a silo, from which a batch of 4 leaves enough steps in a pass
 RATE, RATE_OF_IMAGE = 0.01, 0.005  # base_lr, and what each image of a small batch adds to it
@@ -73,9 +74,10 @@ class Machine:
     cores: int
     worker_bytes: Callable[[Any], float]
 
-    def seconds(self, pixels: float, batch: int) -> float:
-        """Estimate the seconds of a step."""
-        return batch * (IMAGE_SECONDS + PIXEL_SECONDS * pixels) * CORES / self.cores
+    def seconds(self, pixels: float, batch: int, regions: int) -> float:
+        """Estimate the seconds of a step with `batch` images of so many pixels and regions."""
+        image = PIXEL_SECONDS * pixels + REGION_SECONDS * regions
+        return batch * image * (CORES / self.cores) ** SPEED_UP
 
 
 @dataclass
@@ -109,10 +111,9 @@ def propose(inputs: Inputs) -> list[Part]:
         UserError: memory or time are too small for any image size.
     """
     labels = inputs.labels
-    parts = [_class_part(labels)]
-    parts.append(_size_part(inputs, parts[0].values))
+    parts = [_class_part(labels), _region_part(labels)]
+    parts.append(_size_part(inputs, {**parts[0].values, **parts[1].values}))
     parts.append(_anchor_part(labels, _config_of(parts)))
-    parts.append(_region_part(labels))
     parts.append(_training_part(inputs, _config_of(parts)))
     check_config(_config_of(parts))
     return parts
@@ -134,12 +135,12 @@ def _class_part(labels: LabelStatistics) -> Part:
     return Part("classes", why, {"num_classes": len(names), "coco_classes": names})
 
 
-def _size_part(inputs: Inputs, classes: dict[str, Any]) -> Part:
+def _size_part(inputs: Inputs, known: dict[str, Any]) -> Part:
     machine, fewest = inputs.machine, min(inputs.silos)
-    batch = 2 if fewest >= 2 and _largest_area(machine, classes, 2) >= SIDE_STEP**2 else 1
-    area = _largest_area(machine, classes, batch)
+    batch = 2 if fewest >= 2 and _largest_area(machine, known, 2) >= SIDE_STEP**2 else 1
+    area = _largest_area(machine, known, batch)
     if area < SIDE_STEP**2:
-        needed = machine.worker_bytes(load_config(None, **classes, batch_size=1)) / 1e9
+        needed = machine.worker_bytes(load_config(None, **known, batch_size=1)) / 1e9
         raise UserError(
             f"no image size fits into {machine.memory / 1e9:.1f} GB of memory and "
             f"{machine.hours:g} hours (the default size needs {needed:.1f} GB): give larger "
@@ -158,7 +159,7 @@ def _size_part(inputs: Inputs, classes: dict[str, Any]) -> Part:
         why.append(f"Objects as small as that are often missed: {cause}; cut images into tiles.")
     possible = [one for one in BATCHES if one <= fewest and (one < 4 or fewest >= MANY_IMAGES)]
     needs = {
-        one: machine.worker_bytes(load_config(None, **classes, **values, batch_size=one))
+        one: machine.worker_bytes(load_config(None, **known, **values, batch_size=one))
         for one in possible
     }
     batch = next((one for one in possible if needs[one] <= machine.memory), 1)
@@ -170,16 +171,17 @@ def _size_part(inputs: Inputs, classes: dict[str, Any]) -> Part:
     return Part("image size", why, {**values, "batch_size": batch, "expand_ratio": 0.0})
 
 
-def _largest_area(machine: Machine, classes: dict[str, Any], batch: int) -> int:
+def _largest_area(machine: Machine, known: dict[str, Any], batch: int) -> int:
     """Return the most pixels of an image for which memory and time suffice; 0 for none."""
     sides = range(SIDE_STEP, MOST_SIDE + 1, SIDE_STEP)
     memory = [
         machine.worker_bytes(
-            load_config(None, **classes, img_width=side, img_height=side, batch_size=batch)
+            load_config(None, **known, img_width=side, img_height=side, batch_size=batch)
         )
         for side in sides
     ]
-    seconds = [machine.seconds(side * side, batch) for side in sides]
+    regions = _regions(known)
+    seconds = [machine.seconds(side * side, batch, regions) for side in sides]
     fitting = min(
         bisect_right(memory, machine.memory),
         bisect_right(seconds, machine.hours * 3600 / USABLE_STEPS),
@@ -253,6 +255,11 @@ def _region_part(labels: LabelStatistics) -> Part:
     )
 
 
+def _regions(values: Mapping[str, Any]) -> int:
+    """Return the regions of an image that are sampled in a training step."""
+    return values["num_expected_pos_stage2"] + values["num_expected_neg_stage2"]
+
+
 def _step(value: float, step: int, least: int, most: int) -> int:
     """Return `value` rounded up to a multiple of `step`, within limits."""
     return min(max(math.ceil(value / step) * step, least), most)
@@ -262,7 +269,7 @@ def _training_part(inputs: Inputs, config: Config) -> Part:
     batch, machine = config.batch_size, inputs.machine
     in_pass = max(1, min(inputs.silos) // batch)
     wanted = min(max(PASSES * in_pass, LEAST_STEPS), MOST_STEPS)
-    seconds = machine.seconds(config.img_width * config.img_height, batch)
+    seconds = machine.seconds(config.img_width * config.img_height, batch, _regions(vars(config)))
     steps = min(wanted, int(machine.hours * 3600 / seconds))
     frequency = min(_step(in_pass, 5, 25, 200), _step(steps / 10, 5, 5, 200))
     iterations = math.ceil(steps / frequency)
@@ -271,7 +278,7 @@ def _training_part(inputs: Inputs, config: Config) -> Part:
     why = [
         f"{silos} has {min(inputs.silos)} images, {in_pass} steps in a pass. From random weights: "
         f"{iterations} iterations of {frequency} steps, {steps / in_pass:.0f} passes, roughly "
-        f"{steps * seconds / 3600:.1f} hours on {machine.cores} cores without evaluation.",
+        f"{steps * seconds / 3600:.1f} hours on {machine.cores} core(s) without evaluation.",
         f"Give --fl_iteration_num={iterations} to the launchers of scheduler, servers and workers, "
         "or set fl_iteration_num in default_yaml_config.yaml; sync_frequency is read from here. "
         "Fewer are enough with pre_trained weights.",
