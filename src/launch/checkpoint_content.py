@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from src.errors import UserError
 from src.federated.fingerprint import FEATURE_NAME, digest, require_trainable
 from src.job.recovery_files import ORIGIN_NAME, InitialOrigin, unpack_origin
-from src.weights.ckpt_file import checkpoint_messages
+from src.weights.ckpt_file import read_messages
 from src.weights.head_classes import SCORES, other_classes
 from src.weights.parameter_shapes import Shape, parameter_shapes, trained_shapes
 from src.weights.resnet_names import map_name
@@ -47,14 +46,12 @@ def _content(path: Path) -> Any:
             f"pre_trained: {path}: a MindSpore checkpoint ends in .ckpt; rename it if it is one. "
             f"One of PyTorch or safetensors becomes one with {CONVERT.format(path)}"
         )
-    content = checkpoint_messages().Checkpoint()
     try:
-        content.ParseFromString(path.read_bytes())
-    except (DecodeError, ValueError, RecursionError, OSError) as error:
+        return read_messages(path)
+    except (ValueError, OSError) as error:
         raise UserError(
             f"pre_trained: {path}: not a MindSpore checkpoint, or cut short: {error}"
         ) from error
-    return content
 
 
 def source_of(path: Path) -> Source | None:

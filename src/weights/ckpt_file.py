@@ -1,4 +1,4 @@
-"""The messages that a MindSpore checkpoint is made of, without loading MindSpore."""
+"""Read MindSpore checkpoints without loading MindSpore, and check those of the servers."""
 
 from __future__ import annotations
 
@@ -27,6 +27,21 @@ def checkpoint_messages() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def read_messages(path: Path) -> Any:
+    """Return the parsed `Checkpoint` message of a file.
+
+    Raises:
+        ValueError: it is not a MindSpore checkpoint, or is cut short.
+        OSError: it cannot be read.
+    """
+    content = checkpoint_messages().Checkpoint()
+    try:
+        content.ParseFromString(path.read_bytes())
+    except (DecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    return content
 
 
 FLOAT_BYTES = 4
@@ -70,9 +85,8 @@ def fault_of(path: Path, initial: Content | None = None) -> str:
 def look_into(path: Path) -> tuple[Content, str]:
     """Return the content of a checkpoint of the servers, and its own fault, "" without one."""
     try:
-        content = checkpoint_messages().Checkpoint()
-        content.ParseFromString(path.read_bytes())
-    except (DecodeError, ValueError, RecursionError):
+        content = read_messages(path)
+    except ValueError:
         return Content(), "it is no MindSpore checkpoint, or cut short"
     except OSError as error:
         return Content(), f"it cannot be read: {error.strerror}"
