@@ -1,16 +1,19 @@
 """Count the floating-point operations of the detector's convolutions and matrix products.
 
-Counted from the configuration alone, two for each multiplication with its addition. The rest
+Counted from the parameters' shapes alone, two for each multiplication with its addition. The rest
 (normalisation, pooling, NMS, losses, the optimiser) is below a hundredth of it.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from src.model_utils.config import backbone_of
+from src.weights.parameter_shapes import parameter_shapes, trained_shapes
 
 
 @dataclass(frozen=True)
@@ -49,91 +52,44 @@ def forward_flops(config: Any, images: int = 1, regions: int | None = None) -> i
 
 def detector_layers(config: Any, images: int, regions: int) -> list[Layer]:
     """Return every layer of the detector, for `images` images with `regions` RoIs each."""
+    trained = trained_shapes(config)
     return [
-        *_backbone(config, images),
-        *_pyramid(config, images),
-        *_proposals(config, images),
-        *_head(config, images * regions),
+        Layer(
+            name,
+            2 * _positions(config, name, images, regions) * math.prod(shape),
+            weight_gradient=f"{name}.weight" in trained,
+            data_gradient=f"{name}.weight" in trained and not READS_FROZEN.fullmatch(name),
+        )
+        for name, shape in weight_shapes(config)
     ]
 
 
-def _conv(cells: int, kernel: int, channels: int, out: int) -> int:
-    """Return the operations of a convolution with `cells` output positions over the batch."""
-    return 2 * cells * kernel**2 * channels * out
+# The first trained layers read the frozen first stage, which needs no gradient.
+READS_FROZEN = re.compile(
+    r"backbone\.layer2\.0\.conv(1|_down_sample)|fpn_ncek\.lateral_convs_list\.0"
+)
 
 
-def _cells(config: Any, images: int) -> list[int]:
-    """Return the positions of each FPN level, P2 to P6, over the batch."""
-    return [images * height * width for height, width in config.feature_shapes]
+def weight_shapes(config: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the name and shape of each weight of a convolution or dense layer."""
+    for name, shape in parameter_shapes(config).items():
+        if name.endswith(".weight"):
+            yield name[: -len(".weight")], shape
 
 
-def _backbone(config: Any, images: int) -> Iterator[Layer]:
-    """Yield the backbone's layers; the stem and first stage are frozen and get no gradient."""
-    cells = _cells(config, images)
-    width = config.resnet_in_channels[0]
-    # The stem's map has twice the first level's height and width.
-    yield Layer("stem", _conv(4 * cells[0], 7, 3, width), False, False)
-    shapes = zip(config.resnet_block, config.resnet_in_channels, config.resnet_out_channels)
-    for stage, (blocks, channels, out) in enumerate(shapes):
-        before = cells[max(stage - 1, 0)]
-        for block in range(blocks):
-            first = block == 0
-            flops = _bottleneck(
-                config, before if first else cells[stage], cells[stage], channels, out, first
-            )
-            for name, forward in flops.items():
-                # The first block of the second stage reads the frozen stage's output.
-                reads_frozen = stage == 1 and first and name in ("conv1", "down_sample")
-                yield Layer(
-                    f"stage{stage + 1}.{block}.{name}",
-                    forward,
-                    weight_gradient=stage > 0,
-                    data_gradient=stage > 0 and not reads_frozen,
-                )
-            channels = out
-
-
-def _bottleneck(
-    config: Any, before: int, after: int, channels: int, out: int, down_sample: bool
-) -> dict[str, int]:
-    """Return the operations of one block, from `before` positions to `after`."""
-    inner = out // 4
-    middle = after if backbone_of(config.backbone).stride_on_1x1 else before
-    flops = {
-        "conv1": _conv(middle, 1, channels, inner),
-        "conv2": _conv(after, 3, inner, inner),
-        "conv3": _conv(after, 1, inner, out),
-    }
-    if down_sample:
-        flops["down_sample"] = _conv(after, 1, channels, out)
-    return flops
-
-
-def _pyramid(config: Any, images: int) -> Iterator[Layer]:
-    out = config.fpn_out_channels
-    for level, (cells, channels) in enumerate(zip(_cells(config, images), config.fpn_in_channels)):
-        lateral = _conv(cells, 1, channels, out)
-        yield Layer(f"fpn.lateral{level}", lateral, data_gradient=level > 0)
-        yield Layer(f"fpn.conv{level}", _conv(cells, 3, out, out))
-
-
-def _proposals(config: Any, images: int) -> Iterator[Layer]:
-    hidden = config.rpn_feat_channels
-    for level, cells in enumerate(_cells(config, images)):
-        yield Layer(f"rpn.conv{level}", _conv(cells, 3, config.rpn_in_channels, hidden))
-        logits = config.num_anchors * config.rpn_cls_out_channels
-        yield Layer(f"rpn.cls{level}", _conv(cells, 1, hidden, logits))
-        yield Layer(f"rpn.reg{level}", _conv(cells, 1, hidden, config.num_anchors * 4))
-
-
-def _head(config: Any, regions: int) -> Iterator[Layer]:
-    hidden = config.rcnn_fc_out_channels
-    pooled = config.rcnn_in_channels * config.roi_layer.out_size**2
-    offsets = 4 * (config.num_classes - config.without_bg_loss)
-    for name, channels, out in (
-        ("head.0", pooled, hidden),
-        ("head.1", hidden, hidden),
-        ("head.cls", hidden, config.num_classes),
-        ("head.reg", hidden, offsets),
-    ):
-        yield Layer(name, _conv(regions, 1, channels, out))
+def _positions(config: Any, name: str, images: int, regions: int) -> int:
+    """Return how many times a layer multiplies by its weight: output positions, or regions."""
+    levels = [images * height * width for height, width in config.feature_shapes]  # P2 to P6
+    if name.startswith("rcnn."):
+        return images * regions
+    if name.startswith("rpn_with_loss."):
+        return sum(levels)  # the same weights on every level
+    if name.startswith("fpn_ncek."):
+        return levels[int(name.rpartition(".")[2])]
+    if name == "backbone.conv1":
+        return 4 * levels[0]  # twice the first level's height and width
+    _, layer, block, conv = name.split(".")
+    stage = int(layer[len("layer") :]) - 1
+    before_stride = conv == "conv1" and not backbone_of(config.backbone).stride_on_1x1
+    is_first = before_stride and block == "0"
+    return levels[max(stage - 1, 0)] if is_first else levels[stage]

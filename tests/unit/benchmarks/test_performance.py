@@ -32,34 +32,35 @@ def layers(**overrides) -> dict[str, tuple[int, int]]:
 def test_layers_counted_by_hand():
     """64x64 images: maps of 16, 8, 4, 2 and 1 positions a side; one block in each stage."""
     found = layers()
-    assert len(found) == 1 + 4 * 4 + 4 * 2 + 5 * 3 + 4
+    assert len(found) == 1 + 4 * 4 + 4 * 2 + 3 + 4
     stem = 2 * 2 * 32 * 32 * (3 * 7 * 7) * 8
-    assert found["stem"] == (stem, stem)
+    assert found["backbone.conv1"] == (stem, stem)
     frozen = 2 * 2 * 16 * 16 * (2 * 3 * 3) * 2
-    assert found["stage1.0.conv2"] == (frozen, frozen)
+    assert found["backbone.layer1.0.conv2"] == (frozen, frozen)
     # v1.5: the first convolution still has the finer map; its input is frozen.
     reduced = 2 * 2 * 16 * 16 * 8 * 2
-    assert found["stage2.0.conv1"] == (reduced, 2 * reduced)
+    assert found["backbone.layer2.0.conv1"] == (reduced, 2 * reduced)
     shortcut = 2 * 2 * 8 * 8 * 8 * 8
-    assert found["stage2.0.down_sample"] == (shortcut, 2 * shortcut)
+    assert found["backbone.layer2.0.conv_down_sample"] == (shortcut, 2 * shortcut)
     deep = 2 * 2 * 2 * 2 * (4 * 3 * 3) * 4
-    assert found["stage4.0.conv2"] == (deep, 3 * deep)
+    assert found["backbone.layer4.0.conv2"] == (deep, 3 * deep)
     lateral = 2 * 2 * 16 * 16 * 8 * 8
-    assert found["fpn.lateral0"] == (lateral, 2 * lateral)
-    assert found["rpn.reg4"] == (2 * 2 * 8 * 12, 3 * 2 * 2 * 8 * 12)
+    assert found["fpn_ncek.lateral_convs_list.0"] == (lateral, 2 * lateral)
+    offsets = 2 * 2 * (16**2 + 8**2 + 4**2 + 2**2 + 1) * 8 * 12
+    assert found["rpn_with_loss.rpn_convs_list.0.rpn_reg"] == (offsets, 3 * offsets)
     dense = 2 * 2 * 40 * (8 * 3 * 3) * 16
-    assert found["head.0"] == (dense, 3 * dense)
-    assert found["head.reg"][0] == 2 * 2 * 40 * 16 * (4 * 4)
+    assert found["rcnn.shared_fc_0"] == (dense, 3 * dense)
+    assert found["rcnn.reg_scores"][0] == 2 * 2 * 40 * 16 * (4 * 4)
 
 
 def test_what_changes_the_count():
     found, v1 = layers(), layers(backbone="resnet_v1_50")
     changed = {name for name in found if found[name] != v1[name]}
-    assert changed == {f"stage{stage}.0.conv1" for stage in (2, 3, 4)}
+    assert changed == {f"backbone.layer{stage}.0.conv1" for stage in (2, 3, 4)}
     assert layers(backbone="resnet_v1_101") == found
-    assert 4 * v1["stage3.0.conv1"][0] == found["stage3.0.conv1"][0]
-    with_background = layers(without_bg_loss=False)["head.reg"]
-    assert 4 * with_background[0] == 5 * found["head.reg"][0]
+    assert 4 * v1["backbone.layer3.0.conv1"][0] == found["backbone.layer3.0.conv1"][0]
+    with_background = layers(without_bg_loss=False)["rcnn.reg_scores"]
+    assert 4 * with_background[0] == 5 * found["rcnn.reg_scores"][0]
 
 
 def test_the_whole_detector():
