@@ -16,7 +16,8 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from src.errors import UserError
-from src.evaluation.metrics import LIMITS, box_figures, class_counts, coco_results
+from src.evaluation.matching import class_counts
+from src.evaluation.metrics import LIMITS, box_figures, coco_results
 from src.files import parsed_json, write_whole
 
 
@@ -257,7 +258,7 @@ def _figures(
     """Return the twelve metrics by upstream's names; for proposals at these numbers per image."""
     limits = proposals or LIMITS
     truths, classes = _truths(coco, images), _classes(coco)
-    figures, _ = box_figures(truths, entries, list(images), classes, limits, proposals is None)
+    figures, *_ = box_figures(truths, entries, list(images), classes, limits, proposals is None)
     sizes = ("small", "medium", "large")
     names = ["Precision/mAP", "Precision/mAP@.50IOU", "Precision/mAP@.75IOU"]
     names += [f"Precision/mAP ({size})" for size in sizes]

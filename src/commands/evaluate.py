@@ -15,7 +15,9 @@ from mindspore import nn
 from src.commands.load_detector import load_detector
 from src.data.image_check import BrokenImageError
 from src.errors import UserError
+from src.evaluation.class_tables import class_table, confusion_table, text_lines
 from src.evaluation.evaluator import Evaluation, Evaluator
+from src.evaluation.matching import IOU, SCORE
 from src.evaluation.metrics import figures_line, figures_table, rate
 from src.evaluation.validation_set import open_validation
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
@@ -120,13 +122,21 @@ def evaluate_checkpoint(config: Config) -> int:
     print(load_detector(net, config, config.checkpoint, config.frozen_from), flush=True)
     found = measured(evaluator)
     record = {"checkpoint": str(config.checkpoint), **found.record(), "time": time.time()}
-    print("", *figures_table(found.figures, found.per_class), "", sep="\n")
+    print("", *figures_table(found.figures), "", *class_lines(record), "", sep="\n")
     print(f"took {found.seconds:.1f} s{rate(record)}")
     if config.output:
         write(config.output, record)
     if config.results:
         write(config.results, found.results)
     return 0
+
+
+def class_lines(record: dict[str, Any]) -> list[str]:
+    """Return the table of the classes and the confusion table as lines."""
+    confusion = text_lines(confusion_table(record))
+    where = f"at a score of {SCORE:g} or more and an IoU of {IOU:g} or more"
+    heading = ["", f"objects by the class that was detected, {where}:"] if confusion else []
+    return [*text_lines(class_table(record)), *heading, *confusion]
 
 
 def watch(config: Config) -> int:

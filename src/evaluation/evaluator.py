@@ -11,8 +11,10 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from src.data.image_check import BrokenImageError
+from src.evaluation.class_tables import confusion_record
 from src.evaluation.detect import detect
 from src.evaluation.image_files import ImageCheck
+from src.evaluation.matching import IOU, SCORE, Confusion, confusion_of, match
 from src.evaluation.metrics import box_figures, coco_results
 from src.evaluation.validation_set import ValidationSet
 from src.FasterRcnn.faster_rcnn_resnet import FasterRcnn_Infer
@@ -26,6 +28,8 @@ class Evaluation:
     Attributes:
         figures: the twelve metrics of `metrics.FIGURES`; None where there is nothing to measure.
         per_class: AP of each class that has an object, by name.
+        per_class_50: its AP50.
+        confusion: objects and detections by the classes of both, see `matching`.
         images: number of images that were evaluated.
         seconds: duration, without the compilation before the first evaluation.
         results: detections in COCO's result format, with the file's own ids.
@@ -33,16 +37,22 @@ class Evaluation:
 
     figures: dict[str, float | None]
     per_class: dict[str, float]
+    per_class_50: dict[str, float]
+    confusion: Confusion
     images: int
     seconds: float
     results: list[dict[str, Any]]
 
     def record(self) -> dict[str, Any]:
         """Return the record for a metrics file: everything except the detections."""
-        seconds = round(self.seconds, 3)
         return {
-            **self.figures, "per_class": self.per_class, "images": self.images, "seconds": seconds
-        }  # fmt: skip
+            **self.figures,
+            "per_class": self.per_class,
+            "per_class_AP50": self.per_class_50,
+            "confusion": confusion_record(self.confusion, SCORE, IOU),
+            "images": self.images,
+            "seconds": round(self.seconds, 3),
+        }
 
 
 class Evaluator:
@@ -86,10 +96,13 @@ class Evaluator:
         names = {place: name for place, (_, name) in self.data.categories.items()}
         sound = set(numbers)
         truths = [truth for truth in self.data.truths if truth["image_id"] in sound]
-        figures, per_class = box_figures(truths, detections, numbers, names)
+        by_name = box_figures(truths, detections, numbers, names)
+        counted = [entry for entry in detections if entry["score"] >= SCORE]
+        matches = match(truths, counted, numbers, names)
+        confusion = confusion_of(matches, truths, counted, names)
         seconds = time.perf_counter() - begin
         results = self.data.as_results(detections)
-        return Evaluation(figures, per_class, len(numbers), seconds, results)
+        return Evaluation(*by_name, confusion, len(numbers), seconds, results)
 
     def _compile(self) -> None:
         """Compile the graph of evaluation, once."""

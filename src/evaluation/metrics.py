@@ -29,7 +29,7 @@ def box_figures(
     classes: dict[int, str],
     limits: Sequence[int] = LIMITS,
     by_class: bool = True,
-) -> tuple[dict[str, float | None], dict[str, float]]:
+) -> tuple[dict[str, float | None], dict[str, float], dict[str, float]]:
     """Compute the metrics of detections against the annotated boxes.
 
     Args:
@@ -43,12 +43,15 @@ def box_figures(
 
     Returns:
         The twelve metrics of `FIGURES`, None where there is nothing to measure (no object of that
-        size; for AP, no 100 among `limits`); and the AP of each class that has an object, by name.
+        size; for AP, no 100 among `limits`); the AP of each class that has an object, by name; and
+        its AP50.
     """
     # pycocotools prints its progress, which would end up between the lines of a log.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
-            _coco(truths, images, classes), _coco(_with_area(detections), images, classes), "bbox"
+            coco_index(truths, images, classes),
+            coco_index(with_area(detections), images, classes),
+            "bbox",
         )
         evaluation.params.maxDets = list(limits)
         evaluation.params.useCats = int(by_class)
@@ -56,62 +59,13 @@ def box_figures(
         evaluation.accumulate()
         evaluation.summarize()
     figures = dict(zip(FIGURES, map(_figure, evaluation.stats)))
-    return figures, _per_class(evaluation, classes) if by_class else {}
+    if not by_class:
+        return figures, {}, {}
+    (half,) = np.flatnonzero(np.isclose(evaluation.params.iouThrs, 0.5))
+    return figures, _per_class(evaluation, classes), _per_class(evaluation, classes, half)
 
 
-def class_counts(
-    truths: list[dict[str, Any]],
-    detections: list[dict[str, Any]],
-    images: Sequence[int],
-    classes: dict[int, str],
-) -> list[list[Any]]:
-    """Count what was found of each class; a box matches an object from an IoU of 0.5 on.
-
-    Args: as for `box_figures`.
-
-    Returns:
-        For each class its name, matched detections, objects, detections, precision, recall, the
-        highest F1 over all score thresholds, and that threshold. Detections of crowds do not count;
-        a metric that would divide by 0 is 0.
-    """
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(
-            _coco(truths, list(images), classes),
-            _coco(_with_area(detections), list(images), classes),
-            "bbox",
-        )
-        settings = evaluation.params
-        settings.iouThrs, settings.maxDets = np.array([0.5]), [MAX_DETECTIONS]
-        settings.areaRng, settings.areaRngLbl = settings.areaRng[:1], settings.areaRngLbl[:1]
-        evaluation.evaluate()
-    rows = []
-    for id_, name in classes.items():
-        found = [e for e in evaluation.evalImgs if e is not None and e["category_id"] == id_]
-        objects = sum(int((np.asarray(e["gtIgnore"]) == 0).sum()) for e in found)
-        counted = [~np.asarray(e["dtIgnore"][0], bool) for e in found]
-        scores = np.concatenate([[], *(np.array(e["dtScores"])[c] for e, c in zip(found, counted))])
-        hits = np.concatenate([[], *(e["dtMatches"][0][c] > 0 for e, c in zip(found, counted))])
-        order = np.argsort(-scores, kind="stable")
-        matched, taken = np.cumsum(hits[order]), np.arange(1, len(order) + 1)
-        f1 = 2 * matched / (taken + objects)
-        best = int(np.argmax(f1)) if len(f1) else None
-        total = int(hits.sum())
-        rows.append(
-            [
-                name,
-                total,
-                objects,
-                len(order),
-                total / max(len(order), 1),
-                total / max(objects, 1),
-                0.0 if best is None else float(f1[best]),
-                0.0 if best is None else float(scores[order][best]),
-            ]
-        )
-    return rows
-
-
-def _coco(entries: list[dict[str, Any]], images: list[int], classes: dict[int, str]) -> COCO:
+def coco_index(entries: list[dict[str, Any]], images: list[int], classes: dict[int, str]) -> COCO:
     """Return an index of boxes. COCO.loadRes is not used: it refuses an empty list of results.
 
     The ids count from 1, since pycocotools takes the id 0 of a matched box for "not matched".
@@ -126,7 +80,8 @@ def _coco(entries: list[dict[str, Any]], images: list[int], classes: dict[int, s
     return coco
 
 
-def _with_area(detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_area(detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return detections with the area of their box, as pycocotools expects them."""
     return [{**d, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for d in detections]
 
 
@@ -135,10 +90,17 @@ def _figure(value: float) -> float | None:
     return float(value) if value > -1 else None
 
 
-def _per_class(evaluation: COCOeval, classes: dict[int, str]) -> dict[str, float]:
-    """Return the AP by name of each class with an object; all sizes, 100 detections per image."""
+def _per_class(
+    evaluation: COCOeval, classes: dict[int, str], threshold: int | None = None
+) -> dict[str, float]:
+    """Return the AP by name of each class with an object; all sizes, 100 detections per image.
+
+    Args:
+        threshold: position of the one overlap threshold that counts; None for all of them.
+    """
     # Axes: overlap threshold, recall threshold, category, size of the object, detections.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    precision = precision if threshold is None else precision[threshold : threshold + 1]
     result = {}
     for number, id_ in enumerate(evaluation.params.catIds):
         values = precision[:, :, number]
@@ -169,12 +131,9 @@ def figures_line(record: dict[str, Any]) -> str:
     return f"iteration: {record['iteration']} {figures}{rate(record)}"
 
 
-def figures_table(figures: dict[str, Any], per_class: dict[str, float]) -> list[str]:
-    """Return the twelve metrics and the AP of each class, as lines."""
-    width = max([9, *map(len, per_class)]) + 2
-    lines = [f"{name:{width}}{_number(figures[name]):>7}   {WHAT[name]}" for name in FIGURES]
-    lines += ["", f"{'class':{width}}{'AP':>7}"]
-    return lines + [f"{name:{width}}{_number(value):>7}" for name, value in per_class.items()]
+def figures_table(figures: dict[str, Any]) -> list[str]:
+    """Return the twelve metrics as lines."""
+    return [f"{name:11}{_number(figures[name]):>7}   {WHAT[name]}" for name in FIGURES]
 
 
 def rate(record: dict[str, Any]) -> str:

@@ -78,7 +78,8 @@ def test_a_missing_set_is_refused_before_anything_is_trained(evaluated):
 def test_every_second_iteration_is_in_the_log_and_in_the_file(job):
     record = metrics(job)
     assert [line["iteration"] for line in record] == [2, 4]
-    keys = ["iteration", *FIGURES, "per_class", "images", "seconds", "time"]
+    classes = ["per_class", "per_class_AP50", "confusion"]
+    keys = ["iteration", *FIGURES, *classes, "images", "seconds", "time"]
     assert all(list(line) == keys and line["images"] == 2 for line in record)
     assert all(line["AP"] > 0 for line in record) and record[0]["AP"] != record[1]["AP"]
     lines = [line for line in job.log("worker_0").splitlines() if "]iteration: " in line]

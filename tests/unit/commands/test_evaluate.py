@@ -85,6 +85,11 @@ def test_each_evaluation_is_of_the_weights_of_its_moment(runs):
     for evaluation in (first, second, third):
         assert list(evaluation.figures) == list(FIGURES) and evaluation.images == 5
         assert evaluation.results and list(evaluation.per_class) == ["dog"]
+        kept = evaluation.record()
+        assert list(kept["per_class_AP50"]) == ["dog"]
+        assert kept["per_class_AP50"]["dog"] == evaluation.figures["AP50"]
+        objects = sum(n for name, _, n in kept["confusion"]["counts"] if name == "dog")
+        assert (kept["confusion"]["score"], objects) == (0.5, len(runs.data.truths))
     assert differ(first, second) and differ(second, third)
     alone = runs.plain.evaluator.run()
     assert not differ(alone, third) and alone.figures == third.figures

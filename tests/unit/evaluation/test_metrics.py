@@ -76,7 +76,7 @@ def by_pycocotools(folder, truths, detections):
 
 def test_perfect_detections_have_an_ap_of_one():
     truths = annotated()
-    figures, per_class = box_figures(truths, found(truths), IMAGES, NAMES)
+    figures, per_class, _ = box_figures(truths, found(truths), IMAGES, NAMES)
     for name in FIGURES:
         if name not in ("AR1", "AR10"):
             assert figures[name] == pytest.approx(1.0), name
@@ -90,15 +90,17 @@ def test_shifted_detections_have_what_pycocotools_says(tmp_path, shift, crowds):
     detections = found(truths, shift)
     detections += found(annotated(4), 0.2, seed=5)[:10]
     expected = by_pycocotools(tmp_path, truths, detections)
-    figures, per_class = box_figures(truths, detections, IMAGES, NAMES)
+    figures, per_class, per_class_50 = box_figures(truths, detections, IMAGES, NAMES)
     assert figures == pytest.approx(expected, abs=0, rel=0)
     assert np.mean(list(per_class.values())) == pytest.approx(figures["AP"])
+    assert np.mean(list(per_class_50.values())) == pytest.approx(figures["AP50"])
+    assert list(per_class_50) == list(per_class)
     assert 0 < figures["AP"] < 1
 
 
 def test_what_cannot_be_measured_is_none(capsys):
     small = [truth(1, 1, (5, 5, 10, 10))]
-    figures, per_class = box_figures(small, found(small), IMAGES, NAMES)
+    figures, per_class, _ = box_figures(small, found(small), IMAGES, NAMES)
     assert (figures["APs"], figures["AR1"]) == pytest.approx((1.0, 1.0))
     assert [name for name in FIGURES if figures[name] is None] == ["APm", "APl", "ARm", "ARl"]
     assert list(per_class) == ["cat"]
@@ -107,7 +109,7 @@ def test_what_cannot_be_measured_is_none(capsys):
 
 
 def test_no_detection_at_all_is_zero():
-    figures, per_class = box_figures(annotated(), [], IMAGES, NAMES)
+    figures, per_class, _ = box_figures(annotated(), [], IMAGES, NAMES)
     assert figures == {name: 0.0 for name in FIGURES}
     assert per_class == {"cat": 0.0, "dog": 0.0}
 
@@ -116,14 +118,14 @@ def test_at_most_a_hundred_detections_of_an_image_count():
     truths = [truth(1, 1, (5, 5, 50, 50))]
     better = [{**found(truths)[0], "bbox": [150.0, 5.0, 50.0, 50.0], "score": 0.9}] * 100
     right = {**found(truths)[0], "score": 0.5}
-    figures, _ = box_figures(truths, [*better, right], IMAGES, NAMES)
+    figures, *_ = box_figures(truths, [*better, right], IMAGES, NAMES)
     assert (figures["AP"], figures["AR100"]) == (0.0, 0.0)
-    figures, _ = box_figures(truths, [*better[:99], right], IMAGES, NAMES)
+    figures, *_ = box_figures(truths, [*better[:99], right], IMAGES, NAMES)
     assert figures["AR100"] == pytest.approx(1.0)
 
 
 def test_detections_of_other_categories_do_not_count():
     truths = annotated()
     others = [{**entry, "category_id": 7, "score": 1.0} for entry in found(truths)]
-    figures, per_class = box_figures(truths, found(truths) + others, IMAGES, NAMES)
+    figures, per_class, _ = box_figures(truths, found(truths) + others, IMAGES, NAMES)
     assert figures["AP"] == pytest.approx(1.0) and list(per_class) == ["cat", "dog"]
