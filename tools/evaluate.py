@@ -8,9 +8,11 @@
   python tools/evaluate.py --json=instances_val2017.json --watch=worker_0 --output=metrics.jsonl
 
 Give the --config_path that the detector was trained with; each of its scalar keys is a flag
-(--image_dir, --test_batch_size, --device_target ...). Success: a table of the twelve metrics and of
-the AP of each class. With --watch it writes one line for each global checkpoint, existing and new,
-until the job has ended or Ctrl-C is pressed.
+(--image_dir, --test_batch_size, --device_target ...). Success: a table of the twelve metrics, one
+of the classes (AP, AP50; objects found and missed, false detections), and which class was detected
+where an object of a class is labelled; these count at a score and an IoU of 0.5 or more. With
+--watch it writes one line for each global checkpoint, existing and new, until the job has ended or
+Ctrl-C is pressed.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@
 
 The folder is the one that the run_* scripts were called from; a run that is still training can be
 reported too. Success: the path of the page, one file without outside references, for any browser:
-configuration, loss curves, AP of the global model, seconds of each round, memory, sample detections
-(with --results, as tools/evaluate.py writes it, and --json), warnings and faults in time order.
+AP of the global model by class with a confusion table, sample detections (with --results, as
+tools/evaluate.py writes it, and --json), worst image first, loss curves, configuration, seconds of
+each round, memory, warnings and faults in time order.
 The page says which of these a run does not have.
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.errors import UserError, require_packages, run_command, user_path
 
-require_packages("jinja2", "matplotlib", "PIL", "yaml")
+require_packages("jinja2", "matplotlib", "PIL", "pycocotools", "yaml")
 
 from src.files import write_whole
 from src.model_utils.config import parse_known, script_parser
@@ -40,8 +41,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--image_dir", default="", help="its images; looked for around it when left out"
     )
-    parser.add_argument("--score", type=float, default=0.5, help="least score drawn (%(default)s)")
-    parser.add_argument("--images", type=int, default=6, help="sample images (%(default)s)")
+    parser.add_argument(
+        "--score",
+        type=float,
+        default=0.5,
+        help="least score of a detection that counts (%(default)s)",
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=6,
+        help="sample images, those with the most errors (%(default)s)",
+    )
     return parser
 
 

@@ -5,8 +5,10 @@
 
 --results is a JSON in COCO's result format, as tools/evaluate.py writes it. Success: the path of
 each picture: labelled objects on the left (solid frames), detections on the right (dashed frames,
-class and score), and contact_sheet.png with all of them. --overlay draws both on one image. A class
-has the same colour everywhere.
+class and score), and contact_sheet.png with all of them. --overlay draws both on one image. Missed
+objects and false detections (at --score and an IoU of 0.5) have thick frames with a mark; below a
+picture they are counted by class. The images with the most errors come first. A class has the same
+colour everywhere; where boxes are dense, tags are left out.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.errors import UserError, require_packages, run_command
 
-require_packages("matplotlib", "PIL", "yaml")
+require_packages("matplotlib", "PIL", "pycocotools", "yaml")
 
 from src.model_utils.config import parse_known, script_parser
 from src.output import writable_folder, writing
 from src.printing import print
-from src.reporting.detections import draw_pictures, read_pictures
+from src.reporting.detections import read_pictures
+from src.reporting.pictures import draw_pictures
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,8 +37,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--image_dir", default="", help="the images; looked for around the json when left out"
     )
     parser.add_argument("--out", type=Path, default=Path("detections"), help="%(default)s")
-    parser.add_argument("--score", type=float, default=0.5, help="least score drawn (%(default)s)")
-    parser.add_argument("--images", type=int, default=8, help="how many (%(default)s)")
+    parser.add_argument(
+        "--score",
+        type=float,
+        default=0.5,
+        help="least score of a detection that counts (%(default)s)",
+    )
+    parser.add_argument(
+        "--images", type=int, default=8, help="how many: those with the most errors (%(default)s)"
+    )
     parser.add_argument(
         "--image_ids", nargs="+", default=[], help="these in place of --images; ids may be text"
     )

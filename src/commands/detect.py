@@ -26,15 +26,8 @@ from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device
 from src.output import writable_folder, writing
 from src.printing import print
-from src.reporting.detections import (
-    SHEET,
-    Box,
-    LabelledPicture,
-    PictureNames,
-    contact_sheet,
-    picture_of,
-    save_picture,
-)
+from src.reporting.detections import Box, LabelledPicture
+from src.reporting.pictures import SHEET, PictureNames, contact_sheet, picture_of, save_picture
 
 RESULTS, IMAGES = "detections.json", "images.json"
 ON_SHEET = 20

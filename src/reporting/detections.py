@@ -1,37 +1,30 @@
-"""Draw ground truth and detections side by side, from a COCO JSON and a COCO result JSON."""
+"""Read images with ground truth and detections, from a COCO JSON and a COCO result JSON.
+
+Images with the most errors come first. Errors are missed objects and false detections, at the given
+score and an IoU of 0.5, see `src.evaluation.matching`.
+"""
 
 from __future__ import annotations
 
-import functools
-import io
-import itertools
 import json
-import logging
 import math
-import re
-import sys
-import textwrap
-import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from PIL import Image
+from typing import Any, Optional
 
 from src.data.coco import image_folder, image_folders, read_coco, size_of
-from src.data.image_check import MAX_PIXELS, BrokenImageError, image_header, peek, rgb_image
+from src.data.image_check import peek
 from src.data.image_names import ImageFolder, is_image_file
 from src.errors import UserError, user_path
-from src.files import write_whole
+from src.evaluation.matching import Matches, match
 from src.model_utils.config import load_config
-from src.reporting.plots import any_language, colour
 
+FOUND, MISSED, FALSE = "found", "missed", "false"
+# What became of a box, and of a confused pair the position of the other.
+Outcome = tuple[str, Optional[int]]
+UNCOUNTED: Outcome = ("", None)
 RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
 
 
@@ -46,6 +39,9 @@ class Box:
         size: width, height in pixels.
         score: 0 to 1; None for ground truth.
         crowd: the box is a group of objects (COCO's iscrowd).
+        outcome: of an object FOUND or MISSED, of a detection FOUND or FALSE; "" is not counted.
+        other: for an object that was detected as another class, or for that detection, the name of
+            the other's class.
     """
 
     category: int
@@ -54,6 +50,8 @@ class Box:
     size: tuple[float, float]
     score: float | None = None
     crowd: bool = False
+    outcome: str = ""
+    other: str = ""
 
 
 @dataclass
@@ -68,6 +66,11 @@ class LabelledPicture:
     truth: list[Box] | None = field(default_factory=list)
     detections: list[Box] = field(default_factory=list)
     turned: bool = False
+
+    @property
+    def boxes(self) -> list[Box]:
+        """Return labelled objects, then detections."""
+        return [*(self.truth or []), *self.detections]
 
 
 def read_pictures(
@@ -84,7 +87,7 @@ def read_pictures(
         json_path: COCO json of the images and the ground truth.
         results_path: COCO result json: a list of image_id, category_id, bbox (x, y, width,
             height), score.
-            image_dir: folder of the images; "" looks for them around the JSON.
+        image_dir: folder of the images; "" looks for them around the JSON.
             score: detections below it are left out.
             count: number of images, evenly spread over those that the results cover.
             image_ids: draw these images instead of `count`: their ids, as numbers or as text.
@@ -96,8 +99,9 @@ def read_pictures(
     json_path = user_path(json_path).absolute()
     coco = read_coco(json_path)
     results = _read_results(user_path(results_path).absolute(), coco, json_path)
+    boxes = _Boxes.of(coco, [entry for entry in results if entry["score"] >= score])
     evaluated = {entry["image_id"] for entry in results}
-    pictures = _chosen(coco, json_path, count, image_ids, evaluated)
+    pictures = _chosen(coco, json_path, count, image_ids, evaluated, boxes.errors())
     folder = image_folder(coco, _folders(json_path, coco.get("info"), image_dir), json_path)
     finder = ImageFolder(folder)
     names = {entry["id"]: str(entry["file_name"]) for entry in coco["images"]}
@@ -108,7 +112,7 @@ def read_pictures(
         header = peek(files[entry["id"]]) if entry["id"] in found else None
         if header is not None:
             found[entry["id"]].turned = header.drawn_as_shown(size_of(entry))
-    _add_boxes(found, coco, results, score)
+    boxes.add_to(found, coco)
     return list(found.values())
 
 
@@ -174,9 +178,14 @@ def _require_known(
 
 
 def _chosen(
-    coco: dict[str, Any], json_path: Path, count: int, image_ids: Sequence[object], evaluated: set
+    coco: dict[str, Any],
+    json_path: Path,
+    count: int,
+    image_ids: Sequence[object],
+    evaluated: set,
+    errors: Mapping[Any, int],
 ) -> list[Any]:
-    """Return the ids of the images to draw, in the requested order or that of the JSON.
+    """Return the ids of the images to draw, in the requested order or those with most errors first.
 
     Images after the last one with a detection may not have been evaluated: they are not chosen.
     """
@@ -193,6 +202,8 @@ def _chosen(
             )
         return list(dict.fromkeys(id_ for one in image_ids for id_ in by_text[str(one)]))
     ids = ids[: max((n for n, id_ in enumerate(ids, 1) if id_ in evaluated), default=len(ids))]
+    if coco["annotations"]:
+        return sorted(ids, key=lambda id_: -errors.get(id_, 0))[:count]
     count = min(count, len(ids))
     return [ids[i * len(ids) // count] for i in range(count)]
 
@@ -206,26 +217,94 @@ def _require_files(pictures: list[LabelledPicture]) -> None:
         )
 
 
-def _add_boxes(
-    found: dict[Any, LabelledPicture], coco: dict[str, Any], results: list, score: float
-) -> None:
-    index = {entry["id"]: number for number, entry in enumerate(coco["categories"])}
-    names = {entry["id"]: str(entry["name"]) for entry in coco["categories"]}
+@dataclass(frozen=True)
+class _Boxes:
+    """Hold the boxes of all images and what became of them.
 
-    def box(entry: dict[str, Any], **more: Any) -> Box:
-        x, y, width, height = (float(value) for value in entry["bbox"])
-        id_ = entry["category_id"]
-        return Box(index[id_], names[id_], (x, y), (width, height), **more)
+    Attributes:
+        truths: annotations with a box.
+        detections: best first.
+        matches: by the positions in these lists.
+    """
 
-    for entry in coco["annotations"]:
-        usable = entry.get("category_id") in names and _box_numbers(entry.get("bbox"))
-        truth = found[entry["image_id"]].truth if entry["image_id"] in found and usable else None
-        if truth is not None:
-            truth.append(box(entry, crowd=entry.get("iscrowd") in (1, True)))
-    for entry in sorted(results, key=lambda entry: -entry["score"]):
-        if entry["image_id"] in found and entry["score"] >= score:
-            detections = found[entry["image_id"]].detections
-            detections.append(box(entry, score=float(entry["score"])))
+    truths: list[dict[str, Any]]
+    detections: list[dict[str, Any]]
+    matches: Matches
+
+    @classmethod
+    def of(cls, coco: dict[str, Any], results: list[dict[str, Any]]) -> _Boxes:
+        # Ids may be texts or of several types: the matching gets numbers.
+        images = {entry["id"]: number for number, entry in enumerate(coco["images"])}
+        categories = {entry["id"]: number for number, entry in enumerate(coco["categories"])}
+        truths = [entry for entry in coco["annotations"] if _is_usable(entry, images, categories)]
+        detections = sorted(results, key=lambda entry: -entry["score"])
+
+        def numbered(entry: dict[str, Any]) -> dict[str, Any]:
+            return {
+                "image_id": images[entry["image_id"]],
+                "category_id": categories[entry["category_id"]],
+                "bbox": entry["bbox"],
+                "area": entry["bbox"][2] * entry["bbox"][3],
+                "iscrowd": int(entry.get("iscrowd") in (1, True)),
+                "score": entry.get("score"),
+            }
+
+        pair = [[numbered(entry) for entry in entries] for entries in (truths, detections)]
+        names = {number: str(id_) for id_, number in categories.items()}
+        return cls(truths, detections, match(pair[0], pair[1], range(len(images)), names))
+
+    def errors(self) -> Counter:
+        """Count missed objects and false detections by the id of their image."""
+        false = [self.detections[place] for place in self.matches.false]
+        missed = [self.truths[place] for place in self.matches.missed]
+        return Counter(entry["image_id"] for entry in [*false, *missed])
+
+    def add_to(self, found: dict[Any, LabelledPicture], coco: dict[str, Any]) -> None:
+        """Give the images in `found` their boxes; unlabelled where no image has an annotation."""
+        index = {entry["id"]: number for number, entry in enumerate(coco["categories"])}
+        names = {entry["id"]: str(entry["name"]) for entry in coco["categories"]}
+        objects, detected = _outcomes(self.matches)
+
+        def box(entry: dict[str, Any], outcome: Outcome, others: list, **more: Any) -> Box:
+            x, y, width, height = (float(value) for value in entry["bbox"])
+            what, place = outcome
+            other = "" if place is None else names[others[place]["category_id"]]
+            id_ = entry["category_id"]
+            size = (width, height)
+            return Box(index[id_], names[id_], (x, y), size, outcome=what, other=other, **more)
+
+        for picture in found.values():
+            picture.truth = [] if coco["annotations"] else None
+        for number, entry in enumerate(self.truths):
+            truth = found[entry["image_id"]].truth if entry["image_id"] in found else None
+            if truth is not None:
+                crowd = entry.get("iscrowd") in (1, True)
+                truth.append(
+                    box(entry, objects.get(number, UNCOUNTED), self.detections, crowd=crowd)
+                )
+        for number, entry in enumerate(self.detections):
+            if entry["image_id"] in found:
+                picture = found[entry["image_id"]]
+                outcome = UNCOUNTED if picture.truth is None else detected.get(number, UNCOUNTED)
+                score = float(entry["score"])
+                picture.detections.append(box(entry, outcome, self.truths, score=score))
+
+
+def _outcomes(matches: Matches) -> tuple[dict[int, Outcome], dict[int, Outcome]]:
+    """Return the outcome of each object and of each detection that counts, by their positions."""
+    taken = {truth: detection for detection, truth in matches.confused.items()}
+    objects: dict[int, Outcome] = {n: (MISSED, taken.get(n)) for n in matches.missed}
+    objects.update({n: (FOUND, None) for n in matches.found.values()})
+    detections: dict[int, Outcome] = {n: (FALSE, matches.confused.get(n)) for n in matches.false}
+    detections.update({n: (FOUND, None) for n in matches.found})
+    return objects, detections
+
+
+def _is_usable(entry: dict[str, Any], images: dict, categories: dict) -> bool:
+    """Return whether an annotation has a known image and class, and a box with an area."""
+    known = entry["image_id"] in images and _is_in(entry.get("category_id"), set(categories))
+    box: Any = entry.get("bbox")
+    return known and _box_numbers(box) and box[2] > 0 and box[3] > 0
 
 
 def _finite(value: Any) -> bool:
@@ -240,206 +319,3 @@ def _box_numbers(bbox: Any) -> bool:
 def _is_in(value: Any, known: set) -> bool:
     """Return whether a JSON value, which may be a list or an object, is in `known`."""
     return isinstance(value, (int, float, str)) and value in known
-
-
-PANEL_INCHES = 5.0  # the longer side of an image in the figure
-DPI = 120
-SHEET = "contact_sheet.png"
-PART_BYTES = 90  # length limit for a name, which may have 255
-SHEET_WIDTH = 1800  # pixels
-SHEET_COLUMNS = 2
-MOST_BOXES = 40  # of one kind on an image; more would hide each other
-TITLE_INCHES = 0.45
-LARGEST = 2 * MAX_PIXELS  # as in Pillow: an image of this many pixels takes 0.5 GB
-
-
-def draw_pictures(
-    pictures: Sequence[LabelledPicture], out: Path, score: float, overlay: bool = False
-) -> list[Path]:
-    """Write a PNG for each picture, named by its image file and id, and contact_sheet.png.
-
-    Args:
-        pictures: at least one.
-        score: the threshold of the detections, named in the titles.
-        overlay: draw both kinds of boxes on one image; otherwise side by side.
-
-    Raises:
-        UserError: an image cannot be decoded.
-    """
-    names = PictureNames()
-    paths, drawn = [], []
-    for picture in pictures:
-        image = picture_of(picture, score, overlay)
-        paths.append(out / names.name_of(picture))
-        save_picture(image, paths[-1])
-        drawn.append(image)
-    paths.append(out / SHEET)
-    save_picture(contact_sheet(drawn), paths[-1])
-    return paths
-
-
-def save_picture(image: Image.Image, path: Path) -> None:
-    """Write a PNG, completely or not at all."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    write_whole(path, buffer.getvalue())
-
-
-class PictureNames:
-    """Give unique names to the pictures of one folder, whatever the ids are."""
-
-    def __init__(self) -> None:
-        self._taken = {SHEET.casefold()}
-
-    def name_of(self, picture: LabelledPicture) -> str:
-        """Return a name from the file name and image id, with a number where it is taken."""
-        stem = _file_part(picture.path.stem, r"[^\w.-]+")
-        id_ = _file_part(str(picture.image_id), r"[^\w-]+")
-        name = f"{stem}_{id_}"
-        numbers = itertools.count(2)
-        free = f"{name}.png"
-        while free.casefold() in self._taken:
-            free = f"{name}_{next(numbers)}.png"
-        self._taken.add(free.casefold())
-        return free
-
-
-def picture_of(picture: LabelledPicture, score: float, overlay: bool = False) -> Image.Image:
-    """Return one image with its boxes, RGB.
-
-    Raises:
-        UserError: it cannot be decoded.
-    """
-    image = _read_image(picture.path, picture.turned)
-    with mpl.rc_context(any_language()):
-        return _as_image(_figure_of(picture, image, score, overlay))
-
-
-def contact_sheet(images: Sequence[Image.Image]) -> Image.Image:
-    """Arrange all images, scaled to the same width, in two columns on white."""
-    columns = min(SHEET_COLUMNS, len(images))
-    width = SHEET_WIDTH // SHEET_COLUMNS
-    scaled = [im.resize((width, max(1, im.height * width // im.width))) for im in images]
-    rows = [scaled[i : i + columns] for i in range(0, len(scaled), columns)]
-    heights = [max(image.height for image in row) for row in rows]
-    sheet = Image.new("RGB", (columns * width, sum(heights)), "white")
-    y = 0
-    for row, height in zip(rows, heights):
-        for column, image in enumerate(row):
-            sheet.paste(image, (column * width, y))
-        y += height
-    return sheet
-
-
-def _figure_of(picture: LabelledPicture, image: Image.Image, score: float, overlay: bool) -> Figure:
-    scale = PANEL_INCHES / max(image.size)
-    panels = 1 if overlay or picture.truth is None else 2
-    width, height = image.width * scale, image.height * scale
-    figure = Figure(figsize=(panels * width, height + TITLE_INCHES))
-    all_axes = figure.subplots(1, panels, squeeze=False)[0]
-    # The images fill the figure below the lines of the titles.
-    top = height / (height + TITLE_INCHES)
-    figure.subplots_adjust(left=0.005, right=0.995, bottom=0.01, top=top, wspace=0.02)
-    for axes, title in zip(all_axes, _titles(picture, score, overlay)):
-        axes.imshow(image, extent=(0, image.width, image.height, 0))
-        axes.set_axis_off()
-        axes.set_title(title, fontsize=9, parse_math=False)
-    for box in (picture.truth or [])[:MOST_BOXES]:
-        _draw_box(all_axes[0], box)
-    for box in reversed(picture.detections[:MOST_BOXES]):
-        _draw_box(all_axes[-1], box)
-    return figure
-
-
-def _file_part(text: str, odd: str) -> str:
-    """Return `text` without what matches `odd`, short enough for a file system."""
-    return re.sub(odd, "_", text).encode()[:PART_BYTES].decode(errors="ignore")
-
-
-def _titles(picture: LabelledPicture, score: float, overlay: bool) -> list[str]:
-    name = textwrap.shorten(picture.path.name, 50, placeholder=" ...")
-    found = f"{_counted(len(picture.detections))} detected, score ≥ {score:g} (dashed)"
-    if picture.truth is None:
-        return [f"{name}\n{found}"]
-    truth = f"{_counted(len(picture.truth))} labelled (solid)"
-    return [f"{name}\n{truth}; {found}"] if overlay else [f"{name}\n{truth}", f"\n{found}"]
-
-
-def _counted(count: int) -> str:
-    return f"{count} ({MOST_BOXES} drawn)" if count > MOST_BOXES else f"{count}"
-
-
-def _read_image(path: Path, turned: bool) -> Image.Image:
-    """Read an image as RGB as the detector sees it, rotated by EXIF where its boxes are."""
-    try:
-        data = path.read_bytes()
-        width, height = image_header(data, sys.maxsize).size
-        if width * height > LARGEST:
-            raise BrokenImageError(f"{width}x{height} pixels, and at most {LARGEST:,} are drawn")
-        return rgb_image(data, turned)
-    except (OSError, BrokenImageError) as error:
-        raise UserError(f"{path}: cannot be read as a JPEG or PNG: {error}") from error
-
-
-def _draw_box(axes: Axes, box: Box) -> None:
-    """Draw a frame with a white rim, and its class in a field of the same colour."""
-    style: Any = "solid" if box.score is None else (0, (4, 2))
-    shape: dict[str, Any] = {"fill": False, "linestyle": style}
-    axes.add_patch(Rectangle(box.corner, *box.size, edgecolor="white", linewidth=3.2, **shape))
-    tone = colour(box.category)
-    axes.add_patch(Rectangle(box.corner, *box.size, edgecolor=tone, linewidth=1.8, **shape))
-    text = box.name if box.score is None else f"{box.name} {box.score:.2f}"
-    x, y, horizontal, vertical = _label_place(axes, box)
-    axes.text(
-        x,
-        y,
-        f"{text} (crowd)" if box.crowd else text,
-        fontsize=7,
-        color=_readable_on(tone),
-        horizontalalignment=horizontal,
-        verticalalignment=vertical,
-        clip_on=True,
-        parse_math=False,
-        bbox={"facecolor": tone, "edgecolor": "none", "pad": 1.0, "alpha": 0.85},
-    )
-
-
-def _label_place(axes: Axes, box: Box) -> tuple[float, float, str, str]:
-    """Return x, y, alignment: above ground truth, below a detection, inside at the image's edge."""
-    left, right = sorted(axes.get_xlim())
-    top, bottom = sorted(axes.get_ylim())
-    line = (right - left + bottom - top) * 0.03
-    x, to_right = box.corner[0], box.corner[0] > left + 0.75 * (right - left)
-    x = min(x + box.size[0], right) if to_right else max(x, left)
-    horizontal = "right" if to_right else "left"
-    if box.score is None:
-        y = min(max(box.corner[1], top), bottom)
-        return x, y, horizontal, "bottom" if y - top > line else "top"
-    y = min(max(box.corner[1] + box.size[1], top), bottom)
-    return x, y, horizontal, "top" if bottom - y > line else "bottom"
-
-
-def _readable_on(tone: str) -> str:
-    """Return black or white, by the luminance of `tone` (ITU-R BT.709)."""
-    red, green, blue = to_rgb(tone)
-    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45 else "white"
-
-
-def _as_image(figure: Figure) -> Image.Image:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        figure.savefig(buffer, format="png", dpi=DPI)
-    if any("missing from font" in str(warning.message) for warning in caught):
-        _note_missing_font()
-    buffer.seek(0)
-    return Image.open(buffer).convert("RGB")
-
-
-@functools.cache
-def _note_missing_font() -> None:
-    """Report once that names cannot be shown as they are written."""
-    logging.getLogger(__name__).warning(
-        "note: no installed font has all characters of the names, empty frames stand for them; "
-        "install one (Debian: fonts-noto-cjk)"
-    )

@@ -14,13 +14,16 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
+from src.evaluation.class_tables import class_table, confusion_table
 from src.job.iteration_results import counts_of, has_failed, summary_of
 from src.job.job_record import exit_states
 from src.printing import printable
-from src.reporting.detections import LabelledPicture, picture_of
+from src.reporting.detections import LabelledPicture
 from src.reporting.log_events import Event, RunLogs, most_serious, read_logs
+from src.reporting.pictures import KEY, class_lines, panels_of
 from src.reporting.plots import (
     PHASES,
+    colour,
     epoch_figure,
     memory_figure,
     metrics_figure,
@@ -56,7 +59,9 @@ class Table:
         rows: texts.
         hidden: number of rows before them that are left out.
         last: iteration of the last row.
-        classes: (class, AP) of the last row.
+        classes: header and rows of the last row's classes.
+        confusion: header and rows of its confusion table.
+        threshold: score and overlap of what counts as found in it.
     """
 
     name: str
@@ -64,7 +69,9 @@ class Table:
     rows: list[list[str]]
     hidden: int = 0
     last: str = ""
-    classes: list[tuple[str, str]] = field(default_factory=list)
+    classes: list[list[str]] = field(default_factory=list)
+    confusion: list[list[str]] = field(default_factory=list)
+    threshold: str = ""
 
 
 def cards(run: Run, settings: Settings, logs: RunLogs) -> list[Card]:
@@ -75,10 +82,10 @@ def cards(run: Run, settings: Settings, logs: RunLogs) -> list[Card]:
     faults, warnings = total(logs.events, "fault"), total(logs.events, "warning")
     images = [count for count in (_images_of(run, silo) for silo in run.silos) if count]
     return [
+        *_metric_card(run),
         Card("iterations done", f"{done}{of}", *_results(run, done)),
         Card("silos", str(len(run.silos)), f"{sum(images)} images" if images else ""),
         *_loss_card(run),
-        *_metric_card(run),
         Card("faults", str(faults), f"warnings: {warnings}", bad=faults > 0),
         *_time_card(logs),
     ]
@@ -148,7 +155,7 @@ def memory_rows(silos: Sequence[Silo]) -> list[list[str]]:
 
 
 def metrics(label: str, lines: Sequence[dict[str, Any]]) -> Table:
-    """Return the metrics of one metrics.jsonl, with the AP of each class in its last line."""
+    """Return the metrics of one metrics.jsonl, with the classes of its last line."""
     keys = [key for key in METRICS if any(key in line for line in lines)]
     more = [key for key in ("images", "seconds") if any(key in line for line in lines)]
     rows = []
@@ -156,16 +163,23 @@ def metrics(label: str, lines: Sequence[dict[str, Any]]) -> Table:
         figures = [number(_scaled(line.get(key), 1), 3) for key in keys]
         rows.append([str(line["iteration"]), *figures])
         rows[-1] += [number(_scaled(line.get(key), 1), 0) for key in more]
-    classes = lines[-1].get("per_class")
-    pairs = classes.items() if isinstance(classes, dict) else ()
     return Table(
         label,
         ["iteration", *keys, *more],
         rows[-MOST_ROWS:],
         max(0, len(rows) - MOST_ROWS),
         str(lines[-1]["iteration"]),
-        [(str(name), number(_scaled(value, 1), 3)) for name, value in pairs],
+        class_table(lines[-1]),
+        confusion_table(lines[-1]),
+        _threshold(lines[-1].get("confusion")),
     )
+
+
+def _threshold(confusion: Any) -> str:
+    """Return which detections count in a confusion table of metrics.jsonl."""
+    known = confusion if isinstance(confusion, dict) else {}
+    score, iou = (number(_scaled(known.get(key), 1), 2) for key in ("score", "iou"))
+    return f"a score of at least {score} and an IoU of at least {iou}"
 
 
 def number(value: float, digits: int) -> str:
@@ -233,6 +247,21 @@ class Picture:
 
     source: str
     text: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Describe one image of the samples.
+
+    Attributes:
+        name: its file's.
+        classes: colour and counts of each class on it.
+        panels: what stands above each drawn image, and the image.
+    """
+
+    name: str
+    classes: list[tuple[str, str]]
+    panels: list[tuple[str, Picture]]
 
 
 @dataclass(frozen=True)
@@ -330,9 +359,13 @@ def _precision(run: Run) -> dict[str, Any]:
 def _samples(samples: Samples | None) -> dict[str, Any]:
     """Return the content of the section of detections."""
     if samples is None:
-        return {"detections": [], "detections_source": ""}
-    images = [_photograph(picture, samples.score) for picture in samples.pictures]
-    return {"detections": images, "detections_source": samples.source}
+        return {"detections": [], "detections_source": "", "key": (), "labelled": False}
+    return {
+        "detections": [_sample(picture, samples.score) for picture in samples.pictures],
+        "detections_source": samples.source,
+        "key": KEY,
+        "labelled": samples.pictures[0].truth is not None,
+    }
 
 
 def _last_model(run: Run) -> str:
@@ -346,13 +379,17 @@ def _figure(figure: Figure, text: str) -> Picture:
     return Picture(_data_uri("image/svg+xml", rendered(figure, "svg")), text)
 
 
-def _photograph(picture: LabelledPicture, score: float) -> Picture:
-    """Encode an image with its boxes as JPEG, a fifth of the size of PNG."""
-    image = picture_of(picture, score)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    text = f"{picture.path.name}: labelled objects and detections"
-    return Picture(_data_uri("image/jpeg", buffer.getvalue()), text)
+def _sample(picture: LabelledPicture, score: float) -> Sample:
+    """Encode an image with its boxes as JPEGs, a fifth of the size of PNG."""
+    panels = []
+    for panel in panels_of(picture, score):
+        buffer = io.BytesIO()
+        panel.image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+        title = "; ".join(panel.titles)
+        source = _data_uri("image/jpeg", buffer.getvalue())
+        panels.append((title, Picture(source, f"{picture.path.name}: {title}")))
+    classes = [(colour(number), text) for number, text in class_lines(picture)]
+    return Sample(picture.path.name, classes, panels)
 
 
 def _data_uri(kind: str, content: bytes) -> str:

@@ -1,28 +1,19 @@
-"""Ground truth and detections on images: what is drawn where, and what is refused."""
+"""Images with ground truth and detections: which are read, in which order, what is refused."""
 
 import json
 import struct
 import zlib
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from coco_files import coco_of, write_coco
 from commands import refused, succeed
-from matplotlib.colors import to_rgb
 from PIL import Image
 
 from src.errors import UserError
-from src.reporting.detections import (
-    Box,
-    LabelledPicture,
-    PictureNames,
-    contact_sheet,
-    picture_of,
-    read_pictures,
-)
-from src.reporting.plots import colour
+from src.reporting.detections import Box, read_pictures
+from src.reporting.pictures import picture_of
 
 
 def detection(image_id=1, score=0.9, category_id=18, bbox=(4, 4, 20, 20)):
@@ -44,13 +35,61 @@ def test_detections_are_those_above_the_score_best_first(tmp_path):
     first, second = read_pictures(*write_pair(tmp_path, results), "", 0.5, 3)
     assert [box.score for box in first.detections] == [0.9, 0.6]
     assert len(second.detections) == 1
-    assert first.truth == [Box(1, "dog", (4.0, 4.0), (20.0, 20.0))]
+    assert first.truth == [Box(1, "dog", (4.0, 4.0), (20.0, 20.0), outcome="found")]
+    assert [box.outcome for box in first.detections] == ["found", "false"]
     assert first.path == tmp_path / "val" / "0.jpg"
 
 
-def test_images_are_spread_over_the_json_or_those_asked_for(tmp_path):
+def test_images_with_the_most_errors_come_first(tmp_path):
+    far = detection(3, bbox=(40, 4, 20, 20))
+    low = detection(4, score=0.4, bbox=(40, 4, 20, 20))
+    paths = write_pair(tmp_path, [detection(1), far, detection(4), low, detection(5)], count=5)
+    assert [p.image_id for p in read_pictures(*paths, "", 0.5, 3)] == [3, 2, 1]
+    assert [p.image_id for p in read_pictures(*paths, "", 0.3, 3)] == [3, 2, 4]
+
+
+def test_an_object_of_another_class_is_missed_and_its_detection_false(tmp_path):
+    json_path, results = write_pair(tmp_path, [detection(category_id=1)], 1)
+    coco = json.loads(json_path.read_text())
+    coco["categories"] = [{"id": 1, "name": "cat"}, {"id": 18, "name": "dog"}]
+    json_path.write_text(json.dumps(coco))
+    (picture,) = read_pictures(json_path, results, "", 0.5, 1)
+    assert [(box.outcome, box.other) for box in picture.boxes] == [
+        ("missed", "cat"),
+        ("false", "dog"),
+    ]
+
+
+def test_a_detection_of_a_crowd_and_the_crowd_are_no_errors(tmp_path):
+    json_path, results = write_pair(tmp_path, [detection(), detection(2, 0.1)], 2)
+    coco = json.loads(json_path.read_text())
+    coco["annotations"][0].update(iscrowd=1)
+    json_path.write_text(json.dumps(coco))
+    second, first = read_pictures(json_path, results, "", 0.5, 2)
+    assert (first.image_id, [box.outcome for box in first.boxes]) == (1, ["", ""])
+    assert first.truth[0].crowd and second.truth[0].outcome == "missed"
+
+
+def test_detections_of_a_json_without_labels_are_not_called_false(tmp_path):
+    json_path, results = write_pair(tmp_path, [detection(7)], count=10)
+    json_path.write_text(json.dumps({**coco_of(10), "annotations": []}))
+    pictures = read_pictures(json_path, results, "", 0.5, 3)
+    assert [p.image_id for p in pictures] == [1, 3, 5]
+    (seventh,) = read_pictures(json_path, results, "", 0.5, 3, [7])
+    assert seventh.truth is None and [box.outcome for box in seventh.detections] == [""]
+
+
+def test_a_label_without_an_area_is_not_drawn(tmp_path):
+    json_path, results = write_pair(tmp_path, [detection()], 1)
+    coco = json.loads(json_path.read_text())
+    coco["annotations"].append({**coco["annotations"][0], "id": 99, "bbox": [4, 4, 0, 20]})
+    json_path.write_text(json.dumps(coco))
+    (picture,) = read_pictures(json_path, results, "", 0.5, 1)
+    assert len(picture.truth) == 1
+
+
+def test_images_are_those_asked_for(tmp_path):
     paths = write_pair(tmp_path, [], count=10)
-    assert [p.image_id for p in read_pictures(*paths, "", 0.5, 5)] == [1, 3, 5, 7, 9]
     assert [p.image_id for p in read_pictures(*paths, "", 0.5, 99)] == list(range(1, 11))
     assert [p.image_id for p in read_pictures(*paths, "", 0.5, 5, [7, 2, 7])] == [7, 2]
 
@@ -72,20 +111,9 @@ def test_images_are_asked_for_by_ids_of_any_kind(tmp_path, ids, asked, found):
     assert [p.image_id for p in read_pictures(json_path, results, "", 0.5, 3, asked)] == found
 
 
-def test_no_two_pictures_have_one_name():
-    pairs = [("v1/f.jpg", 1), ("v2/f.jpg", "1"), ("f.png", 1.0), ("f_1.jpg", 2), ("f.jpg", "1_2")]
-    pairs += [("contact.jpg", "sheet"), ("x.jpg", "a/b"), ("x.jpg", "a b"), ("X.jpg", "A b")]
-    pairs += [("图" * 80 + ".jpg", 1), ("图" * 80 + ".png", 1), ("a.jpg", "9" * 300)]
-    names = PictureNames()
-    given = [names.name_of(LabelledPicture(id_, Path(name))) for name, id_ in pairs]
-    assert given[:5] == ["f_1.png", "f_1_2.png", "f_1_0.png", "f_1_2_2.png", "f_1_2_3.png"]
-    assert len({name.casefold() for name in [*given, "contact_sheet.png"]}) == len(pairs) + 1
-    assert max(len(name.encode()) for name in given) < 200
-
-
 def test_images_behind_those_that_were_evaluated_are_not_chosen(tmp_path):
     paths = write_pair(tmp_path, [detection(2), detection(4)], count=10)
-    assert [p.image_id for p in read_pictures(*paths, "", 0.5, 4)] == [1, 2, 3, 4]
+    assert [p.image_id for p in read_pictures(*paths, "", 0.5, 9)] == [1, 3, 2, 4]
 
 
 def test_of_folders_with_the_same_file_names_that_of_the_jsons_name_counts(tmp_path):
@@ -138,44 +166,6 @@ def test_images_that_are_unknown_or_not_there_are_named(tmp_path):
     Image.new("RGB", (40, 30)).save(second, "WEBP")
     with pytest.raises(UserError, match="2.jpg: cannot be read as a JPEG or PNG"):
         picture_of(broken, 0.5)
-
-
-def coloured(image, tone):
-    """(height, width) bool: pixels of about this colour."""
-    wanted = np.array(to_rgb(tone)) * 255
-    return np.abs(np.asarray(image).astype(int) - wanted).max(axis=2) < 12
-
-
-def test_a_frame_is_drawn_where_the_box_is_and_a_detections_is_broken(tmp_path):
-    path = tmp_path / "grey.png"
-    Image.new("RGB", (200, 100), (128, 128, 128)).save(path)
-    box = {"category": 0, "name": "dog", "corner": (50.0, 40.0), "size": (80.0, 40.0)}
-    picture = LabelledPicture(1, path, [Box(**box)], [Box(**box, score=0.75)])
-    left, right = np.array_split(coloured(picture_of(picture, 0.5), colour(0)), 2, axis=1)
-    # The panel is 200 pixels of the image wide and begins below the titles.
-    scale = left.shape[1] / 200
-    top = left.shape[0] - 100 * scale
-    y = int(top + 60 * scale)
-    for panel in (left, right):
-        columns = np.flatnonzero(panel[y - 20 : y + 20].any(axis=0)) / scale
-        assert np.abs(columns - 50).min() < 3 and np.abs(columns - 130).min() < 3
-        assert not ((columns > 60) & (columns < 120)).any()
-    edge = slice(int(47 * scale), int(53 * scale))
-    covered = [panel[y - 25 : y + 25, edge].any(axis=1).mean() for panel in (left, right)]
-    assert covered[0] == 1 and 0.3 < covered[1] < 1
-
-
-def test_names_with_dollar_signs_are_no_formulas(tmp_path):
-    path = tmp_path / "a$x$ $.png"
-    Image.new("RGB", (60, 90)).save(path)
-    box = Box(0, "$\\frac$ _", (5.0, 5.0), (300.0, 20.0), crowd=True)
-    assert picture_of(LabelledPicture(1, path, [box]), 0.5, overlay=True).size[1] > 90
-
-
-def test_a_contact_sheet_holds_images_of_any_shape():
-    sheet = contact_sheet([Image.new("RGB", size, "red") for size in ((90, 30), (30, 90), (9, 9))])
-    assert sheet.size == (1800, 2700 + 900)
-    assert contact_sheet([Image.new("RGB", (90, 30))]).size == (900, 300)
 
 
 def test_the_command_writes_a_picture_for_each_image_and_a_sheet(tmp_path):

@@ -18,7 +18,7 @@ from src.reporting.plots import phase_seconds, seconds_figure
 from src.reporting.run_folder import read_run
 from src.reporting.run_settings import read_settings
 
-SECTIONS = ["configuration", "curves", "precision", "seconds", "memory", "detections", "events"]
+SECTIONS = ["precision", "detections", "curves", "configuration", "seconds", "memory", "events"]
 
 
 class Page(HTMLParser):
@@ -251,12 +251,44 @@ def test_the_command_writes_a_page_with_the_detections_given(run_folder, tmp_pat
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     kind = "data:image/jpeg;base64,"
     samples = [ref for ref in page.references if ref.startswith(kind)]
-    assert len(samples) == 2
+    assert len(samples) == 4  # labels and detections of two images
     for sample in samples:
         image = Image.open(io.BytesIO(base64.b64decode(sample[len(kind) :])))
         image.load()
         assert image.width > 500
     assert str(tmp_path / "results.json") in page.text
+    worst_first = ["dog: 0 found, 1 missed, 0 false", "dog: 1 found, 0 missed, 0 false"]
+    places = [page.words.index(words) for words in worst_first]
+    assert places == sorted(places)
+
+
+def test_classes_and_confusions_of_the_last_iteration_are_on_the_page_unfolded(run_folder):
+    counts = [["dog", "dog", 14], ["dog", "cat", 2], ["cat", None, 1], [None, "dog", 3]]
+    line = {
+        "iteration": 3, "AP": 0.3, "AP50": 0.6, "per_class": {"dog": 0.5, "cat": 0.1},
+        "per_class_AP50": {"dog": 0.75, "cat": 0.2},
+        "confusion": {"score": 0.5, "iou": 0.5, "counts": counts},
+    }  # fmt: skip
+    with (run_folder / "worker_0" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    text = build_page(read_run(run_folder))
+    page = Page(text)
+    assert ["dog", "0.500", "0.750", "16", "14", "2", "3", "0.88", "0.82"] in page.rows
+    assert ["cat", "0.100", "0.200", "1", "0", "1", "2", "0.00", "0.00"] in page.rows
+    assert ["labelled", "as dog", "as cat", "not detected"] in page.rows
+    assert ["dog", "14", "2", "0"] in page.rows and ["nothing", "3", "0", ""] in page.rows
+    assert "a score of at least 0.50" in page.text
+    assert "worker_0: classes after iteration 3" in page.text
+    # The other silo's file is of an earlier version, which counted nothing.
+    assert "worker_1: classes after iteration 2" in page.text
+    assert page.text.count("What was detected where") == 1
+    before = text[: text.index("worker_0: classes after")]
+    assert before.count("<details") == before.count("</details>")
+
+
+def test_every_table_scrolls_in_its_own_box(run_folder):
+    text = build_page(read_run(run_folder))
+    assert text.count("<table") == text.count('<div class="wide"><table') > 5
 
 
 def test_the_command_refuses_half_of_what_detections_need(run_folder, tmp_path):
