@@ -94,6 +94,7 @@ class SiloManager(FederatedLearningManager):
     # Declared here because the base class's package has no types.
     _next_begin_sync_iter: int
     _next_end_sync_iter: int
+    _global_step: int
     _sync_frequency: int
 
     _entered = 0  # the last iteration that the algorithm was told of
@@ -117,6 +118,7 @@ class SiloManager(FederatedLearningManager):
             # The base class copies every parameter of its cell, so it gets a cell without any.
             super().__init__(str(yaml_config), nn.Cell(), sync_frequency, address, settings.images)
         self._model, self._log = model, settings.log
+        self._iterations = settings.iterations
         self._local = frozenset(local)
         self._privacy = privacy
         names = [param.name for param in self._federated()]
@@ -147,6 +149,13 @@ class SiloManager(FederatedLearningManager):
     def frequency(self) -> int:
         """Return the steps of an iteration from now on; epochs with data sinking."""
         return self._sync_frequency
+
+    @property
+    def steps_left(self) -> int:
+        """Return the steps to the end of the job; epochs with data sinking."""
+        later = max(0, self._iterations - self.iteration) * self._sync_frequency
+        now = 0 if self.finished else self._next_end_sync_iter - self._global_step
+        return later + now
 
     @property
     def finished(self) -> bool:

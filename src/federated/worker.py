@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from src.federated.resume import StateKeeper, require_same_job, resumed_state, s
 from src.federated.resume_state import ResumeState, state_file, terms_of_state
 from src.federated.rounds import Deadlines, SyncError, declared_size
 from src.federated.silo import SiloSettings
+from src.federated.step_times import StepTimes
 from src.federated.task import Task
 from src.federated.tls import silo_tls
 from src.federated.transport import Client
@@ -114,78 +114,6 @@ class FollowIterations(Callback):
         self._optimizer.global_step.set_data(Tensor([done], mstype.int32))
         for counter in self._counters:
             counter.steps_done += steps
-
-
-class EpochTimes(Callback):
-    """Logs each epoch's number of steps and their duration, excluding synchronisation.
-
-    Place it after all other callbacks and its `before` in front of them: the time between the two
-    belongs to the others (synchronising, saving, evaluating), the rest is training and data
-    loading.
-
-    Args:
-        log: called with a log line.
-        epochs_done: number of epochs that earlier runs of this silo have trained.
-    """
-
-    def __init__(self, log: Callable[[str], None], epochs_done: int = 0):
-        super().__init__()
-        self.before = _Reached()
-        self._log = log
-        self._epoch = epochs_done
-        self._steps_before = 0
-        self._begin = self._step_begin = 0.0
-        self._others = 0.0  # seconds of this epoch in other callbacks
-        self._first = 0.0  # seconds of this process's first step
-
-    def on_train_epoch_begin(self, run_context: RunContext) -> None:
-        """Start the time before the epoch's first batch is requested."""
-        self._begin, self._others = time.monotonic(), 0.0
-
-    def on_train_step_begin(self, run_context: RunContext) -> None:
-        """Exclude the time of the other callbacks, which may have joined an iteration."""
-        self._step_begin = time.monotonic()
-        self._others += self._step_begin - self.before.time
-
-    def on_train_step_end(self, run_context: RunContext) -> None:
-        """Exclude the time of the other callbacks, which may have waited for other silos."""
-        self._others += time.monotonic() - self.before.time
-        if not self._first:
-            self._first = self.before.time - self._step_begin
-
-    def on_train_epoch_end(self, run_context: RunContext) -> None:
-        """Log the epoch, unless --resume has skipped all of it."""
-        steps = run_context.original_args().cur_step_num - self._steps_before
-        self._epoch += 1
-        self._steps_before += steps
-        if not steps:
-            return
-        seconds = time.monotonic() - self._begin - self._others
-        line = f"epoch {self._epoch}: {steps} step{'s' if steps > 1 else ''} in {seconds:.1f} s"
-        if steps < self._steps_before:
-            line += f", {seconds / steps:.3g} s per step"
-        elif steps > 1:
-            each = (seconds - self._first) / (steps - 1)
-            line += (
-                f", {each:.3g} s per step after the first ({self._first:.1f} s with compilation)"
-            )
-        else:
-            line += " with compilation"
-        self._log(line)
-
-
-class _Reached(Callback):
-    """Records when the callbacks were last reached."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.time = 0.0
-
-    def on_train_step_begin(self, run_context: RunContext) -> None:
-        """Record the time before the other callbacks."""
-        self.time = time.monotonic()
-
-    on_train_step_end = on_train_step_begin
 
 
 # The servers' time windows end an iteration; a silo gives up only if they fail to.
@@ -421,7 +349,12 @@ def train(
         state = make_state_keeper(job, config, manager, step)
         callbacks.append(KeepAfterRound(manager, keeper, journal, state))
     epochs_done = (steps_done - skipped) // task.steps_per_epoch
-    times = EpochTimes(partial(say, label_of(config)), epochs_done)
+    times = StepTimes(
+        partial(say, label_of(config)),
+        status,
+        lambda: (len(manager.rounds), manager.steps_left * unit),
+        epochs_done,
+    )
     callbacks = [times.before, *callbacks, times]
     model = ms.Model(step)
     left = steps * (job.iterations - manager.iteration + 1)

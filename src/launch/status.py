@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
+import statistics
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,44 +35,6 @@ from src.launch.membership import stranger_words
 from src.launch.redis_store import DISABLED, FINISHED, RAISE_LIMIT, RUNNING, STOPPED, JobStore
 from src.reporting.run_folder import read_json_lines, started_commands
 from src.security.tls import explain
-
-RECENT = 5  # iterations whose mean duration predicts the remaining ones
-
-
-def time_left(
-    folder: Path, workers: Iterable[str], number: int | None, last: int | None
-) -> float | None:
-    """Return the seconds to the end of the last iteration; None where that is not known.
-
-    Args:
-        folder: folder of the job; its servers' metrics are used, else its workers'.
-        workers: their labels.
-        number, last: the current iteration and the last one.
-    """
-    if not number or not last:
-        return None
-    durations, ended = _pace(folder, workers)
-    if not durations:
-        return None
-    recent = sorted(durations[-RECENT:])
-    each = recent[len(recent) // 2]
-    return (last - number) * each + max(0.0, each - max(0.0, time.time() - ended))
-
-
-def _pace(folder: Path, workers: Iterable[str]) -> tuple[list[float], float]:
-    """Return the seconds of each successful iteration, oldest first, and the latest end."""
-    notes: list[str] = []
-    metrics = folder / "server_0" / "metrics.json"
-    lines = read_json_lines(metrics, ("currentIteration", "iterationExecutionTime"), notes)
-    good = [line for line in lines if line.get("iterationResult") == "success"]
-    if good:
-        return [line["iterationExecutionTime"] / 1000 for line in good], metrics.stat().st_mtime
-    for label in workers:
-        path = folder / label / "rounds.jsonl"
-        if rounds := read_json_lines(path, ("iteration", "round_s"), notes):
-            return [line["round_s"] for line in rounds], path.stat().st_mtime
-    return [], 0.0
-
 
 NOTHING, FINISHED_JOB, FAILED, RUNNING_JOB = "nothing", "finished", "failed", "running"
 # State of a process of another machine or container that shares the folder.
@@ -113,6 +75,10 @@ class SiloState:
     Attributes:
         name: its identity as the servers know it, without the number of images.
         updated: time of its last status, seconds since the epoch.
+        step_s: seconds of a step; known after the second one, since the first one compiles.
+        sync_s: seconds of an iteration besides its steps: synchronising, waiting for other silos,
+            saving, evaluating; known after the first iteration.
+        steps_left: steps to the end of the job.
         ap, ap50: of its latest evaluation, 0 to 1.
     """
 
@@ -123,6 +89,9 @@ class SiloState:
     iterations: int | None = None
     step: int | None = None
     steps: int | None = None
+    steps_left: int | None = None
+    step_s: float | None = None
+    sync_s: float | None = None
     loss: float | None = None
     ap: float | None = None
     ap50: float | None = None
@@ -193,6 +162,9 @@ STATES = {RUNNING: "running", DISABLED: "disabled", FINISHED: "finished", STOPPE
 IN_ITERATION = ("train", "push", "wait", "pull")
 ANSWER_S = 1.0
 TAIL_BYTES = 4096
+# Fields of a worker's status file that a SiloState has under the same name.
+SAID = ("iteration", "iterations", "step", "steps", "steps_left", "step_s", "sync_s", "loss", "ap",
+        "ap50", "reason")  # fmt: skip
 
 
 class Collector:
@@ -239,11 +211,7 @@ class Collector:
         self._name_the_missing(status.iteration, status.silos)
         if status.word == RUNNING_JOB:
             paused = status.cluster in ("disabled", "finished")
-            labels = [silo.label for silo in status.silos]
-            found = status.iteration
-            status.eta_s = (
-                None if paused else time_left(self.folder, labels, found.number, found.of)
-            )
+            status.eta_s = None if paused else time_left(status)
         return status
 
     def _silos(self, record: JobRecord) -> list[SiloState]:
@@ -394,8 +362,7 @@ def _silo(folder: Path, label: str, command: list[str]) -> SiloState:
     flags = dict(word[2:].split("=", 1) for word in command if re.match(r"--\w+=", word))
     name = f"{flags.get('silo_name', socket.gethostname())}_{flags.get('user_id', label[7:])}"
     values = read_status(status_path(folder, label))
-    keys = ("iteration", "iterations", "step", "steps", "loss", "ap", "ap50", "reason")
-    known = {key: values[key] for key in keys if key in values}
+    known = {key: values[key] for key in SAID if key in values}
     return SiloState(
         label, name, values.get("phase", "starting"), **known, updated=values.get("time")
     )
@@ -414,6 +381,57 @@ def _word(status: JobStatus) -> str:
     if any(p.state in (RUNNING_JOB, AWAY) for p in roles):
         return RUNNING_JOB
     return FAILED if any(p.state in lost for p in roles) else FINISHED_JOB
+
+
+RECENT = 5  # iterations whose median duration predicts the remaining ones
+
+
+def time_left(status: JobStatus) -> float | None:
+    """Return the seconds to the end of the last iteration; None where that is not known.
+
+    The steps of the workers of this folder tell, from their second step on. Elsewhere, as on the
+    coordinator's machine, the iterations so far do.
+    """
+    running = {p.label for p in status.processes if p.state in (RUNNING_JOB, AWAY)}
+    silos = [silo for silo in status.silos if silo.label in running]
+    known = [left for silo in silos if (left := _silo_left(silo, status.time)) is not None]
+    if known:
+        return max(known)
+    number, last = status.iteration.number, status.iteration.of
+    if not number or not last:
+        return None
+    durations, ended = _pace(Path(status.folder), [silo.label for silo in status.silos])
+    if not durations:
+        return None
+    # The first one includes the compilation.
+    each = statistics.median((durations[1:] or durations)[-RECENT:])
+    return (last - number) * each + max(0.0, each - max(0.0, status.time - ended))
+
+
+def _silo_left(silo: SiloState, now: float) -> float | None:
+    """Return the seconds that a worker still needs, by its steps and synchronisations."""
+    if silo.step_s is None or silo.steps_left is None or silo.updated is None:
+        return None
+    sync_s = silo.sync_s or 0.0
+    syncs = max(0, (silo.iterations or 0) - (silo.iteration or 0) + 1)
+    since = max(0.0, now - silo.updated)
+    current = silo.step_s if silo.phase == "train" else sync_s
+    return max(0.0, silo.steps_left * silo.step_s + syncs * sync_s - min(since, current))
+
+
+def _pace(folder: Path, workers: list[str]) -> tuple[list[float], float]:
+    """Return the seconds of each successful iteration, oldest first, and the latest end."""
+    notes: list[str] = []
+    metrics = folder / "server_0" / "metrics.json"
+    lines = read_json_lines(metrics, ("currentIteration", "iterationExecutionTime"), notes)
+    good = [line for line in lines if line.get("iterationResult") == "success"]
+    if good:
+        return [line["iterationExecutionTime"] / 1000 for line in good], metrics.stat().st_mtime
+    for label in workers:
+        path = folder / label / "rounds.jsonl"
+        if rounds := read_json_lines(path, ("iteration", "round_s"), notes):
+            return [line["round_s"] for line in rounds], path.stat().st_mtime
+    return [], 0.0
 
 
 def _iteration_from_silos(status: JobStatus) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from engine import federation
 from mindspore import nn
-from mindspore.train.callback import RunContext
+from mindspore.train.callback import LambdaCallback, RunContext
 from mindspore.train.callback._callback import InternalCallbackParam
 
 from src.federated import worker
@@ -107,6 +107,8 @@ def run(folder: Path, device: str, **keys) -> SimpleNamespace:
     evaluated: list[tuple[int, int]] = []
     journal = SimpleNamespace(after=lambda iteration: evaluated.append((iteration, silo.now)))
     callbacks += [manager, worker.KeepAfterRound(manager, keeper, journal, None)]
+    left: list[int] = []
+    callbacks.insert(0, LambdaCallback(on_train_step_end=lambda _: left.append(manager.steps_left)))
     train(callbacks, silo, worker.sinks_data(config), steps * ITERATIONS // STEPS)
     lines = (folder / "loss_0.log").read_text().splitlines()
     return SimpleNamespace(
@@ -115,6 +117,7 @@ def run(folder: Path, device: str, **keys) -> SimpleNamespace:
         evaluated=evaluated,
         losses=[line.split(" | ")[1] for line in lines],
         step=read_status(folder / "status.json")["step"],
+        left=[*left, manager.steps_left],
     )
 
 
@@ -141,3 +144,9 @@ def test_the_log_has_the_last_step_of_each_epoch_with_its_learning_rate(tmp_path
         f"epoch: {epoch} step: 4 total_loss: 1.00000  lr: {4.0 * epoch:.6f}" for epoch in (1, 2, 3)
     ]
     assert cpu.losses == device.losses == expected
+
+
+def test_the_steps_left_fall_to_zero_at_the_jobs_end(tmp_path):
+    cpu, device = (run(tmp_path / name, name, sync_frequency=1) for name in ("CPU", "GPU"))
+    assert cpu.left == [*range(STEPS * ITERATIONS - 1, -1, -1), 0]
+    assert device.left == [*range(ITERATIONS - 1, -1, -1), 0]  # epochs

@@ -15,7 +15,6 @@ from src.federated.checkpoints import CheckpointKeeper
 from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.rounds import Round, SyncError
 from src.federated.worker import (
-    EpochTimes,
     FollowIterations,
     KeepAfterRound,
     epoch_words,
@@ -120,44 +119,6 @@ def test_the_log_begins_with_the_configuration_and_nothing_else_that_a_worker_kn
     assert "roi_layer: {'type': 'RoIAlign', 'out_size': 7, 'sample_num': 2}" in rest
     assert "base_lr" not in rest and "secret" not in rest
     assert all(line.startswith("  ") and len(line) <= 100 for line in lines)
-
-
-def train_timed(monkeypatch, epochs, epochs_done=0):
-    """What EpochTimes says; a step takes 2 s, the first 10, data 1, other callbacks 5 and 50."""
-    said, now = [], [1000.0]
-    monkeypatch.setattr("src.federated.worker.time.monotonic", lambda: now[0])
-    times = EpochTimes(said.append, epochs_done)
-    params = SimpleNamespace(cur_step_num=0)
-    context = SimpleNamespace(original_args=lambda: params)
-    for steps in epochs:
-        times.on_train_epoch_begin(context)
-        for _ in range(steps):
-            params.cur_step_num += 1
-            now[0] += 1
-            times.before.on_train_step_begin(context)
-            now[0] += 5
-            times.on_train_step_begin(context)
-            now[0] += 10 if params.cur_step_num == 1 else 2
-            times.before.on_train_step_end(context)
-            now[0] += 50
-            times.on_train_step_end(context)
-        times.on_train_epoch_end(context)
-        now[0] += 7
-    return said
-
-
-def test_each_epoch_says_its_seconds_without_those_of_the_rounds(monkeypatch):
-    assert train_timed(monkeypatch, [4, 3]) == [
-        "epoch 1: 4 steps in 20.0 s, 3.33 s per step after the first (10.0 s with compilation)",
-        "epoch 2: 3 steps in 9.0 s, 3 s per step",
-    ]
-
-
-def test_epochs_that_resume_leaves_out_are_counted_and_not_said(monkeypatch):
-    assert train_timed(monkeypatch, [0, 1, 1], epochs_done=4) == [
-        "epoch 6: 1 step in 11.0 s with compilation",
-        "epoch 7: 1 step in 3.0 s, 3 s per step",
-    ]
 
 
 def keeper(folder, kept=0, on=True, mark=None):

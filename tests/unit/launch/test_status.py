@@ -255,8 +255,39 @@ def test_time_left_from_the_rounds_of_a_worker(job, redis):
     write_rounds(job, 90.0, 20.0, ago=5.0)
     write_rounds(job, 90.0, 20.0, 20.0, 20.0, 20.0, 20.0, ago=5.0)
     assert job.collect().eta_s == pytest.approx(2 * 20 + 15, abs=3)
+    write_rounds(job, 90.0, 20.0, ago=5.0)
+    assert job.collect().eta_s == pytest.approx(2 * 20 + 15, abs=3)
     write_rounds(job, 90.0, 20.0, 20.0, ago=100.0)
     assert job.collect().eta_s == pytest.approx(2 * 20, abs=1)
+
+
+def test_time_left_from_steps_as_soon_as_a_second_one_is_done(job, redis):
+    job.start("worker", 0)
+    fill(redis, 1, [])
+    said = {"phase": "train", "iteration": 1, "iterations": 5, "step": 2, "steps": 500}
+    job.says("worker_0", **said)
+    assert job.collect().eta_s is None
+    job.says("worker_0", **said, steps_left=498, step_s=2.0)
+    assert job.collect().eta_s == pytest.approx(996, abs=5)
+
+
+def test_time_left_near_the_end_is_that_of_the_last_steps(job, redis):
+    job.start("worker", 0)
+    write_rounds(job, 400.0, 180.0, ago=170.0)
+    fill(redis, 5, [])
+    said = {"phase": "train", "iteration": 5, "iterations": 5, "steps_left": 3, "step_s": 4.0}
+    job.says("worker_0", **said, sync_s=6.0)
+    assert job.collect().eta_s == pytest.approx(18, abs=3)
+
+
+def test_the_slowest_worker_that_runs_tells_the_time_left(job, redis):
+    fill(redis, 4, [])
+    for number, seconds in enumerate((1.0, 3.0, 100.0)):
+        job.start("worker", number)
+        said = {"phase": "train", "iteration": 4, "iterations": 5, "steps_left": 20}
+        job.says(f"worker_{number}", **said, step_s=seconds, sync_s=10.0)
+    job.end("worker_2", 1)
+    assert job.collect().eta_s == pytest.approx(3 * 20 + 2 * 10, abs=4)
 
 
 def test_time_left_from_the_servers_figures(job, redis):
