@@ -7,9 +7,10 @@
 
 In a folder without a job it shows the user's only one. Whatever does not answer delays it by a few
 seconds at most. Exit code: 0 running, 10 finished, 11 failed, 12 nothing there (of several jobs
-the lowest of these), 2 bad input; "word" and "exit_code" say the same in the JSON. A job has
-failed when its processes of this folder have ended and one of them failed, also when servers still
-wait for its workers. Ctrl-C ends --watch (130) and does not affect the job.
+the lowest of these), 2 bad input; "word" and "exit_code" say the same in the JSON. --watch ends
+with 0 when the job has finished, so that a script with `set -e` goes on. A job has failed when its
+processes of this folder have ended and one of them failed, also when servers still wait for its
+workers. Ctrl-C ends --watch (130) and does not affect the job.
 
 These commands use the management API of the scheduler, which must be running:
 
@@ -41,7 +42,7 @@ from src.job.addresses import parse_address
 from src.job.job_record import indexed_folders, read_record
 from src.launch.command_line import JOB_FLAGS
 from src.launch.management import run_management
-from src.launch.status import EXIT_CODES, Collector, as_values
+from src.launch.status import EXIT_CODES, FINISHED_JOB, Collector, as_values
 from src.launch.status_view import Screen, lines_of, watch
 from src.model_utils.config import parse_known, script_parser
 from src.printing import print, print_json
@@ -55,7 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, help="where the job was started (default: here)")
     parser.add_argument("--all", action="store_true", help="every job of this user")
     parser.add_argument("--json", action="store_true", help="JSON in place of text")
-    parser.add_argument("--watch", action="store_true", help="until the job has ended")
+    parser.add_argument(
+        "--watch", action="store_true", help="until the job has ended; 0 when it has finished"
+    )
     parser.add_argument(
         "--interval", type=float, metavar="SECONDS", help="of --watch (2; 30 into a file)"
     )
@@ -99,7 +102,8 @@ def show(args: argparse.Namespace, folders: list[Path]) -> int:
             raise UserError("--watch shows one job as text: give --folder, without --all or --json")
         screen = Screen()
         interval = args.interval or (2.0 if sys.stdout.isatty() else 30.0)
-        return EXIT_CODES[watch(collectors[0].collect, interval, screen).word]
+        word = watch(collectors[0].collect, interval, screen).word
+        return 0 if word == FINISHED_JOB else EXIT_CODES[word]
     found = [collector.collect() for collector in collectors]
     if args.json:
         values = [as_values(status) for status in found]

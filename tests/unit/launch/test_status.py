@@ -502,6 +502,13 @@ def test_watch_on_a_terminal_draws_in_place(job, redis):
     assert "FasterRCNN: failed" in text
 
 
+def test_watch_ends_with_0_when_the_job_has_finished_so_that_a_script_goes_on(job, redis):
+    job.start("worker", 0)
+    job.end("worker_0")
+    assert run(job.folder, SCRIPT).returncode == 10
+    assert run(job.folder, SCRIPT, "--watch").returncode == 0
+
+
 def test_words_for_spans_of_time():
     spans = [duration(s) for s in (0.4, 119, 125, 7200, 12_000, 200_000)]
     assert spans == ["0 s", "119 s", "2 min", "2 h 0 min", "3 h 20 min", "2 d 7 h"]
