@@ -9,7 +9,7 @@ import select
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 from src.files import FIXES, reason
 from src.printing import print, printable
@@ -72,11 +72,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def require_packages(*packages: str) -> None:
     """End the command with a one-line error if this Python lacks the packages.
 
-    Call it before a script imports anything that needs them.
+    Call it before a script imports anything that needs them. From then on Ctrl-C ends the command
+    without a traceback, also during these imports.
 
     Args:
         packages: names to import; default: the engine's.
     """
+    sys.excepthook = _show_error
     for package in packages or ("mindspore", "mindspore_federated"):
         if importlib.util.find_spec(package) is None:
             print(
@@ -85,6 +87,14 @@ def require_packages(*packages: str) -> None:
                 file=sys.stderr,
             )
             sys.exit(2)
+
+
+def _show_error(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print an exception that ends the process, as Python does, but one word for Ctrl-C."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def run_command(main: Callable[[], int | None]) -> None:

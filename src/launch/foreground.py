@@ -83,8 +83,7 @@ def _follow(base: Path, started: list[Started], show_logs: bool) -> None:
             if not ended:
                 time.sleep(POLL_S)
     except BaseException as error:
-        for line in stop_started(base, started):
-            print(f"WARNING: {line}", flush=True)
+        stop_started(base, started)
         for log in logs:
             log.show()
         by_signal = isinstance(error, (SystemExit, KeyboardInterrupt))

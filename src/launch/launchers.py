@@ -343,12 +343,15 @@ def start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) ->
     return started
 
 
-def stop_started(base: Path, started: list[Started]) -> list[str]:
-    """Stop what `start_all` started and still runs; return a line for each that was killed."""
+def stop_started(base: Path, started: list[Started]) -> None:
+    """Stop what `start_all` started and still runs, and print what that was."""
     labels = {s.role.label for s in started}
     with update_record(base) as record:
         mine = [p for p in record.running() if p.label in labels]
-    return stop(mine)
+    for line in stop(mine):
+        print(f"WARNING: {line}", flush=True)
+    if mine:
+        print(f"stopped {', '.join(entry.label for entry in mine)}", flush=True)
 
 
 def _still_waiting(base: Path) -> Callable[[list[Started]], str]:

@@ -283,7 +283,7 @@ class Collector:
         started = [p.address for p in record.running("scheduler")]
         address = self._manage_address or next(iter(started), "")
         if not address:
-            status.scheduler = "none of this folder runs (--scheduler_manage_address asks another)"
+            status.scheduler = "not running here (--scheduler_manage_address asks one elsewhere)"
             return
         try:
             answer = Management(address, ANSWER_S, record.tls_files).state()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from typing import Callable, TextIO
 
 from src.job.iteration_results import summary_of
@@ -31,23 +32,20 @@ def lines_of(status: JobStatus) -> list[str]:
             "finish_cross_silo_fasterrcnn.py has ended it",
             *(f"  note: {line}" for line in status.notes),
         ]
-    labels = [one.label for one in status.processes] + [one.label for one in status.silos]
-    wide = max([11, *(len(label) + 1 for label in labels)])
-    narrow = max([10, *(len(_state(process)) + 1 for process in status.processes)])
     lines = [
         f"{status.fl_name}: {headline(status)}",
         f"  folder     {status.folder} on {status.host}",
         f"  Redis      {status.redis}",
         f"  scheduler  {status.scheduler}",
         "",
-        f"{'process':{wide}}{'state':{narrow}}{'since':19}{'for':>9}{'pid':>9}  {'where':17}log",
     ]
-    lines += [_process_line(process, status.time, wide, narrow) for process in status.processes]
-    lines += ["", *_iteration_lines(status)]
+    head = ("process", "state", "since", "pid", "where", "log")
+    rows = [_process_row(process, status.time) for process in status.processes]
+    lines += [*_table([head, *rows], "<<<><<"), "", *_iteration_lines(status)]
     if status.silos:
-        lines += ["", f"{'silo':{wide}}{'phase':24}{'iteration':>12}{'step':>16}"]
-        lines[-1] += f"{'loss':>9}{'AP':>7}{'AP50':>7}  said"
-    lines += [_silo_line(silo, status.time, wide) for silo in status.silos]
+        head = ("silo", "phase", "iteration", "step", "loss", "AP", "AP50", "said")
+        rows = [_silo_row(silo, status.time) for silo in status.silos]
+        lines += ["", *_table([head, *rows], "<<>>>>><")]
     return lines + [f"  note: {line}" for line in [*_failures(status), *status.notes]]
 
 
@@ -100,13 +98,27 @@ def _state(process: ProcessState) -> str:
     return f"{process.state} {process.code}"
 
 
-def _process_line(process: ProcessState, now: float, wide: int, narrow: int) -> str:
-    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(process.since))
-    lasted = duration(now - process.since) if process.state == RUNNING_JOB else ""
-    return (
-        f"{process.label:{wide}}{_state(process):{narrow}}{since:19}{lasted:>9}{process.pid:>9}  "
-        f"{process.address or '-':17}{process.log}"
+def _process_row(process: ProcessState, now: float) -> tuple[str, ...]:
+    begin, today = time.localtime(process.since), time.localtime(now)
+    same_day = (begin.tm_year, begin.tm_yday) == (today.tm_year, today.tm_yday)
+    since = time.strftime("%H:%M" if same_day else "%d %b", begin)
+    where = process.address or "-"
+    return process.label, _state(process), since, str(process.pid), where, process.log
+
+
+def _table(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
+    """Align the columns, no wider than their texts: a terminal of 80 columns shows all of them.
+
+    Args:
+        rows: texts, the headers first.
+        sides: < or > for each column.
+    """
+    wide = [max(map(len, column)) for column in zip(*rows)]
+    lines = (
+        "  ".join(f"{text:{side}{width}}" for text, side, width in zip(row, sides, wide))
+        for row in rows
     )
+    return [line.rstrip() for line in lines]
 
 
 def _iteration_lines(status: JobStatus) -> list[str]:
@@ -140,17 +152,15 @@ def _with_labels(names: list[str], silos: list[SiloState]) -> list[str]:
     return [f"{name} ({labels[name]})" if name in labels else name for name in names]
 
 
-def _silo_line(silo: SiloState, now: float, wide: int) -> str:
+def _silo_row(silo: SiloState, now: float) -> tuple[str, ...]:
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
     done = "-" if silo.iteration is None else f"{_within(silo)} of {silo.iterations}"
     steps = "-" if silo.step is None else f"{silo.step} of {silo.steps}"
     said = "-" if silo.updated is None else f"{duration(max(0.0, now - silo.updated))} ago"
-    return (
-        f"{silo.label:{wide}}{silo.phase:24}{done:>12}{steps:>16}{number(silo.loss, '.4f'):>9}"
-        f"{number(silo.ap, '.3f'):>7}{number(silo.ap50, '.3f'):>7}  {said}"
-    )
+    figures = number(silo.loss, ".4f"), number(silo.ap, ".3f"), number(silo.ap50, ".3f")
+    return (silo.label, silo.phase, done, steps, *figures, said)
 
 
 def _within(silo: SiloState) -> int:

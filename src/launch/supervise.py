@@ -336,7 +336,8 @@ class Supervisor:
             words = f"{self._stopped} and killed {self._spec.stop_grace_s:.0f} s later"
             return 128 - returncode, words
         if self._stopped:
-            return (0 if as_asked else as_exit_code(returncode)), self._stopped
+            then = f", then killed by {signal_name}" if signal_name and not as_asked else ""
+            return (0 if as_asked else as_exit_code(returncode)), self._stopped + then
         if signal_name:
             return as_exit_code(returncode), f"killed by {signal_name}"
         return returncode, "ended"

@@ -1,6 +1,7 @@
 """How a command ends when something is wrong."""
 
 import pwd
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,15 @@ def test_every_path_of_a_user_goes_that_way():
     paths = [p for part in ("*.py", "src/**/*.py", "tools/*.py") for p in PROJECT_DIR.glob(part)]
     found = [path.name for path in paths if "expanduser(" in path.read_text(encoding="utf-8")]
     assert found == ["errors.py"]
+
+
+def test_ctrl_c_while_a_command_imports_its_packages_is_no_traceback():
+    lines = (
+        "from src.errors import require_packages",
+        "require_packages()",
+        "import signal; signal.raise_signal(signal.SIGINT)",
+    )
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, cwd=PROJECT_DIR, capture_output=True, text=True, check=False)
+    assert done.returncode in (130, -signal.SIGINT)
+    assert done.stderr == "interrupted\n"

@@ -97,7 +97,8 @@ def test_a_signal_while_it_still_waits_stops_it_too(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=60)
+    assert "stopped worker_0\n" in said
     assert process.returncode == 128 + signal.SIGTERM
     assert not processes_of(tmp_path)
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import re
 import socket
 import subprocess
 import sys
@@ -164,10 +165,10 @@ def test_losses_precision_and_what_is_not_known_yet(job, redis):
     values = {"iteration": 3, "iterations": 5, "step": 7, "steps": 15, "loss": 0.51234}
     job.says("worker_0", phase="train", ap=0.213, ap50=0.4, **values)
     lines = lines_of(job.collect())
-    first = next(line for line in lines if line.startswith("worker_0   train"))
+    first = next(line for line in lines if line.startswith("worker_0  train"))
     assert "3 of 5" in first and "7 of 15" in first and "0.5123" in first
     assert "0.213" in first and "0.400" in first
-    assert any(line.startswith("worker_1   starting") for line in lines)
+    assert any(line.startswith("worker_1  starting") for line in lines)
 
 
 def test_without_redis_the_workers_tell(job):
@@ -424,7 +425,22 @@ def test_state_and_date_stand_apart(job, redis, code, reason, shown):
     (line,) = (line for line in lines if line.startswith("server_0  "))
     since = title.index("since")
     assert line[title.index("state") : since].rstrip() == shown and line[since - 1] == " "
-    assert line[since:].startswith(time.strftime("%Y-%m-%d "))
+    assert re.match(r"\d\d:\d\d ", line[since:])
+
+
+def test_80_columns_show_every_figure_and_log(job, redis):
+    job.start("scheduler")
+    job.start("worker", 0)
+    with update_record(job.folder) as record:
+        record.processes[0].address = "10.0.0.12:18019"
+        record.processes[0].pid, record.processes[0].created = 4194303, 1e9
+    values = {"iteration": 14, "iterations": 140, "step": 1350, "steps": 35000, "loss": 0.51234}
+    job.says("worker_0", phase="train", ap=0.213, ap50=0.456, **values)
+    lines = lines_of(job.collect())
+    (silo,) = (line for line in lines if line.startswith("worker_0  train"))
+    assert "0.213  0.456" in silo[:79]
+    assert all(len(line) < 80 for line in lines if line.endswith(".log"))
+    assert any(line.endswith("scheduler/scheduler.log") for line in lines)
 
 
 def test_one_worker_of_two_that_failed_leaves_the_job_running(job, redis):

@@ -131,6 +131,12 @@ def test_a_signal_to_a_role_whose_job_is_done_takes_nothing_of_the_success(
         (["import signal", "signal.signal(15, lambda *_: sys.exit(143))"], 0, "stopped by SIGTERM"),
         (["import signal", "signal.signal(15, lambda *_: sys.exit(3))"], 3, "stopped by SIGTERM"),
         ([STUBBORN], 137, "stopped by SIGTERM and killed 1 s later"),
+        # As the kernel ends one that runs out of memory meanwhile.
+        (
+            ["import signal", "signal.signal(15, lambda *_: os.kill(os.getpid(), 9))"],
+            137,
+            "stopped by SIGTERM, then killed by SIGKILL",
+        ),
     ],
 )
 def test_a_role_that_the_user_stops(supervised, lines, code, reason):
