@@ -106,6 +106,20 @@ def log_parts(path: Path) -> list[Path]:
     return [*parts, path] if path.is_file() else parts
 
 
+_TAIL_BYTES = 4096
+
+
+def last_lines(log: Path) -> list[str]:
+    """Return the lines at the end of a log, without empty ones; [] where there is no log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def read_log(path: Path) -> str:
     """Return the text of all files of the log, in the order of writing; "" if there are none."""
     texts = []

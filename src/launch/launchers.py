@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from src.job.job_record import (
     update_record,
 )
 from src.job.job_start import note_start
-from src.job.log_files import rotation
+from src.job.log_files import last_lines, rotation
 from src.job.recovery_files import require_iterations_left
 from src.launch.command_line import WORKER_FLAGS
 from src.launch.machine_jobs import addresses_of, take_threshold, tell_missing_silos
@@ -199,8 +200,7 @@ def launch_workers(job: JobConfig, config: Config, base: Path) -> list[Started]:
         )
         for number in numbers
     ]
-    timeout_s = config.start_timeout + config.join_timeout
-    started = start_all(base, roles, timeout_s, lambda s: worker_joined(base, s))
+    started = start_all(base, roles, config.start_timeout, lambda s: worker_joined(base, s))
     labels, have = ", ".join(role.label for role in roles), "has" if len(roles) == 1 else "have"
     print(f"{labels} {have} joined {job.name}: {job.iterations} iterations")
     tell_missing_silos(base, job, config)
@@ -334,7 +334,7 @@ def start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) ->
     try:
         for role in roles:
             started.append(start(base, role))
-        wait_until_ready(started, is_ready, timeout_s, _still_waiting(base))
+        wait_until_ready(started, is_ready, timeout_s, still_waiting(base))
     except BaseException:
         stop_started(base, started)
         raise
@@ -354,15 +354,26 @@ def stop_started(base: Path, started: list[Started]) -> None:
         print(f"stopped {', '.join(entry.label for entry in mine)}", flush=True)
 
 
-def _still_waiting(base: Path) -> Callable[[list[Started]], str]:
+# What a worker logs while it waits for servers, see `Patience`.
+_WAITS_FOR = re.compile(r"\] waiting for (.*), \d+ s, gives up in \d+ s$")
+
+
+def still_waiting(base: Path) -> Callable[[list[Started]], str]:
+    """Return a function that says in words what each role that is not ready waits for."""
+
     def words(missing: list[Started]) -> str:
-        labels = [role.role.label for role in missing]
-        phases = [
-            read_status(status_path(base, label)).get("phase", "starting") for label in labels
-        ]
-        return "waiting for " + ", ".join(f"{one}: {phase}" for one, phase in zip(labels, phases))
+        return "waiting for " + ", ".join(_awaited(base, one) for one in missing)
 
     return words
+
+
+def _awaited(base: Path, one: Started) -> str:
+    """Return a role that is not ready, with its phase or what it waits for."""
+    label = one.role.label
+    waits = [_WAITS_FOR.search(line) for line in last_lines(one.log)[-1:]]
+    if waits and waits[0]:
+        return f"{label}, which waits for {waits[0][1]}"
+    return f"{label}: {read_status(status_path(base, label)).get('phase', 'starting')}"
 
 
 def _short(base: Path, path: Path) -> str:
@@ -412,8 +423,7 @@ def launch_ranks(job: JobConfig, config: Any, base: Path) -> list[Started]:
         rotation=rotation(config),
         goes_on=config.resume,
     )
-    timeout_s = config.start_timeout + config.join_timeout
-    started = start_all(base, [role], timeout_s, lambda one: worker_joined(base, one))
+    started = start_all(base, [role], config.start_timeout, lambda one: worker_joined(base, one))
     here = f"rank(s) {ranks[0]} to {ranks[-1]} of {config.device_num}"
     print(f"worker_{config.first_worker_id}, {here}, has joined {job.name}")
     if 0 in ranks:

@@ -291,7 +291,10 @@ def _until_ready(
         missing = [role for role in missing if not is_ready(role)]
         if missing and time.monotonic() > deadline:
             names = ", ".join(f"{m.role.label} ({m.log})" for m in missing)
-            raise StartError(f"not ready within {timeout_s:.0f} s: {names}", 1)
+            last = f"; it was {progress(missing)}" if progress else ""
+            raise StartError(
+                f"not ready within {timeout_s:.0f} s (--start_timeout): {names}{last}", 1
+            )
         if missing and progress and waiting.due():
             waiting.tell(progress(missing))
         time.sleep(0.1)

@@ -30,6 +30,7 @@ from src.job.job_record import (
     status_path,
 )
 from src.job.job_start import job_start
+from src.job.log_files import last_lines
 from src.launch.management import Management
 from src.launch.membership import stranger_words
 from src.launch.redis_store import DISABLED, FINISHED, RAISE_LIMIT, RUNNING, STOPPED, JobStore
@@ -161,7 +162,6 @@ ROLES = ("scheduler", "server", *WORKER_ROLES)
 STATES = {RUNNING: "running", DISABLED: "disabled", FINISHED: "finished", STOPPED: "stopped"}
 IN_ITERATION = ("train", "push", "wait", "pull")
 ANSWER_S = 1.0
-TAIL_BYTES = 4096
 # Fields of a worker's status file that a SiloState has under the same name.
 SAID = ("iteration", "iterations", "step", "steps", "steps_left", "step_s", "sync_s", "loss", "ap",
         "ap50", "reason")  # fmt: skip
@@ -341,21 +341,11 @@ def _why_failed(entry: ProcessRecord, shown: ProcessState, log: Path) -> str:
     if not shown.reason:
         return "was killed together with its supervisor"
     if shown.reason == "ended":
-        return ": ".join([f"exit code {shown.code}", *_last_words(log)])
+        # The last line is the supervisor's own.
+        return ": ".join([f"exit code {shown.code}", *last_lines(log)[-2:-1]])
     if shown.reason == "killed by SIGKILL":
         return f"{shown.reason}; the kernel does so when memory runs out: dmesg -T | grep -i oom"
     return shown.reason
-
-
-def _last_words(log: Path) -> list[str]:
-    """Return a role's last line, before the supervisor's own; [] where there is none."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return []
-    return [line.strip() for line in text.splitlines() if line.strip()][-2:-1]
 
 
 def _silo(folder: Path, label: str, command: list[str]) -> SiloState:

@@ -261,8 +261,9 @@ def servers_answer(
     return Finding(
         WARN,
         "servers",
-        f"{listed}; workers wait {config.join_timeout:.0f} s for servers (--join_timeout), "
-        f"{FLAG} names them",
+        f"{listed}; workers wait for servers, and their launcher ends after "
+        f"{min(config.start_timeout, config.join_timeout):.0f} s (--start_timeout, "
+        f"--join_timeout); {FLAG} names them",
     )
 
 

@@ -328,7 +328,10 @@ def test_servers_that_do_not_listen_are_a_warning(tmp_path):
         listening.listen()
         port = listening.getsockname()[1]
         flags = SimpleNamespace(
-            http_server_address=f"127.0.0.1:{port}", server_num=1, join_timeout=600.0
+            http_server_address=f"127.0.0.1:{port}",
+            server_num=1,
+            join_timeout=600.0,
+            start_timeout=300.0,
         )
         assert servers_answer(job, flags) == f"127.0.0.1:{port} take connections"
     found = servers_answer(job, flags)

@@ -61,7 +61,7 @@ def answering(
 def checks_of(tmp_path, port: int):
     flags = load_config(None)
     flags.http_server_address, flags.server_num = f"127.0.0.1:{port}", 1
-    flags.join_timeout = 600.0
+    flags.join_timeout, flags.start_timeout = 600.0, 300.0
     return reach_checks(load_job(write_job(tmp_path, 2345, 3)), flags)
 
 
@@ -175,7 +175,7 @@ def test_another_web_server_in_their_place(tmp_path, status, body, words):
 def test_a_proxy_whose_server_is_not_there_yet_is_waited_for(tmp_path):
     with answering(status=502, body=b"<html>bad gateway</html>") as port:
         servers, large = checked(tmp_path, port)
-    assert servers.level == "WARN" and "workers wait 600 s" in servers.text
+    assert servers.level == "WARN" and "their launcher ends after 300 s" in servers.text
     assert "HTTP status 502 Bad Gateway, Server: gate/7" in servers.text
     assert large.text == "no server to try it with"
 
@@ -212,6 +212,7 @@ def test_each_missing_server_is_named(tmp_path):
         http_server_address=f"127.0.0.1:{first},127.0.0.1:{second}",
         server_num=1,
         join_timeout=600.0,
+        start_timeout=300.0,
     )
     with socket.create_server(("127.0.0.1", first)):
         found = servers_answer(job, flags)
