@@ -7,9 +7,10 @@
   python tools/preflight.py --json
 
 It takes the flags of the run_* scripts and starts nothing. It checks Python and packages, both YAML
-files, Redis and whose keys are in it, ports, MindRecord with its count, the pre-trained file and
-how many names match, certificates, device, memory against the number of processes, and disk space
-for the checkpoints. The launchers make the same checks, print each WARN and stop at the first FAIL.
+files, Redis and whose keys are in it, ports, MindRecord with its count, with run_eval the val_set,
+the pre-trained file and how many names match, certificates, device, memory against the number of
+processes, and disk space for the checkpoints. The launchers make the same checks, print each WARN
+and stop at the first FAIL.
 Exit code: 0 without a FAIL, otherwise 2. Memory is estimated, so it is never a FAIL.
 """
 

@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Callable
 
-import mindspore.dataset as ds
 import numpy as np
 
 from src.data.coco import (
@@ -264,6 +263,9 @@ def _row_truth(number: int, row: list[int]) -> dict[str, Any]:
 
 def _column(file: Path, name: str) -> Iterator[np.ndarray]:
     """Yield one column of a MindRecord file, in its order."""
-    data = ds.MindDataset(str(file), columns_list=[name], num_parallel_workers=1, shuffle=False)
+    # Imported late: MindSpore's import takes seconds, and launchers look at json files.
+    from mindspore.dataset import MindDataset
+
+    data = MindDataset(str(file), columns_list=[name], num_parallel_workers=1, shuffle=False)
     for row in data.create_dict_iterator(num_epochs=1, output_numpy=True):
         yield row[name]

@@ -19,12 +19,13 @@ from src.job.job_record import RANKS
 from src.launch.command_line import add_bool
 from src.launch.machine_jobs import require_other_silos
 from src.launch.membership import name_silo
+from src.launch.preflight.data import require_shards
 from src.launch.preflight.machine import device, memory, worker_bytes
-from src.launch.preflight.roles import require_shards, worker_checks
+from src.launch.preflight.roles import worker_checks
 from src.launch.processes import require_not_running
 
-# Rank 0 alone saves checkpoints, keeps the silo's state and talks to the servers.
-OF_RANK_0 = ("disk", "resume", "servers")
+# Rank 0 alone saves checkpoints, evaluates, keeps the silo's state and talks to the servers.
+OF_RANK_0 = ("disk", "resume", "servers", "val_set")
 
 # Passed to every rank.
 RANK_FLAGS = ("device_num", "rank_host", "rank_port", "rank_timeout")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import redis
 
-from src.data.coco_boxes import crowded_words
-from src.data.mindrecord import BASE_NAME, check_mindrecord, indexed_objects
+from src.data.mindrecord import BASE_NAME
 from src.errors import UserError, user_path
 from src.federated.aggregation import aggregation_of
 from src.federated.privacy import privacy_settings
@@ -45,6 +44,7 @@ from src.job.tls_checks import peers_trusted, plain_checks, tls_checks
 from src.launch.checkpoint_content import matching_names
 from src.launch.machine_jobs import require_other_silos
 from src.launch.membership import name_silo
+from src.launch.preflight.data import require_shards, room_for_objects, validation_sets
 from src.launch.preflight.machine import (
     PROCESS_BYTES,
     device,
@@ -265,6 +265,7 @@ def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
         Check("workers", workers, after="roster"),
         Check("mindrecord", shards),
         Check("objects", objects, after="mindrecord"),
+        *([Check("val_set", lambda: validation_sets(config, numbers))] if config.run_eval else []),
         *resume_checks(job, base, config),
         *_pre_trained(config),
         Check("device", lambda: device(config.device_target, count, config.threads)),
@@ -384,50 +385,6 @@ def _initial_to_make(job: JobConfig, folder: Path, config: Any, made_from: str) 
     if made_from:
         made = f"{folder}: its initial model, made from {made_from}, goes aside for another one"
     return Finding(WARN, "checkpoint_dir", f"{'; '.join(odd)}; {made}") if odd else made
-
-
-def require_shards(
-    data: Path,
-    numbers: Iterable[int],
-    file_name: str,
-    batch_size: int,
-    classes: Sequence[str] | None = None,
-) -> str:
-    """Describe the shards of workers `numbers` and their images in words.
-
-    Raises:
-        UserError: one is missing, incomplete, smaller than a batch, or of another class list.
-    """
-    folders = [data / f"mindrecord_{number}" for number in numbers]
-    missing = [f for f in folders for end in ("", ".db") if not (f / f"{file_name}{end}").is_file()]
-    if not missing:
-        counts = [check_mindrecord(folder / file_name, batch_size, classes) for folder in folders]
-        pairs = zip(folders, counts)
-        return f"{data}: " + ", ".join(f"{f.name} {count} images" for f, count in pairs)
-    names = ", ".join(dict.fromkeys(folder.name for folder in missing))
-    there = sorted(p.parent.name for p in data.glob(f"mindrecord_*/{file_name}"))
-    raise UserError(
-        f"--dataset_path {data}: no complete {file_name} with its .db in {names} "
-        f"(found: {', '.join(there[:8]) or 'no shard'}); {len(folders)} worker(s) need one shard "
-        "each: make them with generate_mindrecord.py or start fewer (--local_worker_num)"
-    )
-
-
-def room_for_objects(files: Iterable[Path], num_gts: int) -> str | Finding:
-    """Check that a batch has room for all objects of each image of checked MindRecords."""
-    most, crowded, unknown = 0, [], []
-    for file in files:
-        objects = indexed_objects(file)
-        if objects is None:
-            unknown.append(file.parent.name)
-            continue
-        most = max(most, *objects)
-        if words := crowded_words(objects, num_gts):
-            crowded.append(f"{file.parent.name}: {words}")
-    later = f"the index of {', '.join(unknown)} does not say: the worker counts at its start"
-    if crowded:
-        return Finding(WARN, "objects", "; ".join([*crowded, *([later] if unknown else [])]))
-    return later if unknown else f"up to {most} in an image, num_gts {num_gts} holds all"
 
 
 def _roster(config: Any) -> list[Check]:

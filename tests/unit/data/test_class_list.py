@@ -20,7 +20,7 @@ from src.data.mindrecord import (
 from src.dataset import create_fasterrcnn_dataset
 from src.errors import UserError
 from src.federated.fingerprint import differing, fingerprint, key_aspects
-from src.launch.preflight.roles import require_shards
+from src.launch.preflight.data import require_shards
 from src.model_utils.config import load_config
 
 NAME = "FasterRcnn.mindrecord"
