@@ -38,9 +38,14 @@ def identity(silo_name: str, number: int, data_size: int) -> str:
     return f"{silo_label(silo_name, number)} ({data_size})"
 
 
+def plain_name(identity: str) -> str:
+    """Return an identity without the weight at its end."""
+    return re.sub(r" \(\d+\)$", "", identity)
+
+
 def plain_names(identities: Iterable[str]) -> list[str]:
-    """Return the identities without the number of images at their end."""
-    return sorted(re.sub(r" \(\d+\)$", "", identity) for identity in identities)
+    """Return the identities without the weights at their ends, sorted."""
+    return sorted(map(plain_name, identities))
 
 
 class _Sign(enum.Enum):

@@ -16,7 +16,7 @@ from typing import Callable
 
 import numpy as np
 
-from src.federated.identity import IdentityWatch
+from src.federated.identity import IdentityWatch, plain_name
 from src.federated.model_check import DisagreementError, ModelCheck, RuinedModelError, Start
 from src.federated.replies import UNDECIDED, Outcome, Reply
 from src.federated.rounds import (
@@ -300,7 +300,8 @@ class Silo:
         self._granted = (0, {})  # as large as the model
         self._log(
             f"{how} iteration {self.iteration} of {self._iterations} as silo "
-            f"{self._settings.number} with {self._settings.images} images"
+            f"{self._settings.number} with {self._settings.images} images "
+            f"({plain_name(self.client.fl_id)})"
         )
         self._identity.entered(self.iteration, kept=not own)
 

@@ -39,13 +39,13 @@ def lines_of(status: JobStatus) -> list[str]:
         f"  scheduler  {status.scheduler}",
         "",
     ]
-    head = ("process", "state", "since", "pid", "where", "log")
-    rows = [_process_row(process, status.time) for process in status.processes]
-    lines += [*_table([head, *rows], "<<<><<"), "", *_iteration_lines(status)]
+    rows = [("process", "state", "since", "pid", "where", "log")]
+    rows += [_process_row(process, status.time) for process in status.processes]
+    lines += [*_table(rows, "<<<><<"), "", *_iteration_lines(status)]
     if status.silos:
-        head = ("silo", "phase", "iteration", "step", "loss", "AP", "AP50", "said")
-        rows = [_silo_row(silo, status.time) for silo in status.silos]
-        lines += ["", *_table([head, *rows], "<<>>>>><")]
+        figures = [("silo", "phase", "iteration", "step", "loss", "AP", "AP50", "said")]
+        figures += [_silo_row(silo, status.time) for silo in status.silos]
+        lines += ["", *_table(figures, "<<>>>>><")]
     return lines + [f"  note: {line}" for line in [*_failures(status), *status.notes]]
 
 
@@ -98,7 +98,7 @@ def _state(process: ProcessState) -> str:
     return f"{process.state} {process.code}"
 
 
-def _process_row(process: ProcessState, now: float) -> tuple[str, ...]:
+def _process_row(process: ProcessState, now: float) -> tuple[str, str, str, str, str, str]:
     begin, today = time.localtime(process.since), time.localtime(now)
     same_day = (begin.tm_year, begin.tm_yday) == (today.tm_year, today.tm_yday)
     since = time.strftime("%H:%M" if same_day else "%d %b", begin)
@@ -152,15 +152,15 @@ def _with_labels(names: list[str], silos: list[SiloState]) -> list[str]:
     return [f"{name} ({labels[name]})" if name in labels else name for name in names]
 
 
-def _silo_row(silo: SiloState, now: float) -> tuple[str, ...]:
+def _silo_row(silo: SiloState, now: float) -> tuple[str, str, str, str, str, str, str, str]:
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
     done = "-" if silo.iteration is None else f"{_within(silo)} of {silo.iterations}"
     steps = "-" if silo.step is None else f"{silo.step} of {silo.steps}"
     said = "-" if silo.updated is None else f"{duration(max(0.0, now - silo.updated))} ago"
-    figures = number(silo.loss, ".4f"), number(silo.ap, ".3f"), number(silo.ap50, ".3f")
-    return (silo.label, silo.phase, done, steps, *figures, said)
+    loss, ap, ap50 = number(silo.loss, ".4f"), number(silo.ap, ".3f"), number(silo.ap50, ".3f")
+    return silo.label, silo.phase, done, steps, loss, ap, ap50, said
 
 
 def _within(silo: SiloState) -> int:

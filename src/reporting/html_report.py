@@ -115,7 +115,7 @@ def losses(silos: Sequence[Silo]) -> list[list[str]]:
         best = number(finite.min(), 4) if finite.size else "-"
         first, last = number(means[0], 4), number(means[-1], 4)
         rate = f"{silo.rates[-1]:.3g}" if np.isfinite(silo.rates[-1]) else "-"
-        rows.append([silo.label, str(silo.losses.size), str(numbers.size), first, last, best, rate])
+        rows.append([silo.title, str(silo.losses.size), str(numbers.size), first, last, best, rate])
     return rows
 
 
@@ -128,7 +128,7 @@ def round_means(silos: Sequence[Silo]) -> list[list[str]]:
         sizes = [_mean(silo.rounds, key) / 1e6 for key in ("bytes_up", "bytes_down")]
         failed = sum(entry.get("result", "aggregated") != "aggregated" for entry in silo.rounds)
         texts = [number(value, 2) for value in (*values, *sizes)]
-        rows.append([silo.label, str(len(silo.rounds)), *texts, str(failed)])
+        rows.append([silo.title, str(len(silo.rounds)), *texts, str(failed)])
     return rows
 
 
@@ -141,7 +141,7 @@ def rounds(silo: Silo) -> Table:
         memory_mb = number(_scaled(entry.get("peak_rss_mb"), 1), 0)
         head = [str(entry.get("result", "-")), str(entry["iteration"])]
         rows.append([*head, *seconds, *sizes, memory_mb])
-    return Table(silo.label, [], rows[-MOST_ROWS:], max(0, len(rows) - MOST_ROWS))
+    return Table(silo.title, [], rows[-MOST_ROWS:], max(0, len(rows) - MOST_ROWS))
 
 
 def memory_rows(silos: Sequence[Silo]) -> list[list[str]]:
@@ -150,7 +150,7 @@ def memory_rows(silos: Sequence[Silo]) -> list[list[str]]:
     for silo in silos:
         peaks = [entry["peak_rss_mb"] for entry in silo.rounds if entry.get("peak_rss_mb")]
         if peaks:
-            rows.append([silo.label, *(number(_scaled(p, 1e-3), 2) for p in (peaks[0], peaks[-1]))])
+            rows.append([silo.title, *(number(_scaled(p, 1e-3), 2) for p in (peaks[0], peaks[-1]))])
     return rows
 
 
@@ -323,7 +323,7 @@ def _curves(run: Run) -> dict[str, Any]:
     silos = [silo for silo in run.silos if len(silo.losses)]
     images = [_figure(epoch_figure(silos), "mean loss of each epoch, all silos")] if silos else []
     for number, silo in enumerate(silos[:MOST_SILOS]):
-        images.append(_figure(step_figure(silo, number), f"loss of each step of {silo.label}"))
+        images.append(_figure(step_figure(silo, number), f"loss of each step of {silo.title}"))
     return {
         "loss_images": images,
         "losses": losses(silos),
@@ -335,7 +335,7 @@ def _curves(run: Run) -> dict[str, Any]:
 def _rounds(run: Run) -> dict[str, Any]:
     """Return the content of the sections of seconds and memory."""
     silos = [silo for silo in run.silos if silo.rounds]
-    seconds = [_figure(seconds_figure(s), f"seconds of {s.label}") for s in silos[:MOST_SILOS]]
+    seconds = [_figure(seconds_figure(s), f"seconds of {s.title}") for s in silos[:MOST_SILOS]]
     memory = memory_rows(silos)
     return {
         "phases": [name for name, _, _ in PHASES],

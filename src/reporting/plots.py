@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from src.files import write_whole
+from src.printing import printable
 from src.reporting.run_folder import Silo, number_in
 
 # Okabe and Ito, "Color Universal Design", 2008: distinguishable with every kind of colour vision.
@@ -40,7 +41,7 @@ def any_language() -> dict[str, object]:
 
 def new_axes(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     """Return an empty figure with a grid along the values."""
-    with mpl.rc_context(SETTINGS):
+    with mpl.rc_context(any_language()):
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")
         axes = figure.add_subplot()
     axes.set_title(title)
@@ -81,7 +82,7 @@ def rendered(figure: Figure, kind: str) -> bytes:
     """Return the figure as a file of `kind`, "png" or "svg"; equal figures give equal bytes."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {}
-    with mpl.rc_context(SETTINGS):
+    with mpl.rc_context(any_language()):
         figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
     return buffer.getvalue()
 
@@ -143,12 +144,12 @@ def step_figure(silo: Silo, number: int = 0, by_epoch: bool = False) -> Figure:
     """
     count, epochs = silo.losses.size, np.unique(silo.epochs).size
     counts = f"{_counted(count, 'step')}, {_counted(epochs, 'epoch')}"
-    title = f"{silo.label}: loss of each step ({counts})"
+    title = f"{_shown(silo)}: loss of each step ({counts})"
     figure, axes = new_axes(title, "training step", "total loss")
     finite = np.where(np.isfinite(silo.losses), silo.losses, np.nan)
     if count > MOST_STEPS:
         _draw_pooled(axes, finite, colour(number))
-        axes.set_title(f"{silo.label}: loss ({counts})")
+        axes.set_title(f"{_shown(silo)}: loss ({counts})")
     elif count > MOST_BARS:
         axes.plot(np.arange(1, count + 1), finite, color=colour(number), linewidth=0.6)
     elif count > MOST_APART:
@@ -185,7 +186,7 @@ def epoch_figure(silos: Sequence[Silo], number: int = 0) -> Figure:
         number: chooses the first colour.
     """
     together = f"mean loss of each epoch, {len(silos)} silos"
-    title = f"{silos[0].label}: mean loss of each epoch" if len(silos) == 1 else together
+    title = f"{_shown(silos[0])}: mean loss of each epoch" if len(silos) == 1 else together
     figure, axes = new_axes(title, f"epoch ({_steps_in_epoch(silos)})", "mean total loss")
     named = len(silos) <= MOST_NAMED
     for index, silo in enumerate(silos, number):
@@ -198,7 +199,7 @@ def epoch_figure(silos: Sequence[Silo], number: int = 0) -> Figure:
             marker="o" if len(numbers) <= MOST_MARKERS and named else None,
             markersize=4,
             linewidth=1.8 if named else 0.8,
-            label=silo.label if named else None,
+            label=_shown(silo) if named else None,
         )
         _mark_not_finite(axes, numbers[~np.isfinite(means)])
     if not named:
@@ -208,6 +209,11 @@ def epoch_figure(silos: Sequence[Silo], number: int = 0) -> Figure:
     if len(silos) > 1 or axes.get_legend_handles_labels()[0][1:]:
         axes.legend(edgecolor="none", ncols=2 if len(silos) > 8 else 1)
     return figure
+
+
+def _shown(silo: Silo) -> str:
+    """Return a silo's title without what Matplotlib takes for a formula."""
+    return printable(silo.title).replace("$", r"\$")
 
 
 def _counted(count: int, noun: str) -> str:
@@ -285,7 +291,7 @@ def seconds_figure(silo: Silo) -> Figure:
     groups, size = grouped(seconds)
     means = np.nanmean(groups, axis=1)
     each = f"mean of {size} rounds" if size > 1 else "each round"
-    figure, axes = new_axes(f"{silo.label}: seconds of {each}", "iteration", "seconds")
+    figure, axes = new_axes(f"{_shown(silo)}: seconds of {each}", "iteration", "seconds")
     edges = np.append(numbers[::size] - 0.5, numbers[-1] + 0.5)
     bottom = np.zeros(len(means))
     for (_, tone, label), values in zip(PHASES, means.T):
@@ -356,7 +362,7 @@ def memory_figure(silos: Sequence[Silo]) -> Figure:
                 color=colour(index),
                 marker="o" if len(pairs) <= MOST_SINGLE_BARS else None,
                 markersize=4,
-                label=silo.label,
+                label=_shown(silo),
             )
     from_zero(axes)
     from_first(axes)

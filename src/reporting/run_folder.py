@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -134,6 +135,7 @@ class Silo:
         times: (n,) datetime64[s], local time.
         rounds: the lines of rounds.jsonl.
         metrics: the lines of metrics.jsonl, the global model's after each evaluated iteration.
+        name: its --silo_name; "" where that is this machine's name, as without the flag.
     """
 
     label: str
@@ -145,6 +147,12 @@ class Silo:
     times: np.ndarray
     rounds: list[dict[str, Any]] = field(default_factory=list)
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """Return worker_0 (hospital_a)."""
+        return f"{self.label} ({self.name})" if self.name else self.label
 
     def epoch_means(self) -> tuple[np.ndarray, np.ndarray]:
         """Return epoch numbers (e,) int64, and each epoch's mean of logged losses (e,) float64."""
@@ -191,8 +199,11 @@ def read_run(folder: Path, metrics: Path | None = None) -> Run:
     started = job_start(folder)
     labels = _labels_of_job(folder, started, notes)
     silos = [_read_silo(folder / label, started, notes) for label in labels]
+    commands = started_commands(folder)
+    for silo in silos:
+        silo.name = _silo_name(commands.get(silo.label, []))
     statuses = {label: read_json_object(status_path(folder, label)) for label in labels}
-    evaluations = [(silo.label, silo.metrics) for silo in silos if silo.metrics]
+    evaluations = [(silo.title, silo.metrics) for silo in silos if silo.metrics]
     if metrics is not None:
         lines = read_json_lines(metrics, ("iteration",), notes)
         if not lines:
@@ -251,6 +262,11 @@ def started_commands(folder: Path) -> dict[str, list[str]]:
         if isinstance(spec.get("argv"), list):
             commands[path.stem] = [str(word) for word in spec["argv"]]
     return commands
+
+
+def _silo_name(command: list[str]) -> str:
+    given = [word.partition("=")[2] for word in command if word.startswith("--silo_name=")]
+    return given[-1] if given and given[-1] != socket.gethostname() else ""
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

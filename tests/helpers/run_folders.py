@@ -44,7 +44,7 @@ def write_worker(
     """
     folder.mkdir(parents=True)
     label = label or folder.name.split(".")[0]
-    entered = f"joined iteration {first_iteration} of 9 as silo 0 with 12 images"
+    entered = f"joined iteration {first_iteration} of 9 as silo 0 with 12 images (clinic_0)"
     begin, log, steps = seconds, [own_line(seconds, label, entered)], []
     for epoch, values in enumerate(losses, first_iteration):
         for step, loss in enumerate(values, 1):

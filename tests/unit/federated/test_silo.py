@@ -116,7 +116,7 @@ def test_a_server_in_safemode_or_away_is_asked_again():
     assert silo.joined and silo.iteration == 2 and client.calls.count("start") == 3
     np.testing.assert_array_equal(loaded["w"], START)
     assert lines[0].startswith("waiting for the servers (unreachable: connection refused), 0 s")
-    assert lines[-1] == "joined iteration 2 of 3 as silo 0 with 10 images"
+    assert lines[-1] == "joined iteration 2 of 3 as silo 0 with 10 images (clinic_0)"
     silo.join()
     assert client.calls.count("start") == 3
 
@@ -141,7 +141,7 @@ def test_a_permission_for_a_later_iteration_keeps_its_control_variates(again):
     silo.join()
     assert silo.iteration == 2 and loaded["w"][0] == 7
     assert silo.controls == permission.features
-    assert lines[-1] == "joined iteration 2 of 3 as silo 0 with 10 images"
+    assert lines[-1] == "joined iteration 2 of 3 as silo 0 with 10 images (clinic_0)"
 
 
 def test_a_place_of_an_earlier_process_comes_without_control_variates():
@@ -221,7 +221,9 @@ def test_an_iteration_that_was_called_full_and_has_room_is_joined(monkeypatch):
     )
     silo, _, lines = make(client)
     silo.join()
-    assert silo.joined and lines[-1] == "joined iteration 2 of 3 as silo 0 with 10 images"
+    assert (
+        silo.joined and lines[-1] == "joined iteration 2 of 3 as silo 0 with 10 images (clinic_0)"
+    )
     assert client.calls.count("start") == 3
 
 

@@ -49,6 +49,15 @@ def test_bars_are_as_high_as_the_losses_and_the_title_names_the_silo(silos):
     assert axes.get_xlabel() == "training step" and axes.get_ylabel() == "total loss"
 
 
+def test_a_silos_own_name_stands_in_titles_and_legends_as_it_is(silos):
+    silos[0].name, silos[1].name = "clinic $\\frac{1$ ", "医院"
+    (axes,) = epoch_figure(silos).axes
+    labels = [line.get_label() for line in axes.lines]
+    assert labels == ["worker_0 (clinic \\$\\frac{1\\$ )", "worker_1 (医院)"]
+    assert step_figure(silos[1]).axes[0].get_title().startswith("worker_1 (医院): loss")
+    assert rendered(epoch_figure(silos[:1]), "svg")
+
+
 def test_the_curve_of_a_silo_is_the_mean_of_each_epoch(silos):
     (axes,) = epoch_figure(silos).axes
     assert [line.get_label() for line in axes.lines] == ["worker_0", "worker_1"]

@@ -112,6 +112,7 @@ def write_run(folder):
     config = folder / "mine.yaml"
     config.write_text("img_width: 320\nbatch_size: 4\ncoco_classes: [background, dog]\n")
     argv = ["python", "test_fl_fasterrcnn.py", f"--config_path={config}", "--key_password=secret"]
+    argv += ["--silo_name=clinic"]
     (state / "specs" / "worker_0.json").write_text(json.dumps({"argv": argv}))
     (state / "status" / "worker_0.exit.json").write_text('{"code": 1, "reason": "ended"}')
     (state / "status" / "worker_0.json").write_text('{"images": 12}')
@@ -134,7 +135,7 @@ def test_a_page_tells_the_run(page):
     names = "['background', 'person', 'bicycle', 'car', ...] (81 entries)"
     assert ["coco_classes", "['background', 'dog']", names] in page.rows
     assert not [row for row in page.rows if row[0] == "batch_size"]
-    row = ["worker_0", "4", "2", "3.0000", "1.0000", "1.0000", "0.002"]
+    row = ["worker_0 (clinic)", "4", "2", "3.0000", "1.0000", "1.0000", "0.002"]
     assert row in page.rows
     seconds = ["3.50", "2.00", "3.00", "1.00", "0.50", "10.00", "2.00", "1.00"]
     assert ["worker_1", "2", *seconds, "0"] in page.rows

@@ -1,6 +1,7 @@
 """What is read from a run folder: losses, restarts, rounds, and what is refused."""
 
 import os
+import socket
 from datetime import timedelta
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from run_folders import BEGIN, own_line, stamp, write_metrics, write_rounds, write_worker
 
 from src.errors import UserError
+from src.job.job_record import FOLDER, write_json
 from src.job.job_start import note_start
 from src.reporting.run_folder import read_run, require_losses
 
@@ -24,6 +26,17 @@ def test_losses_rates_and_epoch_means_are_those_of_the_log(tmp_path):
     assert np.allclose(silo.rates, [0.001, 0.001, 0.002, 0.002, 0.002])
     epochs, means = silo.epoch_means()
     assert epochs.tolist() == [1, 2] and means.tolist() == [4.0, 1.0]
+
+
+def test_a_silo_is_called_by_its_workers_folder_and_the_name_that_it_was_given(tmp_path):
+    for number, name in enumerate(("clinic a", socket.gethostname())):
+        write_worker(tmp_path / f"worker_{number}", [[1.0]])
+        command = {"argv": ["role.py", f"--silo_name={name}"]}
+        write_json(tmp_path / FOLDER / "specs" / f"worker_{number}.json", command)
+    write_metrics(tmp_path / "worker_0", [0.5])
+    run = read_run(tmp_path)
+    assert [silo.title for silo in run.silos] == ["worker_0 (clinic a)", "worker_1"]
+    assert [name for name, _ in run.evaluations] == ["worker_0 (clinic a)"]
 
 
 def test_a_silo_of_several_ranks_has_rank_0s_losses(tmp_path):
