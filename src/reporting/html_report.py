@@ -307,6 +307,7 @@ def build_page(run: Run, samples: Samples | None = None) -> str:
         exits=[(k, v.get("code", ""), v.get("reason", "")) for k, v in ends.items()],
         events=shown,
         hidden_events=len(logs.events) - len(shown),
+        failed_starts=[(e.time or "unknown", e.role, e.text) for e in logs.failed_starts],
         faults=total(logs.events, "fault"),
         warnings=total(logs.events, "warning"),
         log_count=len(logs.paths),

@@ -32,6 +32,10 @@ _OWN_KINDS = (
         "stopped by SIG",
     )),
 )  # fmt: skip
+# A worker takes part, or a server or scheduler serves.
+_SERVED = re.compile(
+    r"\] (?:joined|kept the place in) iteration |started successfully\.|Start http server!"
+)
 # Every healthy scheduler logs it when it ends.
 _HARMLESS = ("Stop the restful scheduler http service",)
 
@@ -71,11 +75,13 @@ class RunLogs:
     Attributes:
         paths: the logs that were read; for a rotated log, the newest file.
         events: in time order.
-        first, last: times of the first and last line of all logs.
+        failed_starts: for each earlier process that ended before it took part, why.
+        first, last: times of the first and last line of all logs, without those processes.
     """
 
     paths: list[Path]
     events: list[Event]
+    failed_starts: list[Event]
     first: datetime | None
     last: datetime | None
 
@@ -86,19 +92,34 @@ def read_logs(run: Run) -> RunLogs:
     begin = min((t for p in _first_logs(run) for t, _ in lines.get(p, []) if t), default=None)
     mine = {path for silo in run.silos for path in _logs_of(silo.folders)}
     kept = [p for p in lines if p in mine or _of_this_run(p, lines[p], begin, run.started)]
+    failed = {path: start for path in kept if (start := _failed_start(path, lines[path]))}
+    kept = [path for path in kept if path not in failed]
     events = [event for path in kept for event in _collapsed(_events(path, lines[path]))]
     past = {path.parent for path in lines if path not in kept}
     folders = [folder for folder in sorted(run.folder.glob("server_*")) if folder not in past]
     events += [event for folder in folders for event in _failed_iterations(folder)]
     events.sort(key=lambda event: event.time or datetime.min)
     times = [time for path in kept for time, _ in lines[path] if time]
-    return RunLogs(kept, events, min(times, default=None), max(times, default=None))
+    starts = sorted(failed.values(), key=lambda event: event.time or datetime.min)
+    return RunLogs(kept, events, starts, min(times, default=None), max(times, default=None))
 
 
 def most_serious(events: list[Event], most: int) -> list[Event]:
     """Return at most `most` events, faults before warnings, still in time order."""
     chosen = sorted(events, key=lambda event: event.level != FAULT)[:most]
     return sorted(chosen, key=lambda event: event.time or datetime.min)
+
+
+def _failed_start(path: Path, lines: list[tuple[datetime | None, str]]) -> Event | None:
+    """Return why an earlier process ended before it took part; None for any other process."""
+    if not path.parent.suffix or any(_SERVED.search(line) for _, line in lines):
+        return None
+    reasons = [line[len("error: ") :] for _, line in lines if line.startswith("error: ")]
+    if not reasons:
+        return None
+    # The line with the reason has no time, and may be the first one.
+    last = max((time for time, _ in lines if time), default=None)
+    return Event(last, path.parent.name, FAULT, reasons[-1])
 
 
 def _of_this_run(

@@ -133,3 +133,23 @@ def test_a_cap_keeps_faults_before_warnings_in_time_order(log_of, tmp_path):
     log_of(*lines, own_line(20, "w", "ERROR: late"))
     kept = most_serious(events_of(tmp_path), 3)
     assert [event.text for event in kept] == ["", "x", "late"]
+
+
+def test_a_start_that_failed_stands_apart_and_one_that_took_part_does_not(tmp_path):
+    worker = write_worker(tmp_path / "worker_0", [[1.0]], seconds=100)
+    note_start(tmp_path)  # of servers that have started since
+    (worker / "worker.log").write_text((worker / "worker.log").read_text() + "more\n")
+    ends = {1: "error: val_set x.json: no such file", 2: "error: the loss is nan"}
+    for number, line in ends.items():
+        folder = tmp_path / f"worker_0.{number}"
+        folder.mkdir()
+        lines = [line, own_line(10 * number, "worker_0", "ended; exit code 2")]
+        if number == 2:
+            lines.insert(0, own_line(15, "worker_0", "joined iteration 1 of 9 as silo 0 with 2"))
+        (folder / "worker.log").write_text("\n".join(lines) + "\n")
+    logs = read_logs(read_run(tmp_path))
+    (failed,) = logs.failed_starts
+    assert (failed.role, failed.text) == ("worker_0.1", "val_set x.json: no such file")
+    assert f"{failed.time:%Y-%m-%d %H:%M:%S}" == stamp(10)
+    assert {event.role for event in logs.events} == {"worker_0.2"}
+    assert f"{logs.first:%Y-%m-%d %H:%M:%S}" == stamp(15)

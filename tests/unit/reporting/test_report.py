@@ -9,8 +9,9 @@ import pytest
 from coco_files import coco_of, write_coco
 from commands import refused, succeed
 from PIL import Image
-from run_folders import own_line, write_metrics, write_rounds, write_worker
+from run_folders import own_line, stamp, write_metrics, write_rounds, write_worker
 
+from src.job.job_start import note_start
 from src.reporting import html_report
 from src.reporting.html_report import Card, build_page, cards
 from src.reporting.log_events import read_logs
@@ -140,7 +141,7 @@ def test_a_page_tells_the_run(page):
     seconds = ["3.50", "2.00", "3.00", "1.00", "0.50", "10.00", "2.00", "1.00"]
     assert ["worker_1", "2", *seconds, "0"] in page.rows
     assert ["aggregated", "2", *seconds, "1500"] in page.rows
-    assert ["worker_0", "1.50", "1.50"] in page.rows
+    assert ["worker_0 (clinic)", "1.50", "1.50"] in page.rows
     assert ["2", "0.250", "0.500"] in page.rows
     assert ["dog <b>", "0.250"] in page.rows and ["cat", "-"] in page.rows
     assert ["worker_0", "1", "ended"] in page.rows
@@ -153,6 +154,19 @@ def test_what_files_say_is_text_and_secrets_are_not_told(page):
     assert events[0][3] == "<script>alert('x')</script> & \"more\""
     assert "--key_password=(set)" in page.text and "=secret" not in page.text
     assert ["client.http_url_prefix", "(set)"] in page.rows and "k3y7" not in page.text
+
+
+def test_a_start_that_failed_before_the_run_is_no_fault_of_it(tmp_path):
+    note_start(tmp_path)
+    write_worker(tmp_path / "worker_0", [[1.0]])
+    failed = tmp_path / "worker_0.1"
+    failed.mkdir()
+    end = own_line(-60, "worker_0", "ended; exit code 2")
+    (failed / "worker.log").write_text(f"error: val_set x.json: no such file\n{end}\n")
+    page = Page(build_page(read_run(tmp_path)))
+    assert "Starts that failed before" in page.text
+    assert [stamp(-60), "worker_0.1", "val_set x.json: no such file"] in page.rows
+    assert "None in 1 logs" in page.text
 
 
 def test_what_logs_say_is_shown_without_what_turns_text_round(run_folder):
