@@ -5,9 +5,10 @@
 It ends the workers, servers and scheduler that the launchers recorded in .federation/job.json,
 removes the job's keys from its Redis, and stops the Redis on --redis_port if it then holds nothing
 and serves nobody else. --all does so for every job of this user on this machine; under an account
-that several people use, it includes the other people's jobs. When called again, it says that there
-is nothing to stop. Logs and checkpoints stay. Processes that another machine or container started
-in a shared folder are named and left alone: call finish there too.
+that several people use, it includes the other people's jobs.When called again, it says that there
+is nothing to stop, or stops the Redis that a call with another --redis_port has left. Logs and
+checkpoints stay. Processes that another machine or container started in a shared folder are named
+and left alone: call finish there too.
 """
 
 from pathlib import Path

@@ -5,11 +5,11 @@
   python tools/status.py --watch            redrawn in place until the job has ended
   python tools/status.py --json             one JSON object (a list with --all)
 
-In a folder without a job it shows the user's only one. Whatever does not answer delays it by a few
-seconds at most. Exit code: 0 running, 10 finished, 11 failed, 12 nothing there (of several jobs
-the lowest of these), 2 bad input; "word" and "exit_code" say the same in the JSON. --watch ends
-with 0 when the job has finished, so that a script with `set -e` goes on. A job has failed when its
-processes of this folder have ended and one of them failed, also when servers still wait for its
+In a folder that never had a job it shows the user's only one. Whatever does not answer delays it by
+a few seconds at most. Exit code: 0 running, 10 finished, 11 failed, 12 nothing there (of several
+jobs the lowest of these), 2 bad input; "word" and "exit_code" say the same in the JSON. --watch
+ends with 0 when the job has finished, so that a script with `set -e` goes on. A job has failed when
+its processes of this folder have ended and one of them failed, also when servers still wait for its
 workers. Ctrl-C ends --watch (130) and does not affect the job.
 
 These commands use the management API of the scheduler, which must be running:
@@ -39,7 +39,7 @@ require_packages("redis", "psutil", "yaml", "numpy")
 import redis
 
 from src.job.addresses import parse_address
-from src.job.job_record import indexed_folders, read_record
+from src.job.job_record import ended_job, indexed_folders, read_record
 from src.launch.command_line import JOB_FLAGS
 from src.launch.management import run_management
 from src.launch.status import EXIT_CODES, FINISHED_JOB, Collector, as_values
@@ -85,7 +85,7 @@ def folders_of(args: argparse.Namespace) -> list[Path]:
     jobs = indexed_folders()
     if args.all:
         return jobs
-    if read_record(Path.cwd()) or not jobs:
+    if read_record(Path.cwd()) or ended_job(Path.cwd()) or not jobs:
         return [Path.cwd()]
     if len(jobs) > 1:
         listed = ", ".join(map(str, jobs))

@@ -40,6 +40,7 @@ from src.printing import print
 from src.security.tls import TlsFiles, from_record
 
 FOLDER = ".federation"
+ENDED = "ended.json"
 # Types of a record's values, by the annotation of its fields.
 KINDS: dict[str, type] = {
     "str": str,
@@ -331,6 +332,21 @@ def remove_record(folder: Path) -> None:
     with contextlib.suppress(OSError):
         for entry in _index_entries(folder):
             entry.unlink(missing_ok=True)
+
+
+def note_end(folder: Path, **fields: Any) -> None:
+    """Note how the job of `folder` was ended by finish, see `ended_job`."""
+    write_json(state_folder(folder) / ENDED, fields)
+
+
+def ended_job(folder: Path) -> dict[str, Any]:
+    """Return what finish noted of the folder's last job; {} if it has ended none.
+
+    Returns:
+        fl_name; `word`, the job's state before; `time`, when it was ended, as text; and with
+        `redis` the address of a Redis that it left running, `tls` as in `JobRecord`, `boot_id`.
+    """
+    return read_status(folder / FOLDER / ENDED)
 
 
 def write_json(path: Path, value: Any, durable: bool = False) -> None:

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import redis
 
 from src.job.addresses import parse_address
 from src.job.job_record import (
+    ENDED,
+    FOLDER,
     HERE,
     WORKER_ROLES,
     JobRecord,
     ProcessRecord,
+    ended_job,
     indexed_folders,
+    note_end,
     read_record,
     remove_record,
     require_own,
     update_record,
 )
+from src.job.process_identity import this_place
 from src.launch.processes import SUPERVISOR, how_to_end, stop
 from src.launch.redis_store import JobStore, live_servers
+from src.launch.status import RUNNING_JOB, job_word
 from src.printing import print
+from src.security.tls import from_record
 
 # Workers get their signals first, so that no silo sees its server disappear.
 ORDER = (*WORKER_ROLES, "server", "scheduler")
@@ -41,6 +50,8 @@ def finish(folder: Path, redis_port: int) -> int:
         UserError: the record is broken, or other users could have written it.
     """
     record = read_record(folder)
+    if record is None and _stop_left_redis(folder, redis_port):
+        return 0
     if record is None:
         print(f"nothing to stop: no job was started from {folder}, or it was finished already")
         if elsewhere := indexed_folders():
@@ -57,17 +68,58 @@ def finish(folder: Path, redis_port: int) -> int:
         return 0
     require_own(folder)
     nodes = _nodes(record)
+    word = job_word(record, folder)
+    left_redis = False
     if not _stop(folder, record, ORDER):
         print("no process of this job is running here any more")
     if record.elsewhere("server"):
         print(f"servers of {record.fl_name} may run elsewhere: its Redis is untouched")
     elif any(p.role in ("server", "scheduler") and _of_this_boot(p) for p in record.processes):
-        _clear_redis(record, redis_port, nodes)
+        left_redis = _clear_redis(record, redis_port, nodes)
     elif record.redis:
         print(f"the job {record.fl_name} itself was not started from here: its Redis is untouched")
     _stop(folder, record, ["redis"])
     _forget_ended(folder)
+    left = {"redis": record.redis, "tls": record.tls} if left_redis else {}
+    _note_end(folder, record.fl_name, "stopped" if word == RUNNING_JOB else word, **left)
     return 0
+
+
+def _note_end(folder: Path, fl_name: str, word: str, **left: Any) -> None:
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    note_end(folder, fl_name=fl_name, word=word, time=now, boot_id=this_place().boot_id, **left)
+
+
+def _stop_left_redis(folder: Path, redis_port: int) -> bool:
+    """Stop the Redis that an earlier call left running; return whether there is one."""
+    ended = ended_job(folder)
+    if not ended.get("redis") or ended.get("boot_id") != this_place().boot_id:
+        return False
+    require_own(folder)
+    address = parse_address(ended["redis"], f"{folder / FOLDER / ENDED}")
+    store = JobStore(address, ended["fl_name"], tls=from_record(ended["tls"]))
+    try:
+        if not store.answers():
+            return False
+        print(f"the job {ended['fl_name']} was ended at {ended['time']}")
+        if address[1] != redis_port:
+            print(_left_running(ended["redis"], redis_port))
+        elif (said := store.stop_if_unused()).startswith("stopped"):
+            print(said)
+            note_end(folder, **{k: v for k, v in ended.items() if k not in ("redis", "tls")})
+        else:
+            print(said)
+        return True
+    finally:
+        store.close()
+
+
+def _left_running(redis_address: str, redis_port: int) -> str:
+    port = redis_address.rpartition(":")[2]
+    return (
+        f"Redis at {redis_address} left running: --redis_port is {redis_port}; call finish again "
+        f"with --redis_port={port} to stop it"
+    )
 
 
 def _forget_ended(folder: Path) -> None:
@@ -151,8 +203,10 @@ def _nodes(record: JobRecord) -> set[str]:
     return found
 
 
-def _clear_redis(record: JobRecord, redis_port: int, stopped: set[str]) -> None:
+def _clear_redis(record: JobRecord, redis_port: int, stopped: set[str]) -> bool:
     """Remove the job's keys; stop its Redis if it is the one at `redis_port` and unused.
+
+    Returns whether it is left running because it is at another port.
 
     Args:
         stopped: nodes of the servers that have just been stopped; while other servers live,
@@ -166,20 +220,21 @@ def _clear_redis(record: JobRecord, redis_port: int, stopped: set[str]) -> None:
                 f"Redis at {record.redis} does not answer: no key of {record.fl_name} was removed; "
                 "those that it still has when it answers again the next start of servers removes"
             )
-            return
+            return False
         others = live_servers(store, stopped)
         if others:
             print(
                 f"servers of {record.fl_name} that were not started from here go on (nodes "
                 f"{', '.join(others)}): its Redis is untouched"
             )
-            return
+            return False
         print(f"removed {store.purge()} Redis keys of {record.fl_name}")
-        if address[1] == redis_port:
-            print(store.stop_if_unused())
-        else:
-            print(f"Redis at {record.redis} left running: --redis_port is {redis_port}")
+        if address[1] != redis_port:
+            print(_left_running(record.redis, redis_port))
+            return True
+        print(store.stop_if_unused())
     except redis.RedisError as error:
         print(f"WARNING: Redis at {record.redis} failed while its keys were removed: {error}")
     finally:
         store.close()
+    return False

@@ -24,6 +24,7 @@ from src.job.job_record import (
     WORKER_ROLES,
     JobRecord,
     ProcessRecord,
+    ended_job,
     exit_states,
     read_record,
     read_status,
@@ -135,6 +136,7 @@ class JobStatus:
         scheduler: one line, what the scheduler reports about the cluster.
         redis: one line, what Redis holds of the job.
         eta_s: seconds to the end of the last iteration; None where unknown.
+        ended: with the word "nothing", the job of the folder that finish has ended, and when.
         notes: lines that a reader should see.
     """
 
@@ -150,6 +152,7 @@ class JobStatus:
     processes: list[ProcessState] = field(default_factory=list)
     silos: list[SiloState] = field(default_factory=list)
     eta_s: float | None = None
+    ended: str = ""
     notes: list[str] = field(default_factory=list)
 
 
@@ -185,6 +188,7 @@ class Collector:
         status = JobStatus(NOTHING, str(self.folder), socket.gethostname(), time.time())
         record = read_record(self.folder)
         if record is None or not any(entry.role in ROLES for entry in record.processes):
+            status.ended = _ended(self.folder)
             return status
         if record.copied:
             status.notes.append(
@@ -193,15 +197,13 @@ class Collector:
             )
             return status
         status.fl_name = record.fl_name
-        exits = exit_states(self.folder)
-        entries = [entry for entry in record.processes if entry.place != COPIED]
-        status.processes = [_process(entry, exits, self.folder) for entry in entries]
+        status.processes = _processes(record, self.folder)
         status.notes += [
             f"{entry.label} was started {entry.where()}; from here nobody can see whether it runs"
             for entry in record.elsewhere()
         ]
         status.silos = self._silos(record)
-        status.word = _word(status)
+        status.word = _word(status.processes)
         self._ask_redis(status, record)
         self._ask_scheduler(status, record)
         if status.iteration.number is None:
@@ -306,8 +308,23 @@ class Collector:
         iteration.unknown = max(0, lacking - len(iteration.missing))
 
 
+def _ended(folder: Path) -> str:
+    """Return the folder's job that finish has ended, as a line; "" if there is none."""
+    found = ended_job(folder)
+    if not found:
+        return ""
+    word = {FINISHED_JOB: "had finished", FAILED: "had failed"}.get(found.get("word", ""), "ran")
+    return f"the job {found.get('fl_name')} {word}, and finish ended it at {found.get('time')}"
+
+
 def _number(entry: ProcessRecord) -> int:
     return entry.number
+
+
+def _processes(record: JobRecord, folder: Path) -> list[ProcessState]:
+    exits = exit_states(folder)
+    entries = [entry for entry in record.processes if entry.place != COPIED]
+    return [_process(entry, exits, folder) for entry in entries]
 
 
 def _process(entry: ProcessRecord, exits: dict[str, dict], folder: Path) -> ProcessState:
@@ -358,9 +375,13 @@ def _silo(folder: Path, label: str, command: list[str]) -> SiloState:
     )
 
 
-def _word(status: JobStatus) -> str:
-    """Return the state of the job in one word, from the processes of this folder."""
-    roles = [p for p in status.processes if p.role in ROLES]
+def job_word(record: JobRecord, folder: Path) -> str:
+    """Return the state of the folder's job in one word, see `JobStatus`, by its processes alone."""
+    return _word(_processes(record, folder))
+
+
+def _word(processes: list[ProcessState]) -> str:
+    roles = [p for p in processes if p.role in ROLES]
     workers = [p for p in roles if p.role in WORKER_ROLES]
     # Servers would wait forever for a silo that has failed.
     lost = (FAILED, STOPPED_ROLE)

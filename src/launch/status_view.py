@@ -27,9 +27,9 @@ CLEAR, HOME, END_OF_LINE, BELOW = "\x1b[2J", "\x1b[H", "\x1b[K", "\x1b[J"
 def lines_of(status: JobStatus) -> list[str]:
     """Return the status as lines."""
     if status.word == NOTHING:
+        ended = f"nothing runs in {status.folder}: {status.ended}"
         return [
-            f"nothing: no job was started from {status.folder}, or "
-            "finish_cross_silo_fasterrcnn.py has ended it",
+            ended if status.ended else f"nothing: no job was started from {status.folder}",
             *(f"  note: {line}" for line in status.notes),
         ]
     lines = [

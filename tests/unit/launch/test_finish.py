@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from commands import FINISH, run, succeed
+from commands import FINISH, run, start_redis, succeed
 from namespaces import CONTAINER, why_no_container
+from ports import free_port_range
 
 from src.errors import UserError
 from src.job.job_record import FOLDER, ProcessRecord, read_record, update_record
@@ -129,6 +130,40 @@ def test_a_record_that_others_could_have_written_is_not_followed(job):
     with pytest.raises(UserError, match=r"others may write there \(mode 757\).* chmod 700 /"):
         finish(job, 2345)
     assert running(job) == ["worker_0"]
+
+
+def test_a_wrong_redis_port_and_then_the_right_one_stop_redis_in_the_end(tmp_path, capsys):
+    port = free_port_range(2)
+    process = start_redis(tmp_path, port)
+    try:
+        with update_record(tmp_path) as record:
+            record.fl_name, record.redis = "FasterRCNN", f"127.0.0.1:{port}"
+        sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+        start(tmp_path, Role("server", 0, sleep))
+        for wrong in range(2):
+            assert finish(tmp_path, port + 1) == 0
+            hint = f"call finish again with --redis_port={port} to stop it"
+            assert hint in capsys.readouterr().out, wrong
+        assert process.poll() is None
+        assert finish(tmp_path, port) == 0
+        assert f"stopped Redis at 127.0.0.1:{port}" in capsys.readouterr().out
+        process.wait(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    assert finish(tmp_path, port) == 0
+    assert "nothing to stop" in capsys.readouterr().out
+
+
+def test_a_folder_whose_job_was_ended_says_so_although_others_run_elsewhere(job, tmp_path):
+    finish(job, 2345)
+    for name in ("b", "c"):
+        with update_record(tmp_path / name) as record:
+            record.fl_name = "Other"
+        status = run(job, "tools/status.py")
+        assert status.returncode == 12
+        line = f"nothing runs in {job}: the job FasterRCNN ran, and finish ended it at 20"
+        assert status.stdout.startswith(line)
 
 
 def test_a_renamed_folder_is_finished(job, capsys):
