@@ -24,6 +24,8 @@ PYTHON = (3, 9)
 PROCESS_BYTES = 0.55e9  # Python, MindSpore, the engine
 WORKER_PER_MODEL = 8.5  # weights, gradients, momentum, messages, compilation
 SERVER_PER_MODEL = 15.0
+# Models that were added to those peaks: the last good one, with which the next one is compared.
+LAST_GOOD = 1
 BYTES_PER_PIXEL = 5100.0  # for each pixel of a batch, with the full detector's 256 channels
 FULL_CHANNELS = 256
 
@@ -103,7 +105,11 @@ def worker_bytes(config: Any, kept: int = 0) -> float:
     Args:
         kept: number of arrays of the model's size that the aggregation algorithm keeps.
     """
-    models = (WORKER_PER_MODEL + kept) * model_bytes(config)
+    # Federated weights alone: those of the checkpoint that it starts from, those of the last round
+    # from which differential privacy takes the update.
+    copies = LAST_GOOD + bool(config.pre_trained) + (config.dp_clip_norm > 0)
+    models = WORKER_PER_MODEL + kept + copies * federated_share(config)
+    models *= model_bytes(config)
     return PROCESS_BYTES + models + config.batch_size * image_bytes(config)
 
 
@@ -116,7 +122,7 @@ def image_bytes(config: Any) -> float:
 def server_bytes(config: Any, held: int = 1) -> float:
     """Estimate one server's peak memory roughly, with `held` arrays of the model's size."""
     models = held * federated_share(config)
-    return PROCESS_BYTES + SERVER_PER_MODEL * models * model_bytes(config)
+    return PROCESS_BYTES + (SERVER_PER_MODEL + LAST_GOOD) * models * model_bytes(config)
 
 
 def memory(what: str, needed: float) -> str | Finding:

@@ -38,7 +38,7 @@ from src.launch.preflight.machine import (
 from src.launch.preflight.network import servers_answer
 from src.launch.preflight.roles import keys_of_job, models_there, redis_answers, value_checks
 from src.model_utils.config import load_config
-from src.weights.parameter_shapes import model_bytes, parameter_shapes
+from src.weights.parameter_shapes import federated_share, model_bytes, parameter_shapes
 from src.weights.resnet_names import map_name
 
 TOOL = "tools/preflight.py"
@@ -186,6 +186,18 @@ def test_memory_is_estimated_as_measured(tiny):
     for config, measured in ((tiny, 0.6), (demo, 2.6), (large, 7.0)):
         assert worker_bytes(config) / 1e9 == pytest.approx(measured, rel=0.15)
     assert server_bytes(large) / 1e9 == pytest.approx(3.0, rel=0.1)
+
+
+def test_the_estimate_has_each_copy_of_the_model_that_a_silo_keeps():
+    plain = load_config(None)
+    model = model_bytes(plain)
+    for keys in ({"pre_trained": "a.ckpt"}, {"dp_clip_norm": 1.0}):
+        added = worker_bytes(load_config(None, **keys)) - worker_bytes(plain)
+        assert added == pytest.approx(model), keys
+    # The last good model is among what a silo with local weights keeps of the federated ones alone.
+    local = load_config(None, local_params="rcnn.*")
+    saved = worker_bytes(plain) - worker_bytes(local)
+    assert saved == pytest.approx(model * (1 - federated_share(local)))
 
 
 def test_too_little_memory_is_a_warning(monkeypatch):
