@@ -8,6 +8,7 @@ result gives the step as a multiple of it.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 from typing import Any
 
@@ -29,9 +30,11 @@ from src.benchmarks.measure import (
 )
 from src.benchmarks.profiling import profile, profile_text
 from src.errors import UserError
+from src.launch.preflight.cost import StepCost
+from src.model_utils.config import Config, find_config_file
 
 WORK = "src.benchmarks.workloads:StepWork"
-STEPS, FULL_STEPS = 10, 3
+STEPS, FULL_STEPS, FEW_STEPS = 10, 3, 2
 TURNS = 3
 
 
@@ -182,6 +185,26 @@ def _beside(
         "together_steps_per_s": round(statistics.median(all_of_them), 4),
         "ratio": round(ratio, 3),
     }
+
+
+def cost_of_steps(config: Config) -> StepCost:
+    """Measure what steps cost if this machine's workers train side by side, as they will.
+
+    Args:
+        config: the worker launcher's, with `given_flags`.
+
+    Raises:
+        UserError, StartError: as `Child.answer`.
+    """
+    workers = config.local_worker_num
+    threads = config.threads or max(1, (os.cpu_count() or 1) // workers)
+    flags = {key: getattr(config, key) for key in config.given_flags if key != "threads"}
+    setting = Setting(str(find_config_file(config.config_path)), flags, threads)
+    say(f"{workers} process(es) with {threads} thread(s) each: compiling, then {FEW_STEPS} steps")
+    with children(WORK, [setting] * workers, threads) as together:
+        first_s = workers / _side_by_side(together, 1)
+        _side_by_side(together, 1)
+        return StepCost(workers / _side_by_side(together, FEW_STEPS), first_s)
 
 
 def _side_by_side(processes: list[Child], count: int) -> float:

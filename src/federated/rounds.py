@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 
@@ -151,6 +151,17 @@ class Patience:
             self._log(f"waiting for {words}, {waited:.0f} s, gives up in {left:.0f} s")
             self._next_report = min(2 * max(waited, 5.0), waited + 60.0)
         time.sleep(min(seconds, self._seconds - waited))
+
+
+def steps_per_iteration(config: Any, steps_per_epoch: int) -> int:
+    """Return the number of local steps between two synchronisations.
+
+    `sync_frequency` counts epochs with dataset_sink_mode and steps without; 0 is
+    `client_epoch_num` epochs.
+    """
+    if not config.sync_frequency:
+        return config.client_epoch_num * steps_per_epoch
+    return config.sync_frequency * (steps_per_epoch if config.dataset_sink_mode else 1)
 
 
 def declared_size(images: int, unit: int = 1) -> int:

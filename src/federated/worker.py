@@ -23,7 +23,7 @@ from src.federated.rank_gradients import is_leader, label_of, opened_ranks, shar
 from src.federated.ranks import Ranks, WatchRanks
 from src.federated.resume import StateKeeper, require_same_job, resumed_state, set_momentum
 from src.federated.resume_state import ResumeState, state_file, terms_of_state
-from src.federated.rounds import Deadlines, SyncError, declared_size
+from src.federated.rounds import Deadlines, SyncError, declared_size, steps_per_iteration
 from src.federated.silo import SiloSettings
 from src.federated.step_times import StepTimes
 from src.federated.task import Task
@@ -228,17 +228,6 @@ def epoch_words(task: Task) -> str:
     elif task.images > task.converted:
         words += f", {task.images - task.converted} of them twice in an epoch: ranks have as many"
     return f"{words}, {task.steps_per_epoch} steps an epoch"
-
-
-def steps_per_iteration(config: Any, steps_per_epoch: int) -> int:
-    """Return the number of local steps between two synchronisations.
-
-    `sync_frequency` counts epochs with dataset_sink_mode and steps without; 0 is
-    `client_epoch_num` epochs.
-    """
-    if not config.sync_frequency:
-        return config.client_epoch_num * steps_per_epoch
-    return config.sync_frequency * (steps_per_epoch if config.dataset_sink_mode else 1)
 
 
 def make_manager(

@@ -30,6 +30,7 @@ from src.job.log_files import last_lines, rotation
 from src.job.recovery_files import require_iterations_left
 from src.launch.command_line import WORKER_FLAGS
 from src.launch.machine_jobs import addresses_of, take_threshold, tell_missing_silos
+from src.launch.preflight.cost import job_time, remembered
 from src.launch.preflight.roles import scheduler_checks, server_checks, worker_checks
 from src.launch.processes import (
     Role,
@@ -203,6 +204,8 @@ def launch_workers(job: JobConfig, config: Config, base: Path) -> list[Started]:
     started = start_all(base, roles, config.start_timeout, lambda s: worker_joined(base, s))
     labels, have = ", ".join(role.label for role in roles), "has" if len(roles) == 1 else "have"
     print(f"{labels} {have} joined {job.name}: {job.iterations} iterations")
+    if cost := remembered(base, config):
+        print(f"time: {job_time(job, config, numbers, cost)}")
     tell_missing_silos(base, job, config)
     print(f'next: grep -rn "\\]epoch:" {roles[0].label}   follows the training')
     print("      finish_cross_silo_fasterrcnn.py   stops it; it ends by itself when it is done")

@@ -347,6 +347,20 @@ def _time_of_upload(job: JobConfig, config: Any, servers: list[tuple[str, int]])
     )
 
 
+def line_seconds(job: JobConfig, config: Any) -> float:
+    """Return the seconds that a silo's weights take to the slowest server; 0 where none answers."""
+    context = silo_context(job, job.tls) if job.tls else None
+    rates = []
+    for address in server_addresses(config.http_server_address, config.server_num):
+        host, _, port = address.rpartition(":")
+        if not why_not_reached(host, int(port)):
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                rates.append(upload_rate(host, int(port), job.name, context, job.url_prefix))
+    slowest = min(rates, default=math.inf)
+    # A line that is too slow to time is a WARN of its own.
+    return FLOAT_BYTES * count_values(federated_shapes(config)) / slowest if slowest else 0.0
+
+
 def _clock(ahead: float) -> str:
     """Describe a clock that differs from the server's by `ahead` seconds."""
     way = "ahead of" if ahead > 0 else "behind"
