@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -145,8 +146,11 @@ class JobStore:
         if speaks_tls(host, port):
             return "it takes TLS there: set enable_ssl: True, or give its plain address"
         if host in own_addresses():
-            bind = "" if host.startswith("127.") else f" --bind {host}"
-            return f'start it with redis-server --port {port} --save ""{bind}'
+            local = host.startswith("127.")
+            bind = "" if local else f" --bind {host} --protected-mode no (docs/security.md)"
+            return (
+                f"start it with redis-server {shlex.quote(str(REDIS_CONFIG))} --port {port}{bind}"
+            )
         return "something else than Redis listens there"
 
     def keys(self) -> list[str]:

@@ -152,4 +152,4 @@ def test_finish_removes_the_keys_and_the_redis_that_nobody_uses(job):
     assert job.redis.wait(timeout=10) == 0
     assert job.finish().startswith("nothing to stop")
     line = refused(job.folder, SCHED)
-    assert f"redis-server --port {job.redis_port}" in line
+    assert f"configs/redis.conf --port {job.redis_port}" in line

@@ -126,7 +126,7 @@ def test_redis_is_not_there(folder):
     for script in (SCHED, SERVER):
         line = refused(folder, script)
         assert f"Redis does not answer at 127.0.0.1:{port}" in line
-        assert f"redis-server --port {port}" in line
+        assert f"configs/redis.conf --port {port}" in line
 
 
 def test_a_port_in_use_is_named(folder, redis):

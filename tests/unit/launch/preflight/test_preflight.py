@@ -393,7 +393,7 @@ def test_the_tool_lists_all_that_is_wrong_with_the_mend(tmp_path, shards):
     values = json.loads(result.stdout)
     assert values["exit_code"] == 2
     failed = {f["subject"]: f["text"] for f in values["findings"] if f["level"] == "FAIL"}
-    assert f"redis-server --port {port}" in failed["redis"]
+    assert f"configs/redis.conf --port {port}" in failed["redis"]
     assert "generate_mindrecord.py" in failed["mindrecord"]
     assert "give the path of a .ckpt file" in failed["pre_trained"]
     assert "keys" not in failed
