@@ -24,6 +24,7 @@ from src.errors import UserError
 from src.files import reason, whole_file
 from src.progress import progress
 
+VALIDATION = "val.json"
 NO_CATEGORY = -1  # category of images without a box in skewed shards
 OBJECT, CROWD, SHAPELESS, STRAY = range(4)  # kinds of annotations
 UNUSABLE = {
@@ -264,6 +265,19 @@ def dominant_categories(source: CocoSource) -> np.ndarray:
     )
 
 
+def object_counts(source: CocoSource) -> list[Counter]:
+    """Return for each image, category id -> number of objects; crowds are none."""
+    counts: dict[Any, Counter] = {entry["id"]: Counter() for entry in source.rest["images"]}
+    known = {entry["id"] for entry in source.rest["categories"]}
+    annotations = source.annotations
+    for image_id, category_id, kind in zip(
+        annotations.image_ids, annotations.category_ids, annotations.kinds
+    ):
+        if kind == OBJECT and category_id in known:
+            counts[image_id][category_id] += 1
+    return list(counts.values())
+
+
 def deal(source: CocoSource, parts: Sequence[np.ndarray]) -> list[Shard]:
     """Make the shards whose image indexes are `parts`, in the order of the original."""
     images = source.rest["images"]
@@ -299,21 +313,39 @@ def shard_text(source: CocoSource, shard: Shard, image_dir: str) -> Iterator[byt
 
 def refuse_existing(folder: Path) -> None:
     """Raise a UserError if `folder` has shards already."""
-    there = sorted(folder.glob("train_*.json"))
+    there = sorted([*folder.glob("train_*.json"), *folder.glob(VALIDATION)])
     if there:
         raise UserError(f"{there[0]}: already there; choose another --out or give --overwrite")
 
 
 def write_shards(
-    source: CocoSource, shards: Sequence[Shard], image_dir: str, folder: Path
+    source: CocoSource,
+    shards: Sequence[Shard],
+    image_dir: str,
+    folder: Path,
+    held_out: Shard | None = None,
 ) -> list[Path]:
     """Write train_0.json, train_1.json, ... into `folder`; rename them only when all are complete.
+
+    Args:
+        source: the whole json.
+        shards: the parts of it to train on.
+        image_dir: see `shard_text`.
+        folder: the folder of the jsons.
+        held_out: the part to validate on, val.json. Without it, that of an earlier split is
+            removed: its images are in the shards.
 
     Raises:
         UserError: a file cannot be written.
     """
-    texts = {f"train_{n}.json": shard_text(source, one, image_dir) for n, one in enumerate(shards)}
-    return _write_texts(texts, folder)
+    parts = {f"train_{number}.json": shard for number, shard in enumerate(shards)}
+    if held_out is not None:
+        parts[VALIDATION] = held_out
+    texts = {name: shard_text(source, part, image_dir) for name, part in parts.items()}
+    written = _write_texts(texts, folder)
+    if held_out is None:
+        (folder / VALIDATION).unlink(missing_ok=True)
+    return written
 
 
 def write_jsons(contents: Mapping[str, dict[str, Any]], folder: Path) -> list[Path]:

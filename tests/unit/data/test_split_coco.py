@@ -9,12 +9,14 @@ from collections import Counter
 import numpy as np
 import pytest
 from coco_files import PROJECT, coco_of, run_script, write_coco
+from evaluation_sets import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data.splitting import (
     deal,
     dominant_categories,
+    object_counts,
     read_source,
     shards_without_objects,
     split_by_category,
@@ -23,6 +25,7 @@ from src.data.splitting import (
     write_shards,
 )
 from src.errors import UserError
+from src.evaluation.validation_set import open_validation
 
 
 @given(st.integers(1, 200), st.integers(1, 40), st.integers(0, 5))
@@ -288,9 +291,85 @@ def test_split_then_generate_from_other_folders(tmp_path):
     assert redone.returncode == 0 and "earlier split" in redone.stdout
 
 
+def patients(folder):
+    """all.json: 40 images of ten patients; each has a dog, every eighth a person too."""
+    coco = coco_of(40)
+    for number, entry in enumerate(coco["images"]):
+        entry["file_name"] = f"p{number % 10}_{number}.jpg"
+        if number % 8 == 0:
+            person = {"id": 9000 + number, "image_id": entry["id"], "category_id": 1}
+            coco["annotations"].append({**person, "bbox": [1, 2, 9, 9]})
+    write_coco(folder, coco, "all.json")
+
+
+def test_a_part_is_held_out_for_validation_with_every_class_and_whole_patients(tmp_path):
+    patients(tmp_path)
+    words = ("--json=all.json", "--val=0.25", "--group=^(p\\d+)_", "--num_shards=2", "--out=a b")
+    ended = run_script("tools/split_coco.py", *words, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    folder = tmp_path / "a b" / "split_2"
+    parts = {path.name: json.loads(path.read_text()) for path in folder.iterdir()}
+    assert sorted(parts) == ["train_0.json", "train_1.json", "val.json"]
+    names = {name: {entry["file_name"] for entry in coco["images"]} for name, coco in parts.items()}
+    assert sum(map(len, names.values())) == 40 and len(set.union(*names.values())) == 40
+    training = {name.split("_")[0] for name in names["train_0.json"] | names["train_1.json"]}
+    held = {name.split("_")[0] for name in names["val.json"]}
+    assert held and not held & training
+    shown = [line.split() for line in ended.stdout.splitlines()]
+    kept, val = 40 - len(names["val.json"]), len(names["val.json"])
+    for row in (["training", "validation"], ["images", str(kept), str(val)],
+                ["dog", str(kept), str(val)]):  # fmt: skip
+        assert row in shown
+    assert f"to evaluate on: --val_set='{folder / 'val.json'}'" in ended.stdout
+
+    config = tiny(val_set=str(folder / "val.json"))
+    opened = open_validation(config)
+    assert len(opened) == val and {name for _, name in opened.categories.values()} == {
+        "person", "dog",
+    }  # fmt: skip
+    again = run_script("tools/split_coco.py", *words, "--overwrite", cwd=tmp_path)
+    assert again.returncode == 0 and again.stdout == ended.stdout
+    assert json.loads((folder / "val.json").read_text()) == parts["val.json"]
+    # Without --val its images go into the shards, so it must not stay.
+    plain = [word for word in words if not word.startswith(("--val", "--group"))]
+    done = run_script("tools/split_coco.py", *plain, "--overwrite", cwd=tmp_path)
+    assert done.returncode == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["train_0.json", "train_1.json"]
+
+
+def test_one_silo_needs_no_number_of_shards_and_one_file_under_two_ids_is_on_one_side(tmp_path):
+    coco = coco_of(60)
+    for number in range(0, 60, 2):
+        coco["images"][number + 1]["file_name"] = f"./{coco['images'][number]['file_name']}"
+    write_coco(tmp_path, coco, "all.json")
+    ended = run_script("tools/split_coco.py", "--json=all.json", "--val=0.3", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    train, val = (
+        json.loads((tmp_path / "datasets/coco_split/split_1" / name).read_text())["images"]
+        for name in ("train_0.json", "val.json")
+    )
+    sides = [{entry["file_name"].lstrip("./") for entry in part} for part in (train, val)]
+    assert not sides[0] & sides[1] and (len(train), len(val)) == (42, 18)
+
+
+def test_crowds_and_annotations_without_a_category_are_no_objects_of_a_part(tmp_path):
+    coco = coco_of(2, boxes=[(1, 1, 5, 5), (2, 2, 5, 5)])
+    coco["annotations"][0]["iscrowd"] = 1
+    coco["annotations"][3]["category_id"] = 99
+    assert object_counts(source_of(tmp_path, coco)) == [{18: 1}, {18: 1}]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--json=all.json"], "--num_shards is missing: give the number of silos, or --val=0.15"),
+        (["--json=all.json", "--val=15"], "--val 15: expected more than 0 and less than 1"),
+        (["--json=all.json", "--val=nan"], "--val nan: expected more than 0 and less than 1"),
+        (["--json=all.json", "--val=0.1"], "--val 0.1: of 3 images the validation part would have"),
+        (["--json=all.json", "--val=0.4", "--seed=-1"], "--seed -1: expected 0 or more"),
+        (["--json=all.json", "--val=0.4", "--group=x(y)"], "3 of 3 file names have no match"),
+        (["--json=all.json", "--num_shards=2", "--group=(.)"], "--group: only --val holds groups"),
+        (["--json=all.json", "--val=0.4", "--num_shards=3"], "--num_shards 3: expected 1 to 2"),
         (["--json=none.json", "--num_shards=2"], "no such COCO json"),
         (["--json=all.json", "--num_shards=9"], "--num_shards 9"),
         (["--json=all.json", "--num_shards=0"], "--num_shards 0"),
