@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import cv2
 import numpy as np
@@ -50,7 +50,7 @@ class DrawingPlan:
     max_shapes: int = 3
     crowd_share: float = 0.06
     empty_share: float = 0.06
-    hue_spread: float = 60
+    hue_spread: float = 60.0
 
     def check(self) -> None:
         """Raise a UserError if a size, a count or a share is out of range."""
@@ -172,11 +172,42 @@ def draw_image(plan: DrawingPlan, part: int, number: int) -> tuple[np.ndarray, l
     return image, annotations
 
 
-def draw_part(plan: DrawingPlan, root: Path, data_type: str, part: int, count: int) -> dict:
+@dataclass(frozen=True)
+class Kind:
+    """What a data set shows.
+
+    Attributes:
+        plan: the default parameters.
+        draw: draws an image, like `draw_image`.
+        categories: name -> id.
+        words: what is in the images, for the json.
+        file_name: returns the name of image `number`.
+    """
+
+    plan: DrawingPlan
+    draw: Callable[[DrawingPlan, int, int], tuple[np.ndarray, list[dict]]]
+    categories: dict[str, int]
+    words: str
+    file_name: Callable[[int], str]
+
+
+SHAPES = Kind(
+    plan=DrawingPlan(),
+    draw=draw_image,
+    categories={name: id_ for name, (id_, _) in CATEGORIES.items()},
+    words="shapes",
+    file_name="{:012d}.jpg".format,
+)
+
+
+def draw_part(
+    plan: DrawingPlan, root: Path, data_type: str, part: int, count: int, kind: Kind = SHAPES
+) -> dict:
     """Draw `count` images into root/data_type and write root/annotations/instances_<type>.json.
 
     Args:
         part: distinguishes the parts of one seed; the training set is 0, the validation set 1.
+        kind: what is drawn.
 
     Returns:
         The content of the json.
@@ -187,14 +218,14 @@ def draw_part(plan: DrawingPlan, root: Path, data_type: str, part: int, count: i
     folder = root / data_type
     folder.mkdir(parents=True)
     coco: dict[str, Any] = {
-        "info": {"description": f"shapes drawn with seed {plan.seed}"},
+        "info": {"description": f"{kind.words} drawn with seed {plan.seed}"},
         "images": [],
         "annotations": [],
-        "categories": [{"id": id_, "name": name} for name, (id_, _) in CATEGORIES.items()],
+        "categories": [{"id": id_, "name": name} for name, id_ in kind.categories.items()],
     }
     for number in progress(range(1, count + 1), f"drawing {data_type}", "image"):
-        image, annotations = draw_image(plan, part, number)
-        name = f"{number:012d}.jpg"
+        image, annotations = kind.draw(plan, part, number)
+        name = kind.file_name(number)
         # Not cv2.imwrite, which does not notice a full disk.
         _, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         write_whole(folder / name, jpeg.tobytes())

@@ -9,12 +9,17 @@ import pytest
 from coco_files import run_script
 from pycocotools.coco import COCO
 
-from src.data import synthetic_coco
+from src.data import synthetic_cells, synthetic_coco
+from src.data.synthetic_cells import CELLS, draw_cells
 from src.data.synthetic_coco import CATEGORIES, DrawingPlan, draw_image
 from src.errors import UserError
 from src.model_utils.config import load_config
 
 PLAN = DrawingPlan()
+DRAWN = (
+    "bd89b3ae16f29407641d1b3fc5bd2589",
+    "9c68636d6ee5cfb08e2f9f2cd1cadff4",
+)  # of three images, pixels and labels
 
 
 def digest(folder):
@@ -41,6 +46,88 @@ def test_script_is_deterministic_and_in_cocos_layout(tmp_path):
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
         "annotations", "train2017", "val2017",
     ]  # fmt: skip
+
+
+def test_the_default_kind_is_drawn_as_ever(tmp_path):
+    pixels = hashlib.md5()
+    labels = []
+    for part, number in ((0, 1), (0, 2), (1, 7)):
+        image, annotations = draw_image(PLAN, part, number)
+        pixels.update(image.tobytes())
+        labels.append(annotations)
+    assert (pixels.hexdigest(), hashlib.md5(json.dumps(labels).encode()).hexdigest()) == DRAWN
+
+
+def cells(*numbers, plan=CELLS.plan):
+    return [draw_cells(plan, 0, number) for number in numbers]
+
+
+def test_cells_come_as_a_data_set_of_their_own_classes(tmp_path):
+    for name in ("a", "b"):
+        words = ("--kind=cells", f"--out={name}", "--images=17", "--val_images=1")
+        ended = run_script("tools/make_demo_coco.py", *words, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    coco = json.loads((tmp_path / "a/annotations/instances_train2017.json").read_text())
+    assert [entry["name"] for entry in coco["categories"]] == ["RBC", "WBC", "Platelets"]
+    names = [entry["file_name"] for entry in coco["images"]]
+    assert names[0] == "slide001_000001.jpg" and names[16] == "slide003_000017.jpg"
+    assert all((tmp_path / "a/train2017" / name).is_file() for name in names)
+    words = (
+        "--json=a/annotations/instances_train2017.json", "--val=0.4", r"--group=^(slide\d+)_",
+    )  # fmt: skip
+    assert run_script("tools/split_coco.py", *words, cwd=tmp_path).returncode == 0
+
+
+def test_cells_are_many_small_and_round_and_lie_in_the_image():
+    found = [entry for _, annotations in cells(*range(1, 60)) for entry in annotations]
+    sizes = {id_: [] for id_ in (1, 2, 3)}
+    for entry in found:
+        x, y, w, h = entry["bbox"]
+        assert min(x, y) >= 0 and x + w <= PLAN.width and y + h <= PLAN.height
+        if min(x, y) > 0 and x + w < PLAN.width and y + h < PLAN.height:
+            sizes[entry["category_id"]].append((w, h))
+    assert len(found) > 600 and len(sizes[1]) > 5 * len(sizes[2]) > 100
+    for id_, (least, most) in {1: (26, 42), 2: (48, 76), 3: (8, 15)}.items():
+        assert least <= min(map(min, sizes[id_])) and max(map(max, sizes[id_])) <= most
+        assert all(0.8 < w / h < 1.25 for w, h in sizes[id_])
+    counts = [len(annotations) for _, annotations in cells(*range(1, 60))]
+    assert 0 in counts and max(counts) > 16
+
+
+def test_boxes_of_cells_are_tight_and_some_cells_overlap(monkeypatch):
+    drawn = []
+    plain = synthetic_cells._draw_cell
+    monkeypatch.setattr(
+        synthetic_cells, "_draw_cell", lambda *args: drawn.append(plain(*args)) or drawn[-1]
+    )
+    overlapping = 0
+    for number in range(1, 12):
+        drawn.clear()
+        ((_, annotations),) = cells(number)
+        assert len(annotations) == len(drawn)
+        for mask, entry in zip(drawn, annotations):
+            x, y, w, h = entry["bbox"]
+            inside = mask[y : y + h, x : x + w]
+            assert inside.sum() == mask.sum()
+            assert inside.any(axis=1)[[0, -1]].all() and inside.any(axis=0)[[0, -1]].all()
+        overlapping += int((np.sum(drawn, axis=0) > 1).any()) if drawn else 0
+    assert overlapping > 3
+
+
+def test_a_slide_has_its_own_light_and_its_images_differ():
+    same, other = cells(1, 2, 3), cells(9, 10, 11)
+    assert len({image.tobytes() for image, _ in (*same, *other)}) == 6
+    glass = [[np.median(image, axis=(0, 1)) for image, _ in group] for group in (same, other)]
+    within = max(np.abs(group[0] - one).max() for group in glass for one in group)
+    assert np.abs(np.mean(glass[0], axis=0) - np.mean(glass[1], axis=0)).max() > within
+
+
+@pytest.mark.parametrize("word", ["--crowd_share=0.1", "--hue_spread=5", "--max_shapes=0"])
+def test_parameters_that_cells_do_not_have_are_refused(tmp_path, word):
+    ended = run_script("tools/make_demo_coco.py", "--kind=cells", word, cwd=tmp_path)
+    assert ended.returncode == 2 and word.split("=")[0] in ended.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_parts_seeds_and_images_differ():
