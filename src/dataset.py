@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
@@ -18,9 +17,9 @@ from src.data.coco import create_coco_label
 from src.data.conversion import data_to_mindrecord_byte_image
 from src.data.labels.text import create_train_data_from_txt, parse_json_annos_from_txt
 from src.data.mindrecord import (
+    ObjectCounts,
     check_mindrecord,
     indexed_objects,
-    object_count,
     shard_number,
 )
 from src.model_utils.config import setting
@@ -151,17 +150,20 @@ def create_fasterrcnn_dataset(
     return data
 
 
-def objects_per_image(mindrecord_file: str | Path) -> Counter:
-    """Return number of objects, without crowds -> number of images of a MindRecord file.
+def count_objects(mindrecord_file: str | Path) -> ObjectCounts:
+    """Count the objects of a MindRecord file.
 
-    The counts come from its index; a file of another writer is read completely.
+    The counts come from its index; a file whose index has no classes is read completely.
     """
     indexed = indexed_objects(Path(mindrecord_file))
-    if indexed is not None:
+    if indexed is not None and indexed.per_class is not None:
         return indexed
     data = ds.MindDataset(str(mindrecord_file), columns_list=["annotation"], shuffle=False)
     rows = data.create_dict_iterator(num_epochs=1, output_numpy=True)
-    return Counter(object_count(row["annotation"]) for row in rows)
+    found = ObjectCounts()
+    for row in rows:
+        found.add(row["annotation"])
+    return found
 
 
 def _rows_with_draws(

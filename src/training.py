@@ -11,9 +11,15 @@ from mindspore import Tensor, nn
 from mindspore.dataset import Dataset
 from mindspore.train.callback import Callback, RunContext
 
-from src.data.coco_boxes import crowded_words
-from src.data.mindrecord import BASE_NAME, check_mindrecord, shard_number
-from src.dataset import create_fasterrcnn_dataset, objects_per_image
+from src.data.coco_boxes import class_words
+from src.data.mindrecord import (
+    BASE_NAME,
+    check_mindrecord,
+    odd_objects,
+    require_objects,
+    shard_number,
+)
+from src.dataset import count_objects, create_fasterrcnn_dataset
 from src.errors import UserError, user_path
 from src.evaluation.evaluator import Evaluator
 from src.evaluation.validation_set import open_validation
@@ -153,8 +159,8 @@ class DetectorTask:
         shard: folder of the silo's MindRecord.
 
     Raises:
-        UserError: there is no device, no usable shard, no usable checkpoint, or with run_eval no
-            usable validation set.
+        UserError: there is no device, no usable shard, no object in it, no usable checkpoint, or
+            with run_eval no usable validation set.
     """
 
     def __init__(self, config: Config, shard: Path):
@@ -171,18 +177,23 @@ class DetectorTask:
         self.steps_per_epoch: int = self.dataset.get_dataset_size()
         self.images = self.steps_per_epoch * config.batch_size * self._ranks
         self.converted = check_mindrecord(shard / (config.prefix or BASE_NAME))
+        self.remarks = self._count() if self._rank == 0 else []
         self.network, self.origin = build_detector(config)
-        crowded = self._crowded() if self._rank == 0 else ""
-        if crowded:
-            self.origin += f"; {crowded}"
         if validation is not None:
             self._evaluator = Evaluator(config, self.network, validation)
             self.origin += f"; evaluates on {validation}"
 
-    def _crowded(self) -> str:
-        """Return the warning about images with more objects than a batch can hold."""
+    def _count(self) -> list[str]:
+        """Return the number of objects of each class, and warnings about what is odd in them.
+
+        Raises:
+            UserError: there is no object.
+        """
         file = self._shard / (self._config.prefix or BASE_NAME)
-        return crowded_words(objects_per_image(file), self._config.num_gts)
+        objects = count_objects(file)
+        require_objects(file, objects)
+        odd = [f"WARNING: {words}" for words in odd_objects(objects, self._config.num_gts)]
+        return [class_words(objects.per_class or {}, self._config.coco_classes), *odd]
 
     def skip(self, steps: int) -> None:
         """Begin with the batch that comes after the first `steps` steps of a run.

@@ -3,12 +3,16 @@
   python tools/convert_labels.py --from=voc  --source=VOCdevkit/VOC2012 --out=datasets/mine
   python tools/convert_labels.py --from=yolo --source=my_yolo           --out=datasets/mine
   python tools/convert_labels.py --from=voc  --source=... --classes=our_config.yaml
+  python tools/convert_labels.py --from=voc  --source=... --val=0.15 --group='^(patient\\d+)_'
 
 Success: a line for each split, <out>/train.json, <out>/val.json, ... (<out>/all.json without
-splits), and the lines num_classes and coco_classes for the configuration: every silo of a
-federation needs the same ones, so agree on one list and give it with --classes. No image is copied;
-each JSON records where they are. Images without a box are kept. Unusual labels are counted; where
-there are more than the screen shows, <out>/label_notes.txt lists every case.
+splits), its objects by class, and the lines num_classes and coco_classes for the configuration:
+every silo of a federation needs the same ones, so agree on one list and give it with --classes. No
+image is copied; each JSON records where they are. Images without a box are kept. Unusual labels are
+counted; where there are more than the screen shows, <out>/label_notes.txt lists every case.
+
+--val divides labels without a val split, or the one that --splits names, into train.json and
+val.json, as tools/split_coco.py does; so does --group.
 """
 
 from __future__ import annotations
@@ -26,12 +30,15 @@ from src.data.labels.convert import (
     class_names,
     configuration_lines,
     convert_labels,
+    hold_out_images,
     name_all,
+    next_lines,
     read_class_list,
 )
 from src.data.labels.source import FaultyLabelsError
 from src.data.labels.voc import DIFFICULT, read_voc
 from src.data.labels.yolo import COLUMNS, read_yolo
+from src.data.stratification import add_hold_out_flags, require_hold_out_flags
 from src.model_utils.config import parse_known, script_parser
 from src.printing import print
 
@@ -63,12 +70,15 @@ def build_parser() -> argparse.ArgumentParser:
         "(confidence, track, key points), which are ignored, or the corners of a polygon; "
         "default: what they look like, if that is clear"
     )  # fmt: skip
+    add_hold_out_flags(parser)
+    parser.add_argument("--seed", type=int, default=1, help="of --val (default %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier jsons")
     return parser
 
 
 def main() -> None:
     args = parse_known(build_parser())
+    require_hold_out_flags(args)
     folder, out = (user_path(path).resolve() for path in (args.source, args.out))
     given = read_class_list(user_path(args.classes)) if args.classes else []
     try:
@@ -79,14 +89,14 @@ def main() -> None:
     except FaultyLabelsError as error:
         raise name_all(error, out) from error
     names = class_names(source, given)
+    if args.val is not None:
+        parts = hold_out_images(source, names, args.val, args.group, args.seed)
+        print(*parts, sep="\n")
     print(*convert_labels(source, names, out, args.overwrite), sep="\n")
     print("for the configuration, the same in every silo:")
     print(*configuration_lines(names).split("\n"), sep="\n")
-    first = next(f"{name}.json" for name, images in source.splits.items() if images)
-    print(
-        f"next: python generate_mindrecord.py --config_path=<with these lines> "
-        f"--instance_set={out / first} --mindrecord_dir={out / 'mindrecord_0'}"
-    )
+    classes = user_path(args.classes) if args.classes else None
+    print(*next_lines(source, out, classes), sep="\n")
 
 
 if __name__ == "__main__":

@@ -43,11 +43,13 @@ class LabelledImage:
         size: (width, height) according to the labels; None if they do not say.
         boxes: (n, 6) float64 of x1, y1, x2, y2, class, iscrowd as in the labels: for the image as
             shown or as stored, not clipped.
+        unusable: number of its boxes in the labels that are not in `boxes`.
     """
 
     path: Path
     size: tuple[int, int] | None
     boxes: np.ndarray
+    unusable: int = 0
 
 
 @dataclass
@@ -305,9 +307,11 @@ def load_labels(config: Any, is_training: bool = True) -> Labels:
     match_ids(coco, labels.notes)
     labels.cause = _cause(coco)
     boxes = boxes_by_image(coco, config.coco_classes, labels.notes)
+    annotated = Counter(annotation["image_id"] for annotation in coco["annotations"])
     for entry, path in zip(coco["images"], paths):
         array = np.array(boxes.pop(entry["id"]), np.float64).reshape(-1, 6)
-        labels.images.append(LabelledImage(path, size_of(entry), array))
+        unusable = annotated[entry["id"]] - len(array)
+        labels.images.append(LabelledImage(path, size_of(entry), array, unusable))
     twice = [path for path, times in Counter(paths).items() if times > 1]
     if twice:
         labels.image_notes[f"under several ids in the labels, first {twice[0]}"] = len(twice)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,11 @@ def unknown_categories(coco: dict[str, Any], classes: list[str], json_path: Path
     """Return the names of the json's categories that are not an object class in `classes`.
 
     Raises:
-        UserError: no category is; every box would be dropped.
+        UserError: no category is, so that every box would be dropped; or one is a class in another
+            spelling.
     """
     unknown = [str(c["name"]) for c in coco["categories"] if c["name"] not in classes[1:]]
+    require_same_spelling(unknown, classes[1:], str(json_path))
     if len(unknown) < len(coco["categories"]) or not (unknown or coco["annotations"]):
         return unknown
     there = f"it has {some(unknown)}" if unknown else "its list of categories is empty"
@@ -58,6 +61,32 @@ def unknown_categories(coco: dict[str, Any], classes: list[str], json_path: Path
         f"{there}, coco_classes has {some(classes[1:])}; give the configuration with its class "
         "list (--config_path)"
     )
+
+
+def require_same_spelling(unknown: Iterable[str], classes: Sequence[str], where: str) -> None:
+    """Check that no name outside `classes` differs from one in it only in case or white space.
+
+    Args:
+        unknown: names in the labels that are not in `classes`.
+        classes: names in the class list.
+        where: the labels' file or folder.
+
+    Raises:
+        UserError: one does; it would lose its boxes without anybody wanting it.
+    """
+    spelt = {plain_name(name): name for name in classes}
+    alike = [(name, spelt[plain_name(name)]) for name in unknown if plain_name(name) in spelt]
+    if alike:
+        pairs = some([f"{name!r} in the labels, {known!r} in the list" for name, known in alike])
+        raise UserError(
+            f"{where}: names that the class list spells differently (case or spaces): {pairs}; "
+            "write them the same way in both: boxes of other names are dropped"
+        )
+
+
+def plain_name(name: str) -> str:
+    """Return a class name without what people spell differently: case, spaces, Unicode form."""
+    return " ".join(unicodedata.normalize("NFC", str(name)).casefold().split())
 
 
 def match_ids(coco: dict[str, Any], notes: Counter) -> None:
@@ -284,4 +313,39 @@ def crowded_words(objects: Counter, num_gts: int) -> str:
     return (
         f"{images} images have more than num_gts {num_gts} objects: the rest of them would be "
         f"learned as background; num_gts {most} holds all"
+    )
+
+
+def class_words(counts: Mapping[int, int], classes: Sequence[str], limit: int = 12) -> str:
+    """Return the numbers of objects by class in words, the most common class first.
+
+    Args:
+        counts: class number -> number of objects.
+        classes: the class list, the background first.
+        limit: maximum number of classes that are named.
+    """
+
+    def name(number: int) -> str:
+        return classes[number] if 0 < number < len(classes) else f"class {number}"
+
+    most = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    found = [f"{name(number)} {count}" for number, count in most if count]
+    missing = [one for number, one in enumerate(classes) if number and not counts.get(number)]
+    without = f"; none of {some(missing)}" if missing else ""
+    return f"objects by class: {some(found, limit) or 'none'}{without}"
+
+
+def dropped_words(dropped: int, kept: int) -> str:
+    """Return the warning that most of the labels' boxes were left out; '' if not.
+
+    Args:
+        dropped: number of boxes that were left out.
+        kept: number of those that are there, with or without crowds.
+    """
+    total = dropped + kept
+    if dropped * 2 <= total:
+        return ""
+    return (
+        f"most boxes of the labels were left out: {dropped} of {total} ({dropped / total:.0%}), "
+        f"{kept} remain"
     )

@@ -20,7 +20,9 @@ from src.data.coco_boxes import (
     FIXES,
     REMARKS,
     as_stored,
+    class_words,
     crowded_words,
+    dropped_words,
     fit_as_corners,
     rows_within,
     some,
@@ -35,7 +37,14 @@ from src.data.image_check import (
 )
 from src.data.image_names import OUTSIDE
 from src.data.labels.text import load_text_labels
-from src.data.mindrecord import LARGEST_ROW, locked_folder, row, shard_number, write_rows
+from src.data.mindrecord import (
+    LARGEST_ROW,
+    class_counts,
+    locked_folder,
+    row,
+    shard_number,
+    write_rows,
+)
 from src.errors import UserError, user_path
 from src.files import reason, write_whole
 from src.model_utils.config import setting
@@ -66,6 +75,8 @@ class Summary:
         notes, image_notes, unknown: see `Labels`.
         as_corners: number of boxes that may be x1, y1, x2, y2, and of those that look like it.
         objects: number of objects, without crowds -> number of images with so many.
+        per_class: class number -> number of objects, without crowds.
+        classes: the class list.
         num_gts: maximum number of an image's objects in a batch; 0 for no limit.
         seconds: duration of the conversion.
     """
@@ -81,6 +92,8 @@ class Summary:
     unknown: list[str] = field(default_factory=list)
     as_corners: Counter = field(default_factory=Counter)
     objects: Counter = field(default_factory=Counter)
+    per_class: Counter = field(default_factory=Counter)
+    classes: list[str] = field(default_factory=list)
     num_gts: int = 0
     seconds: float = 0.0
 
@@ -91,6 +104,7 @@ class Summary:
             f"{self.path}: {self.images} images, {self.boxes} boxes, {len(self.skipped)} images "
             f"skipped, {self.seconds:.1f} s ({rate:.0f} images/s)"
         ]
+        text.append(f"  {class_words(self.per_class, self.classes)}")
         kinds = Counter(why for _, why in self.skipped)
         for why, count in kinds.most_common(SHOWN):
             first = next(path for path, other in self.skipped if other == why)
@@ -109,7 +123,10 @@ class Summary:
             )
         text += [f"  {n} images {what}" for what, n in self.image_notes.items()]
         crowded = crowded_words(self.objects, self.num_gts)
-        return [*text, f"  {crowded}"] if crowded else text
+        text += [f"  {crowded}"] if crowded else []
+        lost = sum(n for what, n in self.notes.items() if what.endswith("dropped"))
+        dropped = dropped_words(lost + self.skipped_boxes, self.boxes)
+        return [*text, f"  WARNING: {dropped}: see above why"] if dropped else text
 
 
 def data_to_mindrecord_byte_image(
@@ -193,6 +210,7 @@ def convert(
         notes=Counter(labels.notes),
         image_notes=Counter(labels.image_notes),
         unknown=labels.unknown,
+        classes=labels.classes,
         num_gts=num_gts,
     )
     if strict:
@@ -309,12 +327,15 @@ def _whole_rows(
         boxes = _boxes_within(image, header, labels.as_xywh, summary)
         summary.images += 1
         summary.boxes += len(boxes)
-        objects = len(boxes) - int((boxes[:, 5] == 1).sum())
+        counts = class_counts(boxes)
+        objects = sum(counts.values())
+        summary.per_class.update(counts)
         summary.crowds += len(boxes) - objects
         summary.objects[objects] += 1
         if strict:
             _refuse_notes(str(image.path), summary)
-        yield row(data, boxes if len(boxes) else NO_BOX)
+        dropped = image.unusable + len(image.boxes) - len(boxes)
+        yield row(data, boxes if len(boxes) else NO_BOX, dropped)
 
 
 def _count(summary: Summary, what: str, image: LabelledImage, detail: str = "") -> None:

@@ -12,11 +12,13 @@ import sqlite3
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from src.data.coco_boxes import crowded_words, dropped_words
 from src.data.mindrecord_layout import check_index, check_layout, opened_index
 from src.errors import UserError
 from src.files import no_link, parsed_json, reason
@@ -82,8 +84,16 @@ SCHEMA = {"image": {"type": "bytes"}, "annotation": {"type": "int32", "shape": [
 BASE_NAME = "FasterRcnn.mindrecord"
 HOW_TO_WRITE = "write it with python generate_mindrecord.py"
 WRITE_AGAIN = "write it again with python generate_mindrecord.py --overwrite"
-OBJECTS = "objects"  # number per row; in the index, so that counting reads no image
-WRITTEN = {**SCHEMA, OBJECTS: {"type": "int32"}}
+# Counts of each row, in the index, so that counting reads no image: its objects, the same by class
+# ("1:12 3:1"), and the boxes that its labels had and the row does not.
+OBJECTS, CLASS_OBJECTS, DROPPED = INDEXED = ("objects", "class_objects", "dropped")
+_CLASS_COUNT = re.compile(r"(\d{1,6}):(\d{1,6})")
+WRITTEN = {
+    **SCHEMA,
+    OBJECTS: {"type": "int32"},
+    CLASS_OBJECTS: {"type": "string"},
+    DROPPED: {"type": "int32"},
+}
 MIN_PAGE, MAX_PAGE = 32 * 2**20, 256 * 2**20  # bytes; the writer's default and upper limit
 LARGEST_ROW = MAX_PAGE - 2**16
 HEADER_LIMIT = 128 * 2**20
@@ -227,22 +237,77 @@ def written_classes(mindrecord_file: Path) -> list[str] | None:
     return _read_header(mindrecord_file).classes
 
 
-def indexed_objects(mindrecord_file: Path) -> Counter | None:
-    """Return number of objects -> number of images, from the index of a checked MindRecord.
+@dataclass
+class ObjectCounts:
+    """The objects of a MindRecord; crowds are none.
 
-    The result is None if the index does not have them, as in files of other writers.
+    Attributes:
+        per_image: number of objects -> number of images with so many.
+        per_class: class number -> number of objects; None if unknown.
+        dropped: boxes that the labels of its images had and it does not; 0 if unknown.
     """
-    counts: Counter = Counter()
+
+    per_image: Counter = field(default_factory=Counter)
+    per_class: Counter | None = field(default_factory=Counter)
+    dropped: int = 0
+
+    def add(self, boxes: np.ndarray) -> None:
+        """Count an image's rows (n, 6)."""
+        counts = class_counts(boxes)
+        self.per_image[sum(counts.values())] += 1
+        if self.per_class is not None:
+            self.per_class.update(counts)
+
+
+def indexed_objects(mindrecord_file: Path) -> ObjectCounts | None:
+    """Return the counts in the index of a checked MindRecord; None if it has none.
+
+    Files of other writers have none, those of earlier versions no classes and no dropped boxes.
+    """
+    found = ObjectCounts()
     for name in _read_header(mindrecord_file).files:
         index = mindrecord_file.with_name(f"{name}.db")
         try:
-            with opened_index(index) as db:
-                column = f"{OBJECTS}_0"
-                query = f"SELECT {column}, COUNT(*) FROM INDEXES GROUP BY {column}"  # noqa: S608
-                counts.update(dict(db.execute(query)))
-        except sqlite3.Error:
+            found.per_image.update({int(number): n for number, n in _grouped(index, OBJECTS)})
+        except (sqlite3.Error, TypeError, ValueError):
             return None
-    return counts
+        try:
+            for text, images in _grouped(index, CLASS_OBJECTS):
+                for number, count in _CLASS_COUNT.findall(text):
+                    if found.per_class is not None:
+                        found.per_class[int(number)] += int(count) * images
+            found.dropped += sum(each * images for each, images in _grouped(index, DROPPED))
+        except (sqlite3.Error, TypeError):
+            found.per_class = None
+    return found
+
+
+def require_objects(mindrecord_file: Path, counts: ObjectCounts) -> None:
+    """Check that there is anything to learn from.
+
+    Raises:
+        UserError: no image has an object.
+    """
+    if not any(counts.per_image):
+        images = sum(counts.per_image.values())
+        raise UserError(
+            f"{mindrecord_file}: no box in its {images} images, so this silo has nothing to learn "
+            f"from and does not join; correct its labels and class list, then {WRITE_AGAIN}"
+        )
+
+
+def odd_objects(counts: ObjectCounts, num_gts: int) -> list[str]:
+    """Return warnings: most boxes of the labels left out, images with more than num_gts objects."""
+    dropped = dropped_words(counts.dropped, sum(n * i for n, i in counts.per_image.items()))
+    how = f"{dropped}: its conversion says why; correct labels or class list, then {WRITE_AGAIN}"
+    return [*([how] if dropped else []), *filter(None, [crowded_words(counts.per_image, num_gts)])]
+
+
+def _grouped(index: Path, column: str) -> list[tuple[Any, int]]:
+    """Return the values of a column of an index, each with its number of rows."""
+    name = f"{column}_0"
+    with opened_index(index) as db:
+        return db.execute(f"SELECT {name}, COUNT(*) FROM INDEXES GROUP BY {name}").fetchall()  # noqa: S608
 
 
 def is_whole(mindrecord_file: Path) -> bool:
@@ -327,7 +392,7 @@ def write_rows(
         writer = FileWriter(str(folder / target.name), file_num)
         writer.set_page_size(_page_size(largest))
         writer.add_schema(WRITTEN, description(classes))
-        writer.add_index([OBJECTS])
+        writer.add_index(list(INDEXED))
         for batch in batches:
             writer.write_raw_data(batch)
         writer.commit()
@@ -363,12 +428,28 @@ def _move_into_place(folder: Path, target: Path) -> None:
         path.replace(target.parent / path.name)
 
 
-def row(image: bytes, boxes: np.ndarray) -> dict[str, Any]:
-    """Make a row for `write_rows`; `boxes` is (n, 6) with at least one row."""
+def row(image: bytes, boxes: np.ndarray, dropped: int = 0) -> dict[str, Any]:
+    """Make a row for `write_rows`.
+
+    Args:
+        image: the file's content.
+        boxes: (n, 6) with at least one row.
+        dropped: number of boxes in the image's labels that are not in `boxes`.
+    """
     rows = np.ascontiguousarray(boxes, np.int32)
-    return {"image": image, "annotation": rows, OBJECTS: object_count(rows)}
+    counts = class_counts(rows)
+    return {
+        "image": image,
+        "annotation": rows,
+        OBJECTS: sum(counts.values()),
+        CLASS_OBJECTS: " ".join(f"{number}:{count}" for number, count in sorted(counts.items())),
+        DROPPED: dropped,
+    }
 
 
-def object_count(boxes: np.ndarray) -> int:
-    """Count the objects in an image's rows (n, 6), without crowds and the row of an empty image."""
-    return int((boxes[:, 5] == 0).sum())
+def class_counts(boxes: np.ndarray) -> Counter:
+    """Count an image's objects by class in its rows (n, 6).
+
+    Crowds and the row of an empty image are no objects.
+    """
+    return Counter(boxes[boxes[:, 5] == 0, 4].astype(int).tolist())

@@ -25,7 +25,15 @@ from src.data.coco import (
     shared_files,
     size_of,
 )
-from src.data.coco_boxes import OTHER_IMAGE, as_shown, as_stored, box_of, crowd_of, match_ids
+from src.data.coco_boxes import (
+    OTHER_IMAGE,
+    as_shown,
+    as_stored,
+    box_of,
+    crowd_of,
+    match_ids,
+    require_same_spelling,
+)
 from src.data.image_check import ImageHeader, peek
 from src.data.mindrecord import BASE_NAME, check_mindrecord
 from src.errors import UserError, user_path
@@ -124,6 +132,8 @@ def _from_json(config: Any, given: str) -> ValidationSet:
     coco = read_coco(json_path)
     index = {name: place for place, name in enumerate(config.coco_classes)}
     places = {c["id"]: index[c["name"]] for c in coco["categories"] if index.get(c["name"])}
+    unknown = [str(c["name"]) for c in coco["categories"] if c["id"] not in places]
+    require_same_spelling(unknown, config.coco_classes[1:], str(json_path))
     if not places:
         listed = ", ".join(str(c["name"]) for c in coco["categories"][:4]) or "none"
         raise UserError(

@@ -19,6 +19,8 @@ class Task(Protocol):
         images: number of images trained on in an epoch, in whole batches; the silo's weight in the
             mean.
         converted: number of images that the silo has.
+        remarks: lines on the data for the log; those that begin with "WARNING: " are events of the
+            report.
     """
 
     dataset: ms.dataset.Dataset
@@ -27,6 +29,7 @@ class Task(Protocol):
     converted: int
     network: nn.Cell
     origin: str
+    remarks: list[str]
 
     @property
     def aspects(self) -> dict[str, object]:

@@ -173,6 +173,8 @@ def _run_silo(
     privacy = make_privacy(job, config, shard, partial(say, label)) if is_leader(config) else None
     task = make_task(config, shard)
     say(label, f"{epoch_words(task)}; {task.origin}")
+    for remark in task.remarks:
+        say(label, remark)
     folder = config.output_dir / "ckpt" / shard.name
     mark = fingerprint({**task.aspects, **aggregation_of(job, config).aspects()})
     keeper = CheckpointKeeper(label, task.network, folder, shard.name, config, mark)

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from src.data.coco_boxes import some
+from src.data.coco_boxes import (
+    class_words,
+    dropped_words,
+    plain_name,
+    require_same_spelling,
+    some,
+)
 from src.data.labels.files import read_text
 from src.data.labels.source import SHOWN, FaultyLabelsError, NamedBox, Source, SourceImage
 from src.data.splitting import write_jsons
+from src.data.stratification import group_keys, hold_out, part_lines
 from src.errors import UserError
 from src.files import reason, write_whole
 from src.model_utils.config import read_yaml_documents
@@ -47,6 +56,7 @@ def class_names(source: Source, given: Sequence[str]) -> list[str]:
         raise UserError(
             f"no box in the labels of {count} images: {odd or 'there is no object in their files'}"
         )
+    require_same_spelling(sorted(used - set(names)), names, "--classes")
     if not used & set(names):
         raise UserError(
             f"--classes: no box is of a class in it: it has {some(names)}, and the boxes are of "
@@ -79,12 +89,11 @@ def read_class_list(path: Path) -> list[str]:
 
 def coco_content(images: list[SourceImage], names: list[str], folder: Path) -> dict[str, Any]:
     """Return a COCO json of `images`, for a file in `folder`; skip boxes with other names."""
-    root = Path(os.path.commonpath([str(image.path.absolute().parent) for image in images]))
+    root = _root(images)
     number = {name: place for place, name in enumerate(names, 1)}
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id, image in enumerate(images, 1):
-        file_name = image.path.absolute().relative_to(root).as_posix()
+    for image_id, (image, file_name) in enumerate(zip(images, file_names(images)), 1):
         width, height = image.size
         entries.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         for box in image.boxes:
@@ -117,6 +126,86 @@ def _shape(box: NamedBox) -> dict[str, Any]:
     }
 
 
+def hold_out_images(
+    source: Source, names: Sequence[str], share: float, pattern: str, seed: int
+) -> list[str]:
+    """Divide the source's only split into train and val; keep a test split as it is.
+
+    Args:
+        source: the labels; its splits are replaced.
+        names: the class list without the background; other boxes do not count.
+        share: see `hold_out`.
+        pattern: see `group_keys`.
+        seed: see `hold_out`.
+
+    Returns:
+        Lines that describe the parts.
+
+    Raises:
+        UserError: there are several splits, or see `group_keys` and `hold_out`.
+    """
+    there = [name for name, images in source.splits.items() if images and name != "test"]
+    if len(there) != 1:
+        raise UserError(
+            f"--val {share:g}: the labels have the splits {', '.join(there)} already; leave --val "
+            f"out, or give the split to divide, like --splits={there[0]}"
+            if there
+            else f"--val {share:g}: the labels only have a test split, nothing to divide"
+        )
+    images = source.splits.pop(there[0])
+    number = {name: place for place, name in enumerate(names, 1)}
+    counts = [
+        Counter(number[b.name] for b in image.boxes if b.name in number and not b.crowd)
+        for image in images
+    ]
+    held = hold_out(counts, group_keys(file_names(images), pattern), share, seed)
+    parts = {"train": ~held, "val": held}
+    chosen = {name: [images[n] for n in np.flatnonzero(part)] for name, part in parts.items()}
+    source.splits = {**chosen, **source.splits}
+    return part_lines(counts, held, {place: name for name, place in number.items()})
+
+
+def file_names(images: Sequence[SourceImage]) -> list[str]:
+    """Return the names of images relative to the folder that all of them are in."""
+    root = _root(images)
+    return [image.path.absolute().relative_to(root).as_posix() for image in images]
+
+
+def _root(images: Sequence[SourceImage]) -> Path:
+    return Path(os.path.commonpath([str(image.path.absolute().parent) for image in images]))
+
+
+def next_lines(source: Source, out: Path, classes: Path | None) -> list[str]:
+    """Return the commands that come next, quoted for a shell.
+
+    Args:
+        source: the converted labels.
+        out: the folder of the jsons.
+        classes: the file with the class list; one that is a configuration is named.
+    """
+    splits = [name for name, images in source.splits.items() if images]
+    measured = [name for name in splits if name in ("val", "test")]
+    trained = [name for name in splits if name not in measured] or measured
+    config = str(classes.resolve()) if classes and _is_configuration(classes) else "our_config.yaml"
+    lines = []
+    for number, name in enumerate(trained):
+        flags = {
+            "config_path": config,
+            "instance_set": str(out / f"{name}.json"),
+            "mindrecord_dir": str(out / f"mindrecord_{number}"),
+        }
+        words = [f"--{flag}={shlex.quote(value)}" for flag, value in flags.items()]
+        lines.append(f"next: python generate_mindrecord.py {' '.join(words)}")
+    for name in measured if trained != measured else []:
+        lines.append(f"to evaluate on: --val_set={shlex.quote(str(out / f'{name}.json'))}")
+    return lines
+
+
+def _is_configuration(path: Path) -> bool:
+    is_yaml = path.suffix in (".yaml", ".yml")
+    return is_yaml and "coco_classes" in read_yaml_documents(path)[0]
+
+
 def convert_labels(source: Source, names: list[str], out: Path, overwrite: bool) -> list[str]:
     """Write `out`/<split>.json for each split; return lines that describe the result.
 
@@ -131,10 +220,12 @@ def convert_labels(source: Source, names: list[str], out: Path, overwrite: bool)
     lines = []
     for path, content in zip(write_jsons(contents, out), contents.values()):
         boxed = {entry["image_id"] for entry in content["annotations"]}
-        lines.append(
+        objects = Counter(e["category_id"] for e in content["annotations"] if not e["iscrowd"])
+        lines += [
             f"{path}: {len(content['images'])} images, {len(content['images']) - len(boxed)} of "
-            f"them without a box, {len(content['annotations'])} boxes"
-        )
+            f"them without a box, {len(content['annotations'])} boxes",
+            f"  {class_words(objects, ['background', *names])}",
+        ]
     notes, cases = source.notes.lines(), source.notes.cases()
     written = write_notes(cases, out) if len(cases) > len(notes) else ""
     if not written:
@@ -171,7 +262,16 @@ def _oddities(splits: dict[str, list[SourceImage]], names: list[str]) -> Iterabl
     boxes = Counter(box.name for images in splits.values() for i in images for box in i.boxes)
     dropped = {name: count for name, count in boxes.items() if name not in names}
     if dropped:
-        yield f"{sum(dropped.values())} boxes of other classes, left out: {some(sorted(dropped))}"
+        lost = sum(dropped.values())
+        yield f"{lost} boxes of other classes, left out: {some(sorted(dropped))}"
+        words = dropped_words(lost, sum(boxes.values()) - lost)
+        yield from [f"WARNING: {words}; is the class list right?"] if words else []
+    spellings: dict[str, list[str]] = {}
+    for name in sorted(boxes):
+        spellings.setdefault(plain_name(name), []).append(f"{name!r} ({boxes[name]} boxes)")
+    for alike in spellings.values():
+        if alike[1:]:
+            yield f"WARNING: classes that differ in case or spaces only: {some(alike)}"
     unused = [name for name in names if name not in boxes]
     if unused:
         yield f"{len(unused)} classes without a box here: {some(unused)}"

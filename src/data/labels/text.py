@@ -92,7 +92,7 @@ def load_text_labels(
     for (_, rows), path in zip(lines, files):
         kept = [row for row in rows if _is_usable(row, classes, labels.notes)]
         boxes = np.array(kept, np.float64).reshape(-1, 6)
-        labels.images.append(LabelledImage(path, None, boxes))
+        labels.images.append(LabelledImage(path, None, boxes, len(rows) - len(kept)))
     return labels
 
 

@@ -6,6 +6,7 @@ section 4. Pixels count from 1 and xmax, ymax are inside the box.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -33,6 +34,7 @@ from src.errors import UserError
 from src.progress import progress
 
 DIFFICULT = ("ignore", "keep", "drop")
+ANNOTATIONS, IMAGES = ("Annotations", "annotations"), ("JPEGImages", "images", "Images")
 LISTS = ("ImageSets/Main", "ImageSets", ".")
 # After a name in a list: 1, 0 or -1 in the lists of one class, or the name of the XML file.
 COLUMN = re.compile(r"\s+(?:-?[01]|\S+\.xml)\s*$", re.IGNORECASE)
@@ -60,6 +62,7 @@ def read_voc(
         raise UserError(f"--source {folder}: no such folder; give the one with Annotations in it")
     _require_the_folder_itself(folder)
     reader = _Reader(folder, difficult, first_pixel)
+    reader.require_met()
     source = reader.source
     lists = _lists_of(folder)
     if lists:
@@ -116,8 +119,8 @@ class _Reader:
     def __init__(self, folder: Path, difficult: str, first_pixel: int):
         self.source = Source()
         self.folder = folder
-        annotations = _first_folder(folder, "Annotations", "annotations")
-        images = _first_folder(folder, "JPEGImages", "images", "Images")
+        annotations = _first_folder(folder, *ANNOTATIONS)
+        images = _first_folder(folder, *IMAGES)
         self.images = FileIndex(images, image_paths(images, self.source.notes))
         self.xmls = FileIndex(annotations, files_below(annotations, (".xml",)))
         self._difficult = difficult
@@ -154,6 +157,28 @@ class _Reader:
                         "names or <filename>, with other boxes; remove or correct one"
                     )
         return {one.path: image for image, both in claims.items() for one in both}, of_image
+
+    def require_met(self) -> None:
+        """Raise a UserError if there are XML files and images, and no XML file is of an image."""
+        faulty = any(annotation.faults for annotation in self._orphans)
+        if self._of_image or not self._orphans or not self.images.paths or faulty:
+            return
+        first, image = self._orphans[0].path, self.images.paths[0]
+        how = "rename them alike, or write the images' names into <filename>"
+        stems = {path.stem: path for path in self.images.paths}
+        for xml in (annotation.path for annotation in self._orphans):
+            if xml.stem in stems:
+                first, image = xml, stems[xml.stem]
+                above = Path(os.path.commonpath([first.parent, image.parent]))
+                how = "move them to folders Annotations and JPEGImages of one folder"
+                if above != self.folder and _meet(above, first, image):
+                    how = f"give --source={above}"
+                break
+        raise UserError(
+            f"--source {self.folder}: none of its {len(self.xmls.paths)} XML files belongs to one "
+            f"of its {len(self.images.paths)} images, by name and folder (such as {first} and "
+            f"{image}); {how}"
+        )
 
     def _image_of(self, annotation: Annotation) -> list[Path]:
         """Return the image of an XML file, by its <filename> if that exists, else its own name."""
@@ -358,6 +383,16 @@ class _Reader:
                     notes.add("difficult boxes, marked iscrowd: no objects to training", xml)
                 flags = {key: 1 for key in one.flags}
                 yield NamedBox(header.stored(corners) if turn else corners, one.name, crowd, flags)
+
+
+def _meet(folder: Path, xml: Path, image: Path) -> bool:
+    """Return whether an XML file and an image of its name are found together in `folder`."""
+    annotations = _first_folder(folder, *ANNOTATIONS)
+    images = _first_folder(folder, *IMAGES)
+    if annotations not in xml.parents or images not in image.parents:
+        return False
+    place = PurePosixPath(xml.relative_to(annotations)).with_suffix("")
+    return bool(FileIndex(images, [image]).with_stem(place))
 
 
 def _first_folder(folder: Path, *names: str) -> Path:

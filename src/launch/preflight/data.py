@@ -6,8 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.data.coco_boxes import crowded_words
-from src.data.mindrecord import check_mindrecord, indexed_objects
+from src.data.coco_boxes import class_words
+from src.data.mindrecord import (
+    check_mindrecord,
+    indexed_objects,
+    odd_objects,
+    require_objects,
+)
 from src.errors import UserError
 from src.evaluation.validation_set import open_validation
 from src.job.checks import WARN, Finding
@@ -42,21 +47,32 @@ def require_shards(
     )
 
 
-def room_for_objects(files: Iterable[Path], num_gts: int) -> str | Finding:
-    """Check that a batch has room for all objects of each image of checked MindRecords."""
-    most, crowded, unknown = 0, [], []
+def objects_there(files: Iterable[Path], num_gts: int, classes: Sequence[str]) -> str | Finding:
+    """Check that checked MindRecords have objects, and a batch has room for those of each image.
+
+    Raises:
+        UserError: one has no object.
+    """
+    known, unknown = {}, []
     for file in files:
         objects = indexed_objects(file)
         if objects is None:
             unknown.append(file.parent.name)
-            continue
-        most = max(most, *objects)
-        if words := crowded_words(objects, num_gts):
-            crowded.append(f"{file.parent.name}: {words}")
-    later = f"the index of {', '.join(unknown)} does not say: the worker counts at its start"
-    if crowded:
-        return Finding(WARN, "objects", "; ".join([*crowded, *([later] if unknown else [])]))
-    return later if unknown else f"up to {most} in an image, num_gts {num_gts} holds all"
+        else:
+            require_objects(file, objects)
+            known[file.parent.name] = objects
+    odd = [f"{name}: {word}" for name, one in known.items() for word in odd_objects(one, num_gts)]
+    most = max((max(one.per_image) for one in known.values()), default=0)
+    texts = odd or ([f"up to {most} in an image, num_gts {num_gts} holds all"] if known else [])
+    texts += [
+        f"{name}: {class_words(one.per_class, classes)}"
+        for name, one in known.items()
+        if one.per_class is not None
+    ]
+    if unknown:
+        names = ", ".join(unknown)
+        texts.append(f"the index of {names} does not say: the worker counts at its start")
+    return Finding(WARN, "objects", "; ".join(texts)) if odd else "; ".join(texts)
 
 
 def validation_sets(config: Any, numbers: Iterable[int]) -> str | Finding:

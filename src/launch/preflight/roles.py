@@ -44,7 +44,7 @@ from src.job.tls_checks import peers_trusted, plain_checks, tls_checks
 from src.launch.checkpoint_content import matching_names
 from src.launch.machine_jobs import require_other_silos
 from src.launch.membership import name_silo
-from src.launch.preflight.data import require_shards, room_for_objects, validation_sets
+from src.launch.preflight.data import objects_there, require_shards, validation_sets
 from src.launch.preflight.machine import (
     PROCESS_BYTES,
     device,
@@ -249,7 +249,7 @@ def worker_checks(job: JobConfig, base: Path, config: Any) -> list[Check]:
     def objects() -> str | Finding:
         data, name = data_folder(config).absolute(), config.prefix or BASE_NAME
         files = [data / f"mindrecord_{number}" / name for number in numbers]
-        return room_for_objects(files, config.num_gts)
+        return objects_there(files, config.num_gts, config.coco_classes)
 
     def room() -> str | Finding:
         kept = aggregation_of(job, config).silo_models

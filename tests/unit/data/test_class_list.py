@@ -9,6 +9,7 @@ import pytest
 from coco_files import PROJECT, coco_of, jpeg, run_script, write_coco
 from commands import TINY
 
+from src.data.coco import NO_BOX
 from src.data.mindrecord import (
     check_mindrecord,
     described_classes,
@@ -19,6 +20,7 @@ from src.data.mindrecord import (
 )
 from src.dataset import create_fasterrcnn_dataset
 from src.errors import UserError
+from src.evaluation.validation_set import open_validation
 from src.federated.fingerprint import differing, fingerprint, key_aspects
 from src.launch.preflight.data import require_shards
 from src.model_utils.config import load_config
@@ -128,6 +130,38 @@ def test_no_category_that_a_class_matches_is_an_error(tmp_path, categories, word
     ended = run_script("generate_mindrecord.py", *flags, cwd=tmp_path)
     assert ended.returncode == 2 and words in ended.stderr
     assert not (tmp_path / "mindrecord_0").exists()
+
+
+@pytest.mark.parametrize("name", ["Dog", " dog", "DOG "])
+def test_a_category_that_the_list_spells_differently_is_an_error_and_not_dropped(tmp_path, name):
+    coco = coco_of(2)
+    coco["categories"][1] = {"id": 18, "name": name}
+    write_coco(tmp_path, coco)
+    flags = ["--mindrecord_dir=mindrecord_0", "--instance_set=train_0.json"]
+    ended = run_script("generate_mindrecord.py", *flags, cwd=tmp_path)
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert f"{name!r} in the labels, 'dog' in the list" in ended.stderr
+    config = load_config(val_set=str(tmp_path / "train_0.json"))
+    with pytest.raises(UserError, match="'dog' in the list"):
+        open_validation(config)
+
+
+def test_a_worker_without_any_box_does_not_join(tmp_path):
+    names = load_config(TINY).coco_classes
+    with locked_folder(tmp_path / "mindrecord_0"):
+        rows = [row(jpeg(n), NO_BOX) for n in range(4)]
+        write_rows(tmp_path / "mindrecord_0" / NAME, [rows], classes=names)
+    words = [f"--config_path={TINY}", f"--dataset_path={tmp_path}", "--batch_size=1"]
+    ended = subprocess.run(
+        [sys.executable, str(PROJECT / "test_fl_fasterrcnn.py"), "--ms_role=MS_WORKER", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 2
+    (line,) = ended.stderr.strip().splitlines()
+    assert "no box in its 4 images, so this silo has nothing to learn from" in line
 
 
 def test_silos_with_the_same_names_in_another_order_do_not_agree():

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from src.data import conversion
 from src.data.conversion import SKIPPED_FILE, Summary, data_to_mindrecord_byte_image
 from src.data.image_check import ORIENTATION, decoded
+from src.data.mindrecord import indexed_objects, odd_objects
 from src.dataset import create_fasterrcnn_dataset
 from src.errors import UserError
 
@@ -210,6 +211,30 @@ def test_crowds_take_no_objects_place_in_a_batch_and_the_room_that_is_needed_is_
     assert "num_gts" not in "\n".join(convert(tmp_path, num_gts=10).lines())
     with pytest.raises(UserError, match="num_gts 10 holds all"):
         convert(tmp_path, strict=True)
+
+
+# ---- boxes by class, most of them lost ---------------------------------------------------------
+
+
+def test_objects_by_class_are_said_and_that_most_boxes_were_lost(tmp_path):
+    coco = coco_of(4, boxes=[(1, 1, 9, 9), (2, 2, 9, 9), (3, 3, 9, 9), (4, 4, 9, 9)])
+    coco["categories"].append({"id": 7, "name": "erythrocyte"})
+    coco["annotations"][0]["category_id"] = 1
+    write_coco(tmp_path, coco)
+    said = convert(tmp_path).lines()
+    assert "  objects by class: dog 15, person 1; none of cat, bird" in said
+    assert "WARNING" not in "\n".join(said)
+    for entry in coco["annotations"][4:]:
+        entry["category_id"] = 7
+    write_coco(tmp_path, coco)
+    said = convert(tmp_path).lines()
+    assert "  objects by class: dog 3, person 1; none of cat, bird" in said
+    assert said[-1] == (
+        "  WARNING: most boxes of the labels were left out: 12 of 16 (75%), 4 remain: see above why"
+    )
+    counts = indexed_objects(tmp_path / "mindrecord_0" / NAME)
+    assert counts.dropped == 12 and counts.per_class == {1: 1, DOG: 3}
+    assert odd_objects(counts, 9)[0].startswith("most boxes of the labels were left out: 12 of 16")
 
 
 # ---- the size of the file, EXIF ------------------------------------------------------------------

@@ -24,7 +24,7 @@ from src.data.mindrecord import (
     row,
     write_rows,
 )
-from src.dataset import objects_per_image
+from src.dataset import count_objects
 from src.errors import UserError
 
 BOXES = np.array([[1, 2, 30, 20, 1, 0]], np.int32)
@@ -166,6 +166,7 @@ def test_an_index_that_gives_a_part_of_a_row_is_refused(copy, number, column):
 def test_other_columns_are_refused(tmp_path, monkeypatch):
     columns = {"data": {"type": "bytes"}, "objects": {"type": "int32"}}
     monkeypatch.setattr(mindrecord, "WRITTEN", columns)
+    monkeypatch.setattr(mindrecord, "INDEXED", ["objects"])
     write_rows(tmp_path / NAME, [[{"data": b"1", "objects": 1}]])
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"columns \['data', 'objects'\]"):
@@ -173,15 +174,17 @@ def test_other_columns_are_refused(tmp_path, monkeypatch):
 
 
 def crowded_rows():
-    """Rows of 1, 3 and no objects; the second has a crowd too."""
-    one = [1, 2, 30, 20, 1, 0]
-    return [row(jpeg(), np.array(rows)) for rows in ([one], [one] * 3 + [[*one[:5], 1]], NO_BOX)]
+    """Rows of 1, 3 and no objects of two classes; the second has a crowd too."""
+    one, other = [1, 2, 30, 20, 1, 0], [1, 2, 30, 20, 12, 0]
+    images = ([one], [other, one, other, [*one[:5], 1]], NO_BOX)
+    return [row(jpeg(), np.array(rows), dropped=2) for rows in images]
 
 
 def test_the_number_of_objects_is_read_from_the_index_or_else_from_the_rows(tmp_path):
     with locked_folder(tmp_path / "own"):
         write_rows(tmp_path / "own" / NAME, [crowded_rows()])
-    assert indexed_objects(tmp_path / "own" / NAME) == objects_per_image(tmp_path / "own" / NAME)
+    assert indexed_objects(tmp_path / "own" / NAME) == count_objects(tmp_path / "own" / NAME)
+    assert count_objects(tmp_path / "own" / NAME).dropped == 6
     (tmp_path / "other").mkdir()
     writer = FileWriter(str(tmp_path / "other" / NAME), 1)
     writer.add_schema(SCHEMA, "of another writer")
@@ -190,7 +193,32 @@ def test_the_number_of_objects_is_read_from_the_index_or_else_from_the_rows(tmp_
     assert check_mindrecord(tmp_path / "other" / NAME) == 3
     assert indexed_objects(tmp_path / "other" / NAME) is None
     for folder in ("own", "other"):
-        assert objects_per_image(tmp_path / folder / NAME) == {1: 1, 3: 1, 0: 1}
+        found = count_objects(tmp_path / folder / NAME)
+        assert found.per_image == {1: 1, 3: 1, 0: 1} and found.per_class == {1: 2, 12: 2}
+
+
+@pytest.mark.parametrize("value", ["'x'", "NULL", "x'00'", "'1:1 " + "9" * 5000 + ":1'"])
+def test_an_index_with_other_things_in_place_of_counts_gives_no_counts(copy, value):
+    index = copy.with_name(NAME + ".db")
+    with contextlib.closing(sqlite3.connect(index)) as db, db:
+        db.execute(f"UPDATE INDEXES SET class_objects_0 = {value}, dropped_0 = {value}")
+    assert check_mindrecord(copy) and not indexed_objects(copy).per_class
+    with contextlib.closing(sqlite3.connect(index)) as db, db:
+        db.execute(f"UPDATE INDEXES SET objects_0 = {value}")
+    assert indexed_objects(copy) is None
+
+
+def test_a_file_of_an_earlier_version_is_read_for_its_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr(mindrecord, "WRITTEN", {**SCHEMA, "objects": {"type": "int32"}})
+    monkeypatch.setattr(mindrecord, "INDEXED", ["objects"])
+    kept = {"image", "annotation", "objects"}
+    rows = [{name: one[name] for name in kept} for one in crowded_rows()]
+    write_rows(tmp_path / NAME, [rows])
+    monkeypatch.undo()
+    assert check_mindrecord(tmp_path / NAME) == 3
+    found = indexed_objects(tmp_path / NAME)
+    assert found.per_image == {1: 1, 3: 1, 0: 1} and found.per_class is None
+    assert count_objects(tmp_path / NAME).per_class == {1: 2, 12: 2}
 
 
 @pytest.mark.parametrize("broken", [b'"schema_id":5', b'"schema_id":x'])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import struct
 import zlib
 from pathlib import Path
@@ -154,6 +155,92 @@ def test_a_given_class_list_decides_order_and_what_is_left_out(tmp_path):
     assert read_class_list(tmp_path / "names.txt") == ["dog", "person"]
     with pytest.raises(UserError, match="no box is of a class in it: it has cow"):
         class_names(read_yolo(tmp_path / "yolo"), ["cow"])
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        (["Dog", "person"], "'dog' in the labels, 'Dog' in the list"),
+        (["dog", "per son", " PERSON"], "'person' in the labels, ' PERSON' in the list"),
+    ],
+)
+def test_a_class_that_the_list_spells_differently_is_an_error(tmp_path, listed, words):
+    source = read_yolo(write_yolo(tmp_path / "yolo"))
+    with pytest.raises(UserError, match=words):
+        class_names(source, listed)
+    assert class_names(source, ["dog", "person", "Person"])[2] == "Person"
+
+
+def test_what_most_boxes_lost_and_names_that_look_alike_are_warnings(tmp_path):
+    truth = {n: [((4, 5, 24, 25), "RBC"), ((0, 0, 9, 9), "RBC")] for n in "abc"}
+    truth["two"] = [((4, 5, 24, 25), "rbc"), ((4, 5, 24, 25), "WBC")]
+    write_voc(tmp_path / "voc", truth)
+    said = convert(tmp_path, "voc")
+    assert "  objects by class: RBC 6; none of WBC, rbc\n" in said
+    assert (
+        "WARNING: classes that differ in case or spaces only: 'RBC' (6 boxes), 'rbc' (1 b" in said
+    )
+    (tmp_path / "names.txt").write_text("WBC\n")
+    said = convert(tmp_path, "voc", "--classes=names.txt", "--overwrite")
+    assert (
+        "WARNING: most boxes of the labels were left out: 7 of 8 (88%), 1 remain; is the class "
+        "list right?" in said
+    )
+
+
+def many(count=24):
+    """Images of six slides, each with a dog."""
+    return {f"s{n % 6}_{n}": [((4, 5, 24, 25), "dog")] for n in range(count)}
+
+
+def test_a_part_is_held_out_of_labels_without_a_validation_split(tmp_path):
+    folder = write_voc(tmp_path / "voc", many())
+    (folder / "ImageSets/Main/val.txt").unlink()
+    (folder / "ImageSets/Main/test.txt").write_text("s0_0\n")
+    words = ["--val=0.25", "--group=(s\\d)_", "--seed=3"]
+    said = convert(tmp_path, "voc", *words)
+    train, val, test = (
+        set(boxes_in(tmp_path / "out" / f"{name}.json")) for name in ("train", "val", "test")
+    )
+    assert len(train | val) == 24 and test == {"s0_0"} and len(val) == 4
+    assert not {name[:2] for name in train} & {name[:2] for name in val}
+    assert ["images", "20", "4"] in [line.split() for line in said.splitlines()]
+    assert convert(tmp_path, "voc", *words, "--overwrite") == said
+
+
+def test_labels_that_are_split_already_are_not_divided(tmp_path):
+    write_yolo(tmp_path / "yolo", {**many(), "two": [((4, 5, 24, 25), "person")]})
+    flags = ["--from=yolo", "--source=yolo", "--out=out", "--val=0.25"]
+    ended = run_script(TOOL, *flags, cwd=tmp_path)
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert "the labels have the splits train, val already; leave --val out, or" in ended.stderr
+    assert not (tmp_path / "out").exists()
+    assert "val.json: 6 images" in convert(tmp_path, "yolo", "--val=0.25", "--splits=train")
+
+
+def test_the_next_commands_can_be_pasted_whatever_the_folders_names_are(tmp_path):
+    folder = tmp_path / "my hospital's"
+    write_voc(folder / "voc", many())
+    lists = folder / "voc/ImageSets/Main"
+    (lists / "a.txt").write_text("s0_0\ns1_1\n")
+    (lists / "b.txt").write_text("s2_2\n")
+    (folder / "our list.yaml").write_text("num_classes: 2\ncoco_classes: [background, dog]\n")
+    (lists / "val.txt").write_text("s3_3\n")
+    said = convert(folder, "voc", "--splits=a,b,val", "--classes=our list.yaml")
+    lines = [line for line in said.splitlines() if line.startswith("next: ")]
+    for number, (line, name) in enumerate(zip(lines, "ab")):
+        _, python, script, *flags = shlex.split(line)
+        assert (python, script) == ("python", "generate_mindrecord.py")
+        assert flags == [
+            f"--config_path={folder / 'our list.yaml'}",
+            f"--instance_set={folder / 'out' / name}.json",
+            f"--mindrecord_dir={folder / 'out'}/mindrecord_{number}",
+        ]
+        ended = run_script(script, *flags, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+    assert len(lines) == 2
+    assert f"--val_set={shlex.quote(str(folder / 'out/val.json'))}" in said
+    assert "--config_path=our_config.yaml" in convert(folder, "voc", "--splits=a", "--overwrite")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import random
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -310,6 +311,35 @@ def test_all_bad_files_are_named_in_one_run(tmp_path):
     lines = (tmp_path / "out" / "label_notes.txt").read_text().splitlines()
     assert [line.split(": ")[0][-5:] for line in lines] == [f"{n}.xml" for n in range(5)]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["label_notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        # A level too high, in ways that the names of folders do not tell.
+        (["set/1.xml", "set/pictures/1.jpg"], "give --source=.*/top/set$"),
+        (["set/annotations/1.xml", "set/pictures/1.jpg"], "give --source=.*/top/set$"),
+        (["set/boxes/1.xml", "set/pictures/1.jpg"], "move them to folders Annotations and JPEGI"),
+        (["scan_1.xml", "1.jpg"], "rename them alike, or write the images' names into <filename>"),
+    ],
+)
+def test_xml_files_of_which_none_is_an_images_are_an_error_that_says_what_to_do(
+    tmp_path, files, words
+):
+    write_files(
+        tmp_path / "top",
+        {
+            name.replace("1.", f"{number}."): voc_xml("") if name.endswith("xml") else None
+            for name in files
+            for number in (1, 2)
+        },
+    )
+    with pytest.raises(UserError, match=words) as error:
+        read_voc(tmp_path / "top")
+    assert "none of its 2 XML files belongs to one of its 2 images" in str(error.value)
+    found = re.search("give --source=(.*)", str(error.value))
+    if found:
+        assert len(boxes_of(read_voc(Path(found[1])))["all"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import pytest
 from coco_files import coco_of, write_coco
 from evaluation_sets import tiny
 
+from src.data.mindrecord import ObjectCounts
 from src.errors import UserError
 from src.job.job_config import load_job
 from src.launch.preflight import data
 from src.launch.preflight.command import preflight_parser
-from src.launch.preflight.data import require_shards, room_for_objects, validation_sets
+from src.launch.preflight.data import objects_there, require_shards, validation_sets
 from src.launch.preflight.roles import worker_checks
 from src.model_utils.config import PROJECT_DIR, get_config
 
@@ -30,20 +31,43 @@ def test_missing_shards_are_named(tmp_path):
 
 
 def test_images_with_more_objects_than_there_is_room_for_are_counted_for_each_silo(monkeypatch):
-    indexes = {"a": Counter({0: 5, 3: 2}), "b": Counter({9: 2, 4: 1}), "c": None}
+    classes = ["background", "cat", "dog", "cow"]
+    indexes = {
+        "a": ObjectCounts(Counter({0: 5, 3: 2}), Counter({2: 6}), dropped=3),
+        "b": ObjectCounts(Counter({9: 2, 4: 1}), None),
+        "c": None,
+    }
     monkeypatch.setattr(data, "indexed_objects", lambda file: indexes[file.parent.name])
     files = [Path(name) / "x.mindrecord" for name in indexes]
-    assert room_for_objects(files[:2], 9) == "up to 9 in an image, num_gts 9 holds all"
-    found = room_for_objects(files[:2], 4)
+    of_a = "a: objects by class: dog 6; none of cat, cow"
+    room = "up to 9 in an image, num_gts 9 holds all"
+    assert objects_there(files[:2], 9, classes) == f"{room}; {of_a}"
+    found = objects_there(files[:2], 4, classes)
     assert (found.level, found.subject) == ("WARN", "objects")
     assert found.text == (
         "b: 2 images have more than num_gts 4 objects: the rest of them would be learned as "
-        "background; num_gts 9 holds all"
+        f"background; num_gts 9 holds all; {of_a}"
     )
     # The index of another writer does not have them.
     later = "the index of c does not say: the worker counts at its start"
-    assert room_for_objects(files, 9) == later
-    assert room_for_objects(files, 4).text == f"{found.text}; {later}"
+    assert objects_there(files, 9, classes) == f"{room}; {of_a}; {later}"
+    assert objects_there(files, 4, classes).text == f"{found.text}; {later}"
+    assert objects_there(files[2:], 4, classes) == later
+
+
+def test_a_shard_that_lost_most_of_its_boxes_is_a_warning_and_one_without_any_a_failure(
+    monkeypatch,
+):
+    counts = ObjectCounts(Counter({0: 5, 1: 2}), Counter({1: 2}), dropped=98)
+    monkeypatch.setattr(data, "indexed_objects", lambda file: counts)
+    found = objects_there([Path("a/x.mindrecord")], 9, ["background", "cat"])
+    assert found.level == "WARN"
+    assert found.text.startswith(
+        "a: most boxes of the labels were left out: 98 of 100 (98%), 2 remain: its conversion says"
+    )
+    counts = ObjectCounts(Counter({0: 7}), Counter())
+    with pytest.raises(UserError, match="a/x.mindrecord: no box in its 7 images, so this silo has"):
+        objects_there([Path("a/x.mindrecord")], 9, ["background", "cat"])
 
 
 def test_what_workers_evaluate_on_is_looked_at_before_they_start(tmp_path):
@@ -51,13 +75,13 @@ def test_what_workers_evaluate_on_is_looked_at_before_they_start(tmp_path):
     path = write_coco(tmp_path, coco, "val_0.json")
     said = validation_sets(tiny(val_set=str(path)), range(2))
     assert said.startswith(f"{path}: 4 images, 4 boxes of 2 classes")
-    coco["categories"].append({"id": 9, "name": "Dog"})
+    coco["categories"].append({"id": 9, "name": "Wolf"})
     coco["annotations"][0]["category_id"] = 9
     write_coco(tmp_path, coco, "val_1.json")
     each = tiny(val_set=str(tmp_path / "val_{worker}.json"))
     found = validation_sets(each, range(2))
     assert (found.level, found.subject) == ("WARN", "val_set")
-    assert "1 boxes of category 'Dog', not in coco_classes" in found.text
+    assert "1 boxes of category 'Wolf', not in coco_classes" in found.text
     with pytest.raises(UserError, match="val_2.json: no such file"):
         validation_sets(each, range(3))
 
