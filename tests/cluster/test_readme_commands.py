@@ -1,7 +1,8 @@
-"""README's commands as they stand there, one after the other: a reader who copies them succeeds.
+"""The commands of README.md and docs/own_data.md, one after the other: who copies them succeeds.
 
-Those of its small job are typed unchanged but for the ports; those of the tutorial with drawn data
-and a tiny detector. What they are good for `test_tutorial.py` tests.
+Those of README's small job are typed unchanged but for the ports; those of the tutorial with
+synthetic data and a tiny detector; those of the other page with fewer iterations. What the
+tutorial's commands do `test_tutorial.py` tests.
 """
 
 import os
@@ -23,7 +24,8 @@ from src.model_utils.config import PROJECT_DIR
 pytestmark = pytest.mark.slow  # two whole federations, and reading them: 1 to 4 minutes each
 
 ITERATIONS = 3  # README's federation file has 30
-# Of README's text, what is another here, with the reason.
+OWN_DATA = PROJECT_DIR / "docs" / "own_data.md"
+# Of the pages' text, what is another here, with the reason.
 SUBSTITUTIONS = (
     ("python ", "python {scripts}/", "the scripts are called from a silo's folder, by their path"),
     ("=2345", "={redis}", "a free port"),
@@ -37,6 +39,13 @@ SUBSTITUTIONS = (
     ),
     ("_server.py --fl", "_server.py --http_server_address=127.0.0.1:{server} --fl", "likewise"),
     ("_worker.py --fl", "_worker.py --http_server_address=127.0.0.1:{server} --fl", "likewise"),
+    (
+        "preflight.py --c",
+        "preflight.py --scheduler_manage_address=127.0.0.1:{scheduler} "
+        "--http_server_address=127.0.0.1:{server} --c",
+        "likewise",
+    ),
+    ("_iteration_num=80", f"_iteration_num={ITERATIONS}", "the training takes half an hour"),
     (" configs/redis.conf", " {scripts}/configs/redis.conf", "Redis knows no other folder"),
     ("=instances_val2017.json", "=annotations/instances_val2017.json", "where it is drawn to"),
 )
@@ -55,6 +64,10 @@ def readme_lines(headings):
     return sorted(lines, key=lambda line: line.startswith(LAST))
 
 
+def own_data_lines():
+    return command_lines(OWN_DATA.read_text(encoding="utf-8"))
+
+
 class Reader:
     """Somebody with a shell in an empty folder who types what README says."""
 
@@ -65,9 +78,9 @@ class Reader:
         self.said: dict[str, str] = {}
         write_job(folder, self.port, ITERATIONS)
 
-    def read(self, headings: tuple[str, ...]) -> None:
-        """Type every line of these sections."""
-        for line in readme_lines(headings):
+    def read(self, lines: list[str]) -> None:
+        """Type every line."""
+        for line in lines:
             print(f"$ {self.typed(line)}", flush=True)
             if line.startswith(LAST):
                 JobFolder(self.folder).wait_for_end()
@@ -129,7 +142,7 @@ def reader(tmp_path_factory):
     reader = Reader(tmp_path_factory.mktemp("reader"))
     reader.prepare()
     try:
-        reader.read(TUTORIAL)
+        reader.read(readme_lines(TUTORIAL))
         yield reader
     finally:
         reader.leave()
@@ -140,19 +153,45 @@ def said_by(reader, start):
 
 
 def test_the_tables_are_about_lines_that_are_there():
-    text = (PROJECT_DIR / "README.md").read_text(encoding="utf-8")
-    lines = command_lines(text)
-    assert any(line.startswith(LAST) for line in lines)
+    lines = [*readme_lines(SMALL + TUTORIAL), *own_data_lines()]
+    assert own_data_lines()[-1].startswith(LAST)
     for before, _, _ in SUBSTITUTIONS:
-        assert any(before in line for line in readme_lines(SMALL + TUTORIAL)), before
+        assert any(before in line for line in lines), before
 
 
 def test_the_small_job_trains_detects_and_leaves_nothing_running(tmp_path):
     reader = Reader(tmp_path)
     try:
-        reader.read(SMALL)
+        reader.read(readme_lines(SMALL))
         assert f"{ITERATIONS} of {ITERATIONS}" in said_by(reader, "python tools/status.py")
         assert (tmp_path / "detected" / "contact_sheet.png").is_file()
+        assert f"stopped Redis at 127.0.0.1:{reader.port}" in said_by(reader, LAST)
+    finally:
+        reader.leave()
+
+
+def test_the_walk_with_own_images_ends_with_a_measured_detector(tmp_path):
+    reader = Reader(tmp_path)
+    proposed = tmp_path / "our_config.yaml"
+    lines = own_data_lines()
+    configured = next(n for n, line in enumerate(lines) if "--merge" in line) + 1
+    try:
+        reader.read(lines[:configured])
+        # Few steps, so that the walk takes minutes; each iteration is evaluated.
+        few = {"sync_frequency": 10, "warmup_step": 5, "interval": 1}
+        text = proposed.read_text()
+        for key, value in few.items():
+            text, count = re.subn(rf"(?m)^{key}: .*", f"{key}: {value}", text)
+            assert count == 1, key
+        proposed.write_text(text)
+        reader.read(lines[configured:])
+        cost = said_by(reader, "python tools/preflight.py")
+        assert re.search(r"(?m)^PASS +time .*s a step", cost), cost
+        assert f"{ITERATIONS} of {ITERATIONS}" in said_by(reader, "python tools/status.py")
+        found = said_by(reader, "python tools/evaluate.py")
+        assert all(name in found for name in ("RBC", "WBC", "Platelets"))
+        page = (tmp_path / "report.html").read_text()
+        assert "classes after iteration" in page
         assert f"stopped Redis at 127.0.0.1:{reader.port}" in said_by(reader, LAST)
     finally:
         reader.leave()
