@@ -106,11 +106,20 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
     add_foreground(parser)
     _add_address(parser, "ip:port of the first server; the others take the next ports")
     parser.add_argument(
-        "--tcp_server_ip", default="127.0.0.1", help="address for traffic between servers"
+        "--tcp_server_ip",
+        default="127.0.0.1",
+        help="address for traffic between servers (default %(default)s)",
     )
-    parser.add_argument("--local_server_num", type=int, default=4, help="servers to start here")
     parser.add_argument(
-        "--checkpoint_dir", default="./fl_ckpt", help="folder of the servers' checkpoints"
+        "--local_server_num",
+        type=int,
+        default=4,
+        help="servers to start here; one is enough for a few silos (default %(default)s)",
+    )
+    parser.add_argument(
+        "--checkpoint_dir",
+        default="./fl_ckpt",
+        help="folder of the servers' checkpoints (default %(default)s)",
     )
     parser.add_argument(
         "--fetch_timeout",
@@ -125,7 +134,12 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
 def add_local_worker_flags(parser: argparse.ArgumentParser) -> None:
     """Add the worker launcher's own flags: how many workers, and the number of the first one."""
     add_foreground(parser)
-    parser.add_argument("--local_worker_num", type=int, default=2, help="silos on this machine")
+    parser.add_argument(
+        "--local_worker_num",
+        type=int,
+        default=2,
+        help="silos on this machine (default %(default)s)",
+    )
     parser.add_argument(
         "--first_worker_id", type=int, default=0, help="number of the first one (default 0)"
     )
@@ -134,6 +148,7 @@ def add_local_worker_flags(parser: argparse.ArgumentParser) -> None:
 def _add_address(parser: argparse.ArgumentParser, text: str) -> None:
     """Add the address where servers listen and workers connect; a command for both adds it once."""
     if "--http_server_address" not in parser._option_string_actions:
+        text = f"{text} (default %(default)s)"
         parser.add_argument("--http_server_address", default="127.0.0.1:6668", help=text)
 
 
