@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
 import os
 import select
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Callable
 
@@ -137,3 +138,25 @@ def _reader_has_gone() -> bool:
     poll = select.poll()
     poll.register(STANDARD_OUTPUT, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def writable_folder(path: Path, flag: str) -> Path:
+    """Return the absolute folder that `flag` names, created if missing.
+
+    Raises:
+        UserError: it cannot be created.
+    """
+    folder = user_path(path).absolute()
+    with writing(folder, flag):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def writing(path: Path, flag: str) -> Iterator[None]:
+    """Turn a system error while `path` is written into a UserError that names `flag`."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise UserError(f"{flag} {path}: {where} cannot be written: {reason(error)}") from error

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.errors import require_packages, run_command, user_path
+from src.errors import require_packages, run_command, user_path, writing
 
 require_packages()
 
@@ -35,7 +35,6 @@ from src.launch.comparison import (
 )
 from src.launch.demo import DEMO_CONFIG, DemoPlan
 from src.model_utils.config import parse_known, script_parser
-from src.output import writing
 from src.printing import print
 from src.reporting.marked_page import split_page, write_table
 from src.reporting.plots import comparison_figure

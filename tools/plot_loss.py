@@ -19,12 +19,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.errors import require_packages, run_command
+from src.errors import require_packages, run_command, writable_folder, writing
 
 require_packages("matplotlib", "tensorboardX", "yaml")
 
 from src.model_utils.config import parse_known, script_parser
-from src.output import writable_folder, writing
 from src.printing import print
 from src.reporting.plots import draw_losses
 from src.reporting.run_folder import read_run, require_losses

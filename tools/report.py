@@ -18,13 +18,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.errors import UserError, require_packages, run_command, user_path
+from src.errors import UserError, require_packages, run_command, user_path, writable_folder, writing
 
 require_packages("jinja2", "matplotlib", "PIL", "pycocotools", "yaml")
 
 from src.files import write_whole
 from src.model_utils.config import parse_known, script_parser
-from src.output import writable_folder, writing
 from src.printing import print
 from src.reporting.detections import read_pictures
 from src.reporting.html_report import Samples, build_page

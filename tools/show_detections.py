@@ -18,12 +18,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.errors import UserError, require_packages, run_command
+from src.errors import UserError, require_packages, run_command, writable_folder, writing
 
 require_packages("matplotlib", "PIL", "pycocotools", "yaml")
 
 from src.model_utils.config import parse_known, script_parser
-from src.output import writable_folder, writing
 from src.printing import print
 from src.reporting.detections import read_pictures
 from src.reporting.pictures import draw_pictures

@@ -17,14 +17,13 @@ from src.commands.evaluate import write
 from src.commands.load_detector import load_detector
 from src.data.coco import name_parts, read_coco, size_of
 from src.data.coco_boxes import as_shown, some
-from src.errors import UserError
+from src.errors import UserError, writable_folder, writing
 from src.evaluation.detect import detect
 from src.evaluation.image_files import ImageReader, find_images
 from src.evaluation.metrics import coco_results
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet, FasterRcnn_Infer
 from src.model_utils.config import Config, setting
 from src.model_utils.device_adapter import use_device
-from src.output import writable_folder, writing
 from src.printing import print
 from src.reporting.detections import Box, LabelledPicture
 from src.reporting.pictures import SHEET, PictureNames, contact_sheet, picture_of, save_picture

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.errors import UserError
+from src.errors import UserError, writing
 from src.files import write_whole
-from src.output import writing
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 

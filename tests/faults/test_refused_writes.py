@@ -143,7 +143,7 @@ def run_of(disk: Path) -> Path:
 
 
 def comparison_figure_file(folder: Path) -> None:
-    from src.output import writing
+    from src.errors import writing
     from src.reporting.plots import new_axes, save
 
     with writing(folder, "--folder"):
