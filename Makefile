@@ -26,7 +26,7 @@ test: $(STAMP)
 	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow" tests
 
 test-slow: $(STAMP)
-	$(PYTHON) -m pytest -m slow tests
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m slow tests
 
 # Processes that tests start are counted too: pytest-cov starts in each of them.
 coverage: $(STAMP)
