@@ -6,6 +6,7 @@ Its recovery files are never partial, and the user's own files are kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -20,7 +21,8 @@ from src.federated.aggregation import ALGORITHMS, CONTROL, Aggregation, algorith
 from src.federated.engine_settings import checked_settings
 from src.federated.fingerprint import FEATURE_NAME
 from src.federated.model_bounds import ModelBounds
-from src.files import reason, whole_file
+from src.files import Lossy, reason, whole_file
+from src.job.iteration_results import REFUSED_MODELS, note_refused
 from src.job.job_config import load_job
 from src.job.log_files import say
 from src.job.recovery_files import list_recovery_files, recovery_name, usable_files
@@ -49,6 +51,7 @@ class ServerJob(FLServerJob):
         max_change: see `ModelBounds`.
         senders: returns the identities whose uploads are in an iteration's model; raises a
             redis.RedisError if they are unknown.
+        metrics: the engine's file of results, next to which models that are not kept are noted.
     """
 
     aggregation_type: str  # an attribute of the base class, whose package has no types
@@ -65,6 +68,7 @@ class ServerJob(FLServerJob):
         tls: SSLConfig | None = None,
         max_change: float = 0.0,
         senders: Callable[[int], list[str]] | None = None,
+        metrics: Path | None = None,
     ):
         with checked_settings():
             super().__init__(yaml_config, http_server_address, tcp_server_ip, checkpoint_dir, tls)
@@ -80,6 +84,8 @@ class ServerJob(FLServerJob):
         self._bounds = ModelBounds(max_change)
         self._mark: np.ndarray | None = None  # the fingerprint that models must have
         self._senders = senders
+        self._metrics = metrics
+        self._notes = Lossy(REFUSED_MODELS, partial(say, label))
 
     def _load_feature_map(self, feature_map: Any, recovery_ckpt_files: list) -> FeatureMap:
         loaded = super()._load_feature_map(feature_map, recovery_ckpt_files)
@@ -163,6 +169,8 @@ class ServerJob(FLServerJob):
         uploads = "the failed iteration has none"
         if not self._failure:
             uploads = self._uploads_in(iteration)
+            if self._metrics is not None:
+                self._notes.do(partial(note_refused, self._metrics, iteration))
         good = self._bounds.good
         for name, array in model.items():
             if name in good:
@@ -221,17 +229,18 @@ def run_server(
         UserError: the model was made for another aggregation algorithm, or no file is intact.
         RuntimeError: the engine cannot start: no model, a port in use, another model in Redis.
     """
-    aggregation = Aggregation(*algorithm_in(load_job(yaml_config)))
+    values = load_job(yaml_config)
     job = ServerJob(
         label,
         yaml_config,
         http_server_address,
         tcp_server_ip,
         checkpoint_dir,
-        aggregation,
+        Aggregation(*algorithm_in(values)),
         tls,
         max_change,
         senders,
+        Path(values["summary.metrics_file"]),
     )
     job.run()
 

@@ -11,6 +11,7 @@ from src.errors import UserError
 from src.federated import messages
 from src.federated.fingerprint import FEATURE_NAME, fingerprint
 from src.federated.rounds import Features
+from src.job.iteration_results import results_in
 from src.job.recovery_files import usable_files
 
 LIMIT = 10.0
@@ -93,6 +94,7 @@ def test_a_ruined_model_costs_one_iteration_and_names_the_uploads(tmp_path, serv
             files, warnings = usable_files(tmp_path / "ckpt", "Tiny")
             assert files[0].iteration == ended - 1 and not warnings
             good_round([*silos, mallory])
+            assert results_in(tmp_path / "metrics.json")[ended] is False
 
 
 def good_round(silos: list[Member]) -> None:

@@ -258,6 +258,7 @@ def main() -> None:
         tls=tls,
         max_change=limit,
         senders=senders,
+        metrics=Path(job_file["summary.metrics_file"]),
     )
     job.run(features)
 

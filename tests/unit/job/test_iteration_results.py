@@ -7,6 +7,7 @@ import pytest
 from src.job.iteration_results import (
     counts_of,
     has_failed,
+    note_refused,
     results_in,
     results_of_rounds,
     summary_of,
@@ -55,6 +56,17 @@ def test_servers_that_go_on_count_with_those_before_them(tmp_path):
     path = write(tmp_path / "server_0", (4, GOOD))
     write(tmp_path / "server_0.1", (1, GOOD), (2, GOOD))
     assert results_in(path) == {1: True, 2: True, 3: False, 4: True}
+
+
+def test_a_model_that_the_server_did_not_keep_is_a_failed_iteration(tmp_path):
+    path = write(tmp_path / "server_0", (1, GOOD), (2, GOOD), (3, BAD))
+    note_refused(path, 2)
+    assert results_in(path) == {1: True, 2: False, 3: False}
+    # Servers that have gone back to iteration 2 have aggregated it later.
+    again = {"currentIteration": 2, "iterationResult": GOOD, "startTime": "2999-01-01 00:00:00.000"}
+    path.write_text(path.read_text() + json.dumps(again) + "\n")
+    (tmp_path / "server_0" / "refused_models.jsonl").open("a").write('{"iterat')
+    assert results_in(path) == {1: True, 2: True}
 
 
 def test_an_earlier_jobs_lines_do_not_count(tmp_path):
