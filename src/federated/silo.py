@@ -386,9 +386,7 @@ class Silo:
         """
         ended = reply.iteration - 1
         good = self._check.last_good
-        earlier = None if good else self._earlier_model(reply)
-        if not good and earlier is None:
-            raise fault
+        earlier = None if good else self._earlier_model(reply, fault)
         if ended not in self._refused:
             self._refused.append(ended)
         count = len(self._refused)
@@ -408,21 +406,27 @@ class Silo:
         self._held = self.iteration
         return False
 
-    def _earlier_model(self, reply: Reply) -> Reply | None:
+    def _earlier_model(self, reply: Reply, fault: Exception) -> Reply:
         """Return a good model from before the one in `reply`, which the servers still keep.
 
         An initial model that silos with other frozen weights may start from is excluded: it would
         admit a silo that starts from other weights than the rest.
+
+        Raises:
+            RuinedModelError, DisagreementError: there is none. It is the fault of the oldest model,
+                which tells a difference of this silo's from what a later upload has ruined.
         """
         ended = reply.iteration - 1
         for number in range(ended - 1, max(ended - 1 - KEPT_BY_SERVERS, -1), -1):
             polls = self._requests.polls(number)
             while (found := next(polls)) is None:
                 continue
-            sound = self._fault(found) is None and self._check.factor(found) == 1.0
+            wrong = self._fault(found)
+            sound = wrong is None and self._check.factor(found) == 1.0
             if sound and not self._check.is_open(found):
                 return found
-        return None
+            fault = wrong or fault
+        raise fault
 
     def _sound(self, reply: Reply) -> Reply:
         """Return `reply`, or, if its model is no mean, another server's or the previous one.

@@ -582,6 +582,15 @@ def test_a_silo_of_another_setting_does_not_start():
     assert not loaded
 
 
+def test_what_differs_is_told_from_the_model_before_a_ruined_one():
+    ruined = marked(3, aspects={"size": 1, "class list": 2})
+    client = Script(latest=[ruined], get=[marked(2)])
+    silo, loaded, _ = make(client, aspects={"size": 2})
+    with pytest.raises(UserError, match="do not agree on: size"):
+        silo.join()
+    assert not loaded
+
+
 @pytest.mark.parametrize(
     ("answers", "result", "loaded_value"),
     [
