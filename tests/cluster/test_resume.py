@@ -16,10 +16,12 @@ from commands import WORKER, make_shards, refused, wait_for
 from launched_job import Job
 from models import read_model
 
+from src.federated.fingerprint import FEATURE_NAME
 from src.federated.resume_state import BrokenStateError, head_of
 from src.federated.rounds import Deadlines
 from src.federated.silo import Silo, SiloSettings
 from src.federated.transport import Client
+from src.launch.checkpoint_content import mark_of
 
 pytestmark = pytest.mark.slow  # a federation that is started twice, and a worker four times
 
@@ -33,8 +35,11 @@ FLAGS = [LOCAL, "--local_worker_num=1", f"--sync_frequency={STEPS}", "--threads=
 class Second(threading.Thread):
     """The job's other silo: sends the model that it got, in an iteration once it is allowed to."""
 
-    def __init__(self, address: str, sizes: dict[str, int], allowed: int):
+    def __init__(self, address: str, initial: Path, allowed: int):
         super().__init__(daemon=True)
+        sizes = {name: value.size for name, value in read_model(initial).items()}
+        # The worker's fingerprint; that of an initial model without a checkpoint is negative.
+        self._mark = np.abs(mark_of(initial))
         self.may_go_on = threading.Event()
         self._allowed = allowed
         self._model: dict[str, np.ndarray] = {}
@@ -60,7 +65,7 @@ class Second(threading.Thread):
         while not self._silo.finished:
             if self._silo.iteration > self._allowed:
                 self.may_go_on.wait(300)
-            self._silo.exchange(self._model)
+            self._silo.exchange({**self._model, FEATURE_NAME: self._mark})
             self._silo.join()
         self._silo.client.close()
 
@@ -71,8 +76,7 @@ class ResumedJob(Job):
     def begin(self, allowed: int) -> Second:
         self.write(ITERATIONS)
         self.servers(1, LOCAL)
-        sizes = {name: value.size for name, value in read_model(self.recovery(0)).items()}
-        second = Second(self.address, sizes, allowed)
+        second = Second(self.address, self.recovery(0), allowed)
         self.workers(*FLAGS)
         return second
 

@@ -113,8 +113,10 @@ def test_a_worker_whose_servers_are_gone_ends_with_a_reason(job):
 
 def test_a_silo_whose_weights_are_no_longer_finite_stops_and_keeps_its_last_model(job):
     job.write(iterations=50)
-    job.servers(1, "--start_fl_job_threshold=1")
-    flags = ["--local_worker_num=1", "--start_fl_job_threshold=1", "--sync_frequency=1"]
+    # Without a bound, so that the servers keep a model that is absurd but finite.
+    anything = "--max_model_change=0"
+    job.servers(1, "--start_fl_job_threshold=1", anything)
+    flags = ["--local_worker_num=1", "--start_fl_job_threshold=1", "--sync_frequency=1", anything]
     # The first step is trained at a rate of next to nothing, later ones at an absurd one.
     flags += ["--base_lr=1e30", "--warmup_ratio=1e-38", "--lr_type=dynamic"]
     other = run(job.folder, WORKER, *job.worker_flags, *flags, "--img_width=96")
