@@ -194,7 +194,11 @@ class _TrainingClient:
         return begin, joined, end
 
     def _last(self) -> Any:
-        return self.network.trainable_params()[-1]
+        from src.federated.fingerprint import FEATURE_NAME
+
+        # Servers refuse a model with another fingerprint.
+        weights = [p for p in self.network.trainable_params() if p.name != FEATURE_NAME]
+        return weights[-1]
 
     def _change(self) -> float:
         """Change one weight as training would; return its old value."""
