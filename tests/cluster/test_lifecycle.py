@@ -36,6 +36,7 @@ def store(job):
     store.close()
 
 
+@pytest.mark.slow  # two whole jobs, one after the other
 def test_finish_in_the_middle_then_a_new_start_in_the_same_folder(job, tmp_path):
     job.scheduler()
     job.servers()
@@ -91,6 +92,7 @@ def test_everything_killed_then_a_new_start_without_cleaning(job, store):
     assert job.status("worker_1")["phase"] == "finished"
 
 
+@pytest.mark.slow  # two jobs side by side
 def test_servers_of_another_folder_with_the_same_name_are_not_disturbed(job, store, tmp_path):
     job.servers()
     with job.elsewhere(tmp_path / "other") as other:
@@ -121,6 +123,7 @@ def test_workers_without_a_server_give_up_in_bounded_time(job):
     assert "ended; exit code 1" in job.log("worker_0")
 
 
+@pytest.mark.slow  # two folders of one job
 def test_finish_of_a_silo_that_joined_from_another_folder_leaves_the_job_alone(
     job, store, tmp_path
 ):
@@ -159,6 +162,7 @@ def one_iteration(job):
     client.close()
 
 
+@pytest.mark.slow  # a whole job, half a minute
 def test_a_job_with_upstreams_federation_file_ends_as_a_success(job):
     windows = {"start_fl_job": 30_000_000, "update_model": 30_000_000}
     windows["global_iteration"] = 60_000_000

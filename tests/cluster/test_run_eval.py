@@ -10,6 +10,8 @@ from launched_job import CONFIG, Job
 
 from src.evaluation.metrics import FIGURES
 
+pytestmark = pytest.mark.slow  # a whole job that evaluates: two minutes
+
 ITERATIONS = 4
 
 

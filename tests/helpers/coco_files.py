@@ -30,7 +30,11 @@ def coco_of(count: int, boxes=((4, 4, 20, 20),)) -> dict:
         for image in images
         for k, box in enumerate(boxes)
     ]
-    return {"images": images, "annotations": annotations, "categories": list(CATEGORIES)}
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [dict(one) for one in CATEGORIES],
+    }
 
 
 def write_coco(folder: Path, coco: dict, name: str = "train_0.json") -> Path:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from coco_files import coco_of, run_script, write_coco
 
+from src.benchmarks.step import cost_of_steps
 from src.commands.propose_anchors import Anchors, Boxes, Canvas, cluster_ratios, measured
 from src.commands.propose_config import Inputs, Machine, as_yaml, propose, write_configuration
 from src.data.conversion import data_to_mindrecord_byte_image
@@ -236,7 +237,7 @@ def test_the_proposal_passes_the_preflight_of_a_worker(tmp_path, monkeypatch):
     data_to_mindrecord_byte_image(config, prefix="FasterRcnn.mindrecord", file_num=1)
     words = ["--role=worker", "--config_path=our_config.yaml", "--local_worker_num=1"]
     words += [f"--dataset_path={folder.parent}"]
-    verdicts = {f.subject: f for f in preflight("", words)}
+    verdicts = {f.subject: f for f in preflight("", words, cost_of_steps)}
     for subject in ("config_path", "mindrecord", "objects", "local_params"):
         assert verdicts[subject].level == PASS, verdicts[subject]
 
