@@ -8,6 +8,8 @@ from launched_job import CONFIG, Job
 
 from src.model_utils.config import PROJECT_DIR
 
+pytestmark = pytest.mark.slow  # a whole job, 50 s
+
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory):
