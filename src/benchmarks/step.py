@@ -8,7 +8,6 @@ result gives the step as a multiple of it.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 from typing import Any
 
@@ -31,6 +30,7 @@ from src.benchmarks.measure import (
 from src.benchmarks.profiling import profile, profile_text
 from src.errors import UserError
 from src.launch.preflight.cost import StepCost
+from src.launch.preflight.machine import threads_each
 from src.model_utils.config import Config, find_config_file
 
 WORK = "src.benchmarks.workloads:StepWork"
@@ -197,7 +197,7 @@ def cost_of_steps(config: Config) -> StepCost:
         UserError, StartError: as `Child.answer`.
     """
     workers = config.local_worker_num
-    threads = config.threads or max(1, (os.cpu_count() or 1) // workers)
+    threads = threads_each(config.threads, workers)
     flags = {key: getattr(config, key) for key in config.given_flags if key != "threads"}
     setting = Setting(str(find_config_file(config.config_path)), flags, threads)
     say(f"{workers} process(es) with {threads} thread(s) each: compiling, then {FEW_STEPS} steps")

@@ -31,6 +31,7 @@ from src.job.recovery_files import require_iterations_left
 from src.launch.command_line import WORKER_FLAGS
 from src.launch.machine_jobs import addresses_of, take_threshold, tell_missing_silos
 from src.launch.preflight.cost import job_time, remembered
+from src.launch.preflight.machine import threads_each
 from src.launch.preflight.roles import scheduler_checks, server_checks, worker_checks
 from src.launch.processes import (
     Role,
@@ -183,7 +184,7 @@ def launch_workers(job: JobConfig, config: Config, base: Path) -> list[Started]:
     take_threshold(base, job, config)
     numbers = range(config.first_worker_id, config.first_worker_id + config.local_worker_num)
     note_job(base, job)
-    threads = config.threads or max(1, (os.cpu_count() or 1) // len(numbers))
+    threads = threads_each(config.threads, len(numbers))
     roles = [
         Role(
             role="worker",
@@ -411,7 +412,7 @@ def launch_ranks(job: JobConfig, config: Any, base: Path) -> list[Started]:
     require(rank_checks(job, base, config))
     take_threshold(base, job, config)
     note_job(base, job)
-    threads = config.threads or max(1, (os.cpu_count() or 1) // len(ranks))
+    threads = threads_each(config.threads, len(ranks))
     command = worker_flags(job, config, base, RANKS, config.first_worker_id, threads)
     command += ["--run_distribute=True", "--local_worker_num=1"]
     command += [f"--device_id={config.device_id}"]

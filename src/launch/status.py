@@ -433,7 +433,7 @@ def _silo_left(silo: SiloState, now: float) -> float | None:
 def _pace(folder: Path, workers: list[str]) -> tuple[list[float], float]:
     """Return the seconds of each successful iteration, oldest first, and the latest end."""
     notes: list[str] = []
-    metrics = folder / "server_0" / "metrics.json"
+    metrics = folder / METRICS
     lines = read_json_lines(metrics, ("currentIteration", "iterationExecutionTime"), notes)
     good = [line for line in lines if line.get("iterationResult") == "success"]
     if good:

@@ -84,6 +84,11 @@ def _installed(package: str) -> str:
         return ""
 
 
+def threads_each(threads: int, processes: int) -> int:
+    """Return the threads of each of `processes` that share this machine; 0 divides its cores."""
+    return threads or max(1, (os.cpu_count() or 1) // processes)
+
+
 def device(target: str, workers: int, threads: int) -> str | Finding:
     """Check that the CPU has a core for each worker; workers ask for other devices themselves."""
     cores = os.cpu_count() or 1
@@ -96,7 +101,7 @@ def device(target: str, workers: int, threads: int) -> str | Finding:
             f"{workers} workers share {cores} CPU core(s) and take turns; start fewer on this "
             "machine (--local_worker_num)",
         )
-    return f"CPU, {cores} cores, {threads or max(1, cores // workers)} for each of {workers}"
+    return f"CPU, {cores} cores, {threads_each(threads, workers)} for each of {workers}"
 
 
 def worker_bytes(config: Any, kept: int = 0) -> float:

@@ -92,16 +92,21 @@ def test_conversion_records_the_list_and_keeps_no_file_of_another(tmp_path):
     assert check_mindrecord(path, classes=turned) == 2
 
 
-def test_a_worker_refuses_a_shard_of_another_list_before_it_trains(tmp_path):
-    file_of(tmp_path, ["background", "pizza", "airplane", "book", "sports ball"])
-    words = [f"--config_path={TINY}", f"--dataset_path={tmp_path}", "--batch_size=1"]
-    ended = subprocess.run(
+def run_worker(folder):
+    """What a worker process on the shards in `folder` ends with; there is no server."""
+    words = [f"--config_path={TINY}", f"--dataset_path={folder}", "--batch_size=1"]
+    return subprocess.run(
         [sys.executable, str(PROJECT / "test_fl_fasterrcnn.py"), "--ms_role=MS_WORKER", *words],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=120,
     )
+
+
+def test_a_worker_refuses_a_shard_of_another_list_before_it_trains(tmp_path):
+    file_of(tmp_path, ["background", "pizza", "airplane", "book", "sports ball"])
+    ended = run_worker(tmp_path)
     assert ended.returncode == 2
     assert "class 1 is 'pizza' there and 'airplane' here" in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
@@ -151,14 +156,7 @@ def test_a_worker_without_any_box_does_not_join(tmp_path):
     with locked_folder(tmp_path / "mindrecord_0"):
         rows = [row(jpeg(n), NO_BOX) for n in range(4)]
         write_rows(tmp_path / "mindrecord_0" / NAME, [rows], classes=names)
-    words = [f"--config_path={TINY}", f"--dataset_path={tmp_path}", "--batch_size=1"]
-    ended = subprocess.run(
-        [sys.executable, str(PROJECT / "test_fl_fasterrcnn.py"), "--ms_role=MS_WORKER", *words],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    ended = run_worker(tmp_path)
     assert ended.returncode == 2
     (line,) = ended.stderr.strip().splitlines()
     assert "no box in its 4 images, so this silo has nothing to learn from" in line
