@@ -12,8 +12,7 @@ from typing import Any, Callable
 from src.errors import UserError, user_path
 from src.job.job_config import JobConfig
 from src.job.job_record import STOPPED_BY, exit_states
-from src.launch.launchers import stop_started
-from src.launch.processes import Started
+from src.launch.processes import Started, stop_started
 from src.launch.supervise import as_exit_code
 from src.model_utils.config import find_config_file
 from src.model_utils.moxing_adapter import moxing_wrapper

@@ -37,7 +37,7 @@ from src.launch.processes import (
     Role,
     Started,
     start,
-    stop,
+    stop_started,
     wait_until_ready,
 )
 from src.launch.rank_flags import RANK_FLAGS, local_ranks, rank_checks
@@ -337,7 +337,7 @@ def start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) ->
     started: list[Started] = []
     try:
         for role in roles:
-            started.append(start(base, role))
+            start(base, role, started)
         wait_until_ready(started, is_ready, timeout_s, still_waiting(base))
     except BaseException:
         stop_started(base, started)
@@ -345,17 +345,6 @@ def start_all(base: Path, roles: list[Role], timeout_s: float, is_ready: Any) ->
     for one in started:
         print(f"started {one.role.label} (pid {one.supervisor.pid}), log {_short(base, one.log)}")
     return started
-
-
-def stop_started(base: Path, started: list[Started]) -> None:
-    """Stop what `start_all` started and still runs, and print what that was."""
-    labels = {s.role.label for s in started}
-    with update_record(base) as record:
-        mine = [p for p in record.running() if p.label in labels]
-    for line in stop(mine):
-        print(f"WARNING: {line}", flush=True)
-    if mine:
-        print(f"stopped {', '.join(entry.label for entry in mine)}", flush=True)
 
 
 # What a worker logs while it waits for servers, see `Patience`.

@@ -33,6 +33,7 @@ from src.job.job_record import (
 from src.job.log_files import read_log
 from src.launch.supervise import GRACE_S, SuperviseSpec, as_exit_code
 from src.model_utils.config import PROJECT_DIR
+from src.printing import print
 from src.progress import Waiting
 
 
@@ -147,28 +148,36 @@ def how_to_end(base: Path) -> str:
     )
 
 
-def start(base: Path, role: Role) -> Started:
+def start(base: Path, role: Role, started: list[Started]) -> None:
     """Start one role of the job of folder `base` under a supervisor, and record it.
+
+    It is added to `started` before it is recorded, so that an interrupted caller can stop it by
+    `stop_started`.
 
     Raises:
         UserError: it runs already; another launcher may have started it a moment ago.
     """
-    started = None
-    try:
-        with update_record(base) as record:
-            require_not_running(base, [role.label])
-            _require_other_silo(record, role)
-            started = _start_supervisor(base, role)
-            pid, folder = started.supervisor.pid, role.folder(base)
-            entry = process_entry(base, role.role, role.number, pid, folder, role.address)
-            entry.silo, entry.servers = role.silo, role.servers
-            _enter(record, entry)
-    except BaseException:
-        # Nobody would find a process that is not in the record.
-        if started is not None:
-            started.supervisor.terminate()
-        raise
-    return started
+    with update_record(base) as record:
+        require_not_running(base, [role.label])
+        _require_other_silo(record, role)
+        started.append(_start_supervisor(base, role))
+        _enter(record, _entry(base, started[-1]))
+
+
+def stop_started(base: Path, started: list[Started]) -> None:
+    """Stop those of `started` that still run, recorded or not, and print what that was."""
+    running = [one for one in started if one.supervisor.poll() is None]
+    for line in stop([_entry(base, one) for one in running]):
+        print(f"WARNING: {line}", flush=True)
+    if running:
+        print(f"stopped {', '.join(one.role.label for one in running)}", flush=True)
+
+
+def _entry(base: Path, one: Started) -> ProcessRecord:
+    role, pid = one.role, one.supervisor.pid
+    entry = process_entry(base, role.role, role.number, pid, role.folder(base), role.address)
+    entry.silo, entry.servers = role.silo, role.servers
+    return entry
 
 
 def _require_other_silo(record: JobRecord, role: Role) -> None:

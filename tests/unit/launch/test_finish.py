@@ -15,7 +15,7 @@ from src.errors import UserError
 from src.job.job_record import FOLDER, ProcessRecord, read_record, update_record
 from src.job.process_identity import this_place
 from src.launch.finish import finish
-from src.launch.processes import Role, record_process, require_not_running, start
+from src.launch.processes import Role, record_process, require_not_running, start, stop_started
 from src.launch.status import Collector
 from src.model_utils.config import PROJECT_DIR
 
@@ -44,11 +44,10 @@ def job(tmp_path):
     with update_record(folder) as record:
         record.fl_name, record.redis = "FasterRCNN", "127.0.0.1:1"
     role = Role("worker", 0, [sys.executable, "-c", "import time; time.sleep(60)"])
-    started = start(folder, role)
+    started = []
+    start(folder, role, started)
     yield folder
-    if started.supervisor.poll() is None:
-        started.supervisor.terminate()
-        started.supervisor.wait(20)
+    stop_started(folder, started)
 
 
 def running(folder):
@@ -139,7 +138,7 @@ def test_a_wrong_redis_port_and_then_the_right_one_stop_redis_in_the_end(tmp_pat
         with update_record(tmp_path) as record:
             record.fl_name, record.redis = "FasterRCNN", f"127.0.0.1:{port}"
         sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-        start(tmp_path, Role("server", 0, sleep))
+        start(tmp_path, Role("server", 0, sleep), [])
         for wrong in range(2):
             assert finish(tmp_path, port + 1) == 0
             hint = f"call finish again with --redis_port={port} to stop it"
@@ -207,7 +206,7 @@ def test_a_container_that_was_killed_leaves_nothing_that_is_waited_for(tmp_path)
     program = (
         "import sys; from pathlib import Path; from src.launch.processes import Role, start; "
         "sleep = [sys.executable, '-c', 'import time; time.sleep(60)']; "
-        "start(Path.cwd(), Role('worker', 0, sleep))"
+        "start(Path.cwd(), Role('worker', 0, sleep), [])"
     )
     command = [*CONTAINER, sys.executable, "-c", program]
     with update_record(tmp_path) as record:

@@ -8,6 +8,8 @@ import pytest
 
 from src.errors import StartError, UserError
 from src.job.job_record import read_record
+from src.launch import processes
+from src.launch.launchers import start_all
 from src.launch.processes import Role, record_process, start, stop, wait_until_ready
 
 pytestmark = pytest.mark.usefixtures("own_index")
@@ -58,15 +60,21 @@ def test_one_that_has_ended_and_that_nobody_waits_for_is_no_longer_waited_for(tm
         parent.wait()
 
 
+def started(base, one):
+    found = []
+    start(base, one, found)
+    return found[0]
+
+
 def role(*lines):
     return Role("worker", 0, [sys.executable, "-uc", "; ".join(["import time", *lines])])
 
 
 def test_the_second_start_of_a_role_is_refused_and_the_first_goes_on(tmp_path):
-    first = start(tmp_path, role("time.sleep(60)"))
+    first = started(tmp_path, role("time.sleep(60)"))
     try:
         with pytest.raises(UserError, match="worker_0 of this folder is running already"):
-            start(tmp_path, role("time.sleep(60)"))
+            started(tmp_path, role("time.sleep(60)"))
         assert [p.pid for p in read_record(tmp_path).running()] == [first.supervisor.pid]
         assert not (tmp_path / "worker_0.1").exists()
     finally:
@@ -74,16 +82,31 @@ def test_the_second_start_of_a_role_is_refused_and_the_first_goes_on(tmp_path):
         first.supervisor.wait(timeout=20)
 
 
+def test_a_signal_before_a_role_is_recorded_stops_it_too(tmp_path, monkeypatch, capsys):
+    pids = []
+
+    def interrupted(record, entry):
+        pids.append(entry.pid)
+        raise SystemExit(143)
+
+    monkeypatch.setattr(processes, "_enter", interrupted)
+    with pytest.raises(SystemExit):
+        start_all(tmp_path, [role("time.sleep(60)")], 20, lambda _: False)
+    assert "stopped worker_0\n" in capsys.readouterr().out
+    assert not read_record(tmp_path)
+    assert not psutil.pid_exists(pids[0])
+
+
 @pytest.mark.parametrize(("code", "ready"), [(0, False), (3, True), (3, False)])
 def test_a_role_that_ended_badly_or_before_it_was_ready(tmp_path, code, ready):
-    started = start(tmp_path, role(f"raise SystemExit({code})"))
-    started.supervisor.wait(timeout=20)
+    ended = started(tmp_path, role(f"raise SystemExit({code})"))
+    ended.supervisor.wait(timeout=20)
     with pytest.raises(StartError, match=f"worker_0 ended with exit code {code}") as caught:
-        wait_until_ready([started], lambda _: ready, 5)
+        wait_until_ready([ended], lambda _: ready, 5)
     assert caught.value.code == (code or 1)
 
 
 def test_a_role_that_was_ready_may_have_ended_well(tmp_path):
-    started = start(tmp_path, role("raise SystemExit(0)"))
-    started.supervisor.wait(timeout=20)
-    wait_until_ready([started], lambda _: True, 5)
+    ended = started(tmp_path, role("raise SystemExit(0)"))
+    ended.supervisor.wait(timeout=20)
+    wait_until_ready([ended], lambda _: True, 5)
