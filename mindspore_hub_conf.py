@@ -17,7 +17,13 @@ from typing import Any
 from src.commands.load_detector import load_detector
 from src.errors import UserError, user_path
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet
-from src.model_utils.config import DEFAULT_CONFIG, Config, check_values, load_config
+from src.model_utils.config import (
+    DEFAULT_CONFIG,
+    Config,
+    check_values,
+    load_config,
+    script_parser,
+)
 
 
 class UnknownNetworkError(UserError, NotImplementedError):
@@ -63,3 +69,9 @@ def create_network(
     elif given:
         load_detector(network, settled, checkpoint)
     return network
+
+
+if __name__ == "__main__":
+    parser = script_parser(__doc__)
+    parser.parse_args()
+    parser.print_help()

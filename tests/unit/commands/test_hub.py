@@ -2,6 +2,7 @@
 
 import mindspore as ms
 import pytest
+from commands import succeed
 from evaluation_sets import TINY, assert_same
 
 from mindspore_hub_conf import create_network
@@ -26,6 +27,12 @@ def test_each_backbone_takes_a_checkpoint(tmp_path, backbone):
     at_once = create_network("faster_rcnn", TINY, backbone=backbone, ckpt_file=str(path))
     for other in (fetched, at_once):
         assert_same(net, other)
+
+
+@pytest.mark.parametrize("words", [(), ("--help",)])
+def test_as_a_script_it_says_what_it_is_for(tmp_path, words):
+    said = succeed(tmp_path, "mindspore_hub_conf.py", *words)
+    assert 'create_network("faster_rcnn", backbone="resnet_v1_50", num_classes=81)' in said
 
 
 def test_a_checkpoint_of_a_job(tmp_path):
