@@ -17,6 +17,9 @@ LOCK_TOOL := $(VENV)/lock_tool
 MUTANTS_TOOL := $(VENV)/mutants_tool
 MODULES :=
 
+# Each process would compile every module that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-slow coverage mutants bench bench-sync check install wheelhouse lock clean
 
 demo: $(STAMP)
