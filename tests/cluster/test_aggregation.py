@@ -340,7 +340,11 @@ def test_a_late_silo_sends_a_private_change_of_the_latest_model(tmp_path):
 
 @pytest.mark.parametrize(
     "aggregation",
-    [Aggregation(), Aggregation("FedProx", iid_rate=0.7), Aggregation("Scaffold")],
+    [
+        pytest.param(Aggregation(), marks=pytest.mark.slow),
+        pytest.param(Aggregation("FedProx", iid_rate=0.7), marks=pytest.mark.slow),
+        Aggregation("Scaffold"),
+    ],
     ids=lambda value: value.kind,
 )
 def test_silos_with_a_checkpoint_train_as_if_the_servers_had_it_too(aggregation, tmp_path):
@@ -414,7 +418,7 @@ def adaptive_reference() -> tuple[list[np.ndarray], list[list[int]]]:
     return models, steps
 
 
-@pytest.mark.parametrize("checkpoint", ["", "r.ckpt"])
+@pytest.mark.parametrize("checkpoint", ["", pytest.param("r.ckpt", marks=pytest.mark.slow)])
 def test_adaptive_synchronisation_takes_fewer_steps_when_changes_disagree(tmp_path, checkpoint):
     """Also where the silos start from a checkpoint and the servers have made another model."""
     elsewhere = first_model() + 7 if checkpoint else None

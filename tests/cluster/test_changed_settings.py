@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from engine import Engine, wait_for
 from members import Member, assert_mean, initial, together
 
@@ -11,6 +12,7 @@ from src.launch.redis_store import FINISHED, JobStore
 from src.launch.server_start import prepare_job
 
 
+@pytest.mark.slow
 def test_servers_that_resume_go_by_the_file_as_it_is_now(tmp_path, capsys):
     with Engine(initial(), tmp_path, iterations=5) as engine:
         host, port = engine.redis_address.split(":")

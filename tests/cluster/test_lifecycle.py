@@ -106,6 +106,7 @@ def test_servers_of_another_folder_with_the_same_name_are_not_disturbed(job, sto
     assert job.running() == ["server_0"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_reported_and_the_server_stays(job):
     job.servers()
     job.workers("--local_worker_num=1")
@@ -143,6 +144,7 @@ def test_finish_of_a_silo_that_joined_from_another_folder_leaves_the_job_alone(
     assert job.running() == ["server_0", "worker_0"]
 
 
+@pytest.mark.slow
 def test_finish_all_finds_the_job_from_another_folder(job, tmp_path):
     job.servers()
     elsewhere = tmp_path / "elsewhere"
@@ -197,6 +199,7 @@ def test_a_folder_for_traffic_files_is_heeded_and_waited_for(job):
     assert list((job.folder / "traffic").glob("*_flow_server*.json"))
 
 
+@pytest.mark.slow
 def test_a_silo_that_never_fetches_the_last_model_is_named_and_the_servers_end(job):
     job.write(1, start_fl_job_threshold=1)
     job.servers(1, "--fetch_timeout=3")

@@ -71,6 +71,7 @@ def cluster(tmp_path, monkeypatch):
             scheduler.wait(10)
 
 
+@pytest.mark.slow
 def test_pausing_and_what_of_it_is_refused(cluster, tmp_path):
     state = cluster.management.state()
     assert state["cluster_state"] == "CLUSTER_READY"
@@ -135,6 +136,7 @@ def finished_is_left_alone(cluster):
         new_instance(cluster.management, cluster.store, load_job(cluster.engine.yaml_path), None)
 
 
+@pytest.mark.slow
 def test_a_new_instance_counts_from_one_with_windows_in_seconds(cluster, tmp_path):
     silos = cluster.members()
     assert_mean(silos, together(*silos))
@@ -172,6 +174,7 @@ def test_a_new_instance_counts_from_one_with_windows_in_seconds(cluster, tmp_pat
     assert_mean([one, other], together(one, other))
 
 
+@pytest.mark.slow
 def test_the_tool_finds_the_jobs_scheduler_redis_and_models(cluster, tmp_path):
     silos = cluster.members()
     assert_mean(silos, together(*silos))

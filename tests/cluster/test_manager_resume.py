@@ -93,7 +93,7 @@ def other_silo(engine: Engine, sizes: dict[str, int]) -> threading.Thread:
     return thread
 
 
-@pytest.mark.parametrize("local", [(), ("bias",)])
+@pytest.mark.parametrize("local", [pytest.param((), marks=pytest.mark.slow), ("bias",)])
 def test_a_training_broken_off_in_the_third_iteration_equals_one_in_one_go(tmp_path, local):
     ms.set_seed(1)
     start = {n: v for n, v in values(nn.Dense(3, 2)).items() if n not in local}

@@ -231,6 +231,7 @@ def test_a_lost_iteration_is_told_and_the_global_model_stays(tmp_path):
         assert_mean([first, absent], together(first, absent))
 
 
+@pytest.mark.slow
 def test_servers_end_as_failed_when_too_few_iterations_were_aggregated(tmp_path):
     engine = Engine(initial(), tmp_path, silos=2, iterations=1, windows=(1, 20, 30))
     engine.start_redis()
@@ -263,6 +264,7 @@ def starting(engine: Engine, name: str, images: int = 10, **options) -> Member:
     return Member(engine, name, images, aspects=PRE_TRAINED, start=checkpoint(), **options)
 
 
+@pytest.mark.slow
 def test_an_open_start_gives_the_model_of_servers_that_had_the_checkpoint(tmp_path):
     models = []
     for number, engine in enumerate(

@@ -65,7 +65,7 @@ ATTACKS = {
 }
 
 
-@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("servers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_ruined_model_costs_one_iteration_and_names_the_uploads(tmp_path, servers):
     with Engine(initial(), tmp_path, silos=3, servers=servers) as engine:
         silos = [

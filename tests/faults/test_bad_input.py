@@ -198,6 +198,7 @@ def test_pre_trained_of_the_wrong_kind(folder, redis, kind):
     assert not list((folder / "fl_ckpt").glob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_not_one_and_a_device_that_is_not_there(folder):
     shards = make_shards(folder, images=4)
     (folder / "half").mkdir()

@@ -155,6 +155,7 @@ def test_three_updates(golden, main16, three_updates):
         np.testing.assert_array_equal(values[-1][name], main16.start[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case, gts", [("main128", 128), ("def16", 16)])
 def test_other_cases(golden, losses, case, gts):
     """Many ground truths; usual anchors and pooling scale."""

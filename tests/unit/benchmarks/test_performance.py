@@ -129,6 +129,7 @@ def test_the_best_rate_and_the_median_step_count():
     assert (found["step_s"], found["images_per_s"]) == (2, 2)
 
 
+@pytest.mark.slow
 def test_one_json_object_with_the_tiny_detector(tmp_path):
     given = ["step", "--json", "--steps=2", f"--config_path={TINY}"]
     done = run(tmp_path, "tools/benchmark.py", *given, timeout=240)

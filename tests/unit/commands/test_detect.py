@@ -81,6 +81,7 @@ def test_images_count_from_one_and_broken_ones_are_left_out(case):
     assert [p.path.name for p in pictures] == ["a.jpg", "b.jpg", "d.JPG"]
 
 
+@pytest.mark.slow
 def test_boxes_on_a_photo_are_where_it_is_shown_and_as_a_json_has_it(case):
     folder = case / "photos"
     folder.mkdir()
@@ -207,6 +208,7 @@ def test_images_that_the_json_does_not_tell_apart_are_refused(tmp_path, listed, 
         json_ids(names(tmp_path, *listed), paths)
 
 
+@pytest.mark.slow
 def test_images_of_one_name_with_ids_that_are_text(case):
     coco = coco_of(2)
     ids = ["9f1c-aa", "9f1c bb"]

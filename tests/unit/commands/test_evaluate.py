@@ -106,6 +106,7 @@ def test_weights_that_were_set_are_the_ones_evaluated(runs):
     assert not differ(after, runs.plain.evaluator.run())
 
 
+@pytest.mark.slow
 def test_a_broken_image_costs_its_own_boxes_alone(runs, tmp_path, capsys):
     coco = coco_of(5)
     data = validation(tmp_path, coco)
@@ -298,6 +299,7 @@ def test_no_tool_takes_a_worker_checkpoint_of_another_image_size(tmp_path, model
     assert not list(tmp_path.glob("net*"))
 
 
+@pytest.mark.slow
 def test_watching_a_folder_where_no_job_runs(tmp_path, models):
     coco = coco_of(2)
     coco["categories"] = [{"id": 18, "name": "pizza"}]

@@ -76,7 +76,9 @@ def assert_agree(found):
     [
         {},
         {"backbone": "resnet_v1_50"},
-        {"backbone": "resnet_v1_101", "resnet_block": [1, 1, 3, 1]},
+        pytest.param(
+            {"backbone": "resnet_v1_101", "resnet_block": [1, 1, 3, 1]}, marks=pytest.mark.slow
+        ),
         {"without_bg_loss": False, "keep_ratio": False},
     ],
     ids=str,
@@ -95,6 +97,7 @@ def test_onnx_of_an_image_without_detections():
     assert boxes.shape == (0, 5) and labels.shape == (0,)
 
 
+@pytest.mark.slow
 def test_mindir_finds_the_same_boxes(tmp_path):
     config = tiny(test_score_thr=0.1)
     net = lively(config)
@@ -104,6 +107,7 @@ def test_mindir_finds_the_same_boxes(tmp_path):
     assert_agree(agreement(expected, detect(cell, config, images())))
 
 
+@pytest.mark.slow
 def test_mindir_of_the_image_alone(tmp_path):
     config = tiny(test_score_thr=0.1, restore_bbox=True, ori_h=40, ori_w=100)
     net = lively(config)
@@ -235,6 +239,7 @@ def test_what_cannot_be_exported(tmp_path, words, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_example_of_the_documentation(tmp_path):
     """With ONNX Runtime alone, in a Python of its own."""
     config = tiny(test_score_thr=0.1)

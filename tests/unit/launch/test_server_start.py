@@ -76,6 +76,7 @@ def test_a_model_of_the_seed_goes_for_one_of_a_checkpoint(folder, job, classifie
     assert unfit_initial(job, folder, now) == ([], "")
 
 
+@pytest.mark.slow
 def test_the_second_try_begins_from_the_checkpoint_that_the_first_lacked(
     folder, tmp_path, redis_port, redis, classifier
 ):

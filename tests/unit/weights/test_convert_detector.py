@@ -268,6 +268,7 @@ def test_a_checkpoint_of_this_suite_is_converted_without_its_fingerprint(folder)
     assert FEATURE_NAME in found.left_out and set(found.values) == set(SHAPES)
 
 
+@pytest.mark.slow
 def test_as_a_command(folder):
     save_archive(folder / "frcnn.pth", state_dict(torchvision_weights()))
     said = succeed(folder, "src/convert_checkpoint.py", "--ckpt_file=frcnn.pth")
