@@ -133,12 +133,12 @@ def save_models(
     local = local_names([p.name for p in trained], setting(config, "local_params"))
     travelling = [{"name": p.name, "data": p} for p in trained if p.name not in local]
     weights = {p.name: p.asnumpy() for p in trained if p.name not in local}
-    beside = aggregation.server_features(weights)
+    extra = aggregation.server_features(weights)
     mark = fingerprint({**shared_aspects(config, net), **aggregation.aspects()})
     is_open = not config.pre_trained and not aggregation.facts.adds_uploads
-    beside[FEATURE_NAME] = opened(mark) if is_open else mark
+    extra[FEATURE_NAME] = opened(mark) if is_open else mark
     own = {} if origin is None else {ORIGIN_NAME: origin.packed()}
-    features = [*travelling, *({"name": n, "data": Tensor(a)} for n, a in beside.items())]
+    features = [*travelling, *({"name": n, "data": Tensor(a)} for n, a in extra.items())]
     for target, write in (
         (workers, lambda path: save_network(net, path, mark, own)),
         (servers, lambda path: ms.save_checkpoint(features, str(path))),

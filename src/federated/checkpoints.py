@@ -24,9 +24,9 @@ def save_network(
     more: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Write a checkpoint of all parameters, the fingerprint of their job, and `more` entries."""
-    beside = {} if mark is None else {FEATURE_NAME: Tensor(mark)}
-    beside.update({name: Tensor(array) for name, array in (more or {}).items()})
-    ms.save_checkpoint(network, str(path), append_dict=beside or None)
+    extra = {} if mark is None else {FEATURE_NAME: Tensor(mark)}
+    extra.update({name: Tensor(array) for name, array in (more or {}).items()})
+    ms.save_checkpoint(network, str(path), append_dict=extra or None)
 
 
 class CheckpointKeeper:

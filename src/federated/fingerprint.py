@@ -182,8 +182,8 @@ def require_trainable(
 ) -> None:
     """Refuse to continue training weights that mean something else under `config`.
 
-    The keys in `REFITTED` may differ; for another number of classes the box head is initialised
-    anew.
+    The keys in `REFITTED` may differ; for another number of classes the box head is initialized
+    again.
 
     Args:
         config: configuration of the detector to train.

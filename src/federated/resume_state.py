@@ -97,8 +97,8 @@ def save_state(path: Path, state: ResumeState, terms: Mapping[str, str]) -> None
     told = {**asdict(state), "terms": dict(terms), "checksum": _checksum(state.arrays)}
     del told["arrays"]
     # The file is private: momentum and local parameters do not leave the silo.
-    beside = path.with_name(f".partial.{path.name}")
-    with whole_file(path, durable=True, partial=beside, private=True) as partial:
+    partial_path = path.with_name(f".partial.{path.name}")
+    with whole_file(path, durable=True, partial=partial_path, private=True) as partial:
         try:
             save_file(state.arrays, str(partial), metadata={"state": json.dumps(told)})
         except SafetensorError as error:

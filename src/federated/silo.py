@@ -429,7 +429,7 @@ class Silo:
         raise fault
 
     def _sound(self, reply: Reply) -> Reply:
-        """Return `reply`, or, if its model is no mean, another server's or the previous one.
+        """Return `reply`, or, if its model is not the mean, another server's or the previous one.
 
         The engine adds an upload that arrives during the division to the finished mean. It happens
         when more silos send at once than an iteration needs, and not on all servers.

@@ -45,7 +45,7 @@ STORAGES = {
     "BoolStorage": "bool",
 }
 # What training scripts save next to the weights: arguments, a schedule's milestones, metrics.
-BESIDE = (
+IGNORED = (
     "argparse.Namespace",
     "collections.Counter",
     "pathlib.PosixPath",
@@ -110,12 +110,12 @@ class _Dict(dict):
         """Ignore the state."""
 
 
-class _Beside:
+class _Ignored:
     """Stand in for a class or function that is no weight; ignore all of its content."""
 
     __slots__ = ()
 
-    def __new__(cls, *_: Any) -> _Beside:
+    def __new__(cls, *_: Any) -> _Ignored:
         """Accept any arguments."""
         return super().__new__(cls)
 
@@ -167,7 +167,7 @@ ADMITTED: dict[str, Any] = {
     "torch._utils._rebuild_parameter_with_state": _Rebuild(_parameter),
     **{f"torch.{name}": StorageKind(kind) for name, kind in STORAGES.items()},
     **{f"torch.{kind}": kind for kind in STORAGES.values()},
-    **dict.fromkeys(BESIDE, _Beside),
+    **dict.fromkeys(IGNORED, _Ignored),
 }
 
 

@@ -219,7 +219,7 @@ def results() -> dict:
         **step.summary([0.5], [{"matmul_gflops": 400.0, "conv_gflops": 300.0}], 10**11, 2),
         "first_step_s": 12.0,
     }
-    beside = {"workers": 2, "threads_each": 1, "alone_steps_per_s": 2.0,
+    together = {"workers": 2, "threads_each": 1, "alone_steps_per_s": 2.0,
               "together_steps_per_s": 2.5, "ratio": 1.25}  # fmt: skip
     found = {"classes": 81, "proposals": 1000, "above_share": 1.0, "candidates": 80000,
              "score_thr": 0.0}  # fmt: skip
@@ -228,7 +228,7 @@ def results() -> dict:
             "images_per_s": 240.0}  # fmt: skip
     return {
         "compile": {**where, **start},
-        "step": {**timed, **beside},
+        "step": {**timed, **together},
         "step_full": timed,
         "infer": {**timed, **found},
         "data": {**where, **read},

@@ -1,4 +1,4 @@
-"""Tags of boxes: beside them, over nobody's object, or left out."""
+"""Tags of boxes: next to them, over nobody's object, or left out."""
 
 from src.reporting.picture_tags import Area, place_tags
 

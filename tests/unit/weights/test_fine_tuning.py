@@ -141,9 +141,9 @@ def test_other_classes_of_the_same_number_are_trained_from_a_converted_checkpoin
 @pytest.mark.parametrize("slots", ["accum.", "moments."])
 def test_a_checkpoint_of_upstreams_workers_is_of_resnet_v1_50(tmp_path, trained, slots):
     """Upstream saves the training step's cell, and always trains the stride on the 1x1."""
-    beside = {slots + name: value for name, value in trained.items()}
+    extra = {slots + name: value for name, value in trained.items()}
     scalars = {name: np.ones(1, np.float32) for name in ("momentum", "global_step")}
-    path = save(tmp_path / "0-epoch.ckpt", {**trained, **beside, **scalars})
+    path = save(tmp_path / "0-epoch.ckpt", {**trained, **extra, **scalars})
     config = config_of(ANIMALS, pre_trained=str(path))
     net = Faster_Rcnn_Resnet(config)
     for refusing in (
@@ -165,8 +165,8 @@ def test_a_checkpoint_of_upstreams_workers_is_of_resnet_v1_50(tmp_path, trained,
 
 def test_a_classifier_with_its_optimisers_state_is_no_worker_of_upstreams(tmp_path, trained):
     values = {n[len("backbone.") :]: v for n, v in trained.items() if n.startswith("backbone.")}
-    beside = {f"moments.{name}": value for name, value in values.items()}
-    path = save(tmp_path / "resnet50.ckpt", {**values, **beside})
+    extra = {f"moments.{name}": value for name, value in values.items()}
+    path = save(tmp_path / "resnet50.ckpt", {**values, **extra})
     config = config_of(ANIMALS, pre_trained=str(path))
     build_detector(config)
     matching_names(path, config)
