@@ -17,7 +17,7 @@ from src.FasterRcnn.proposal_generator import Proposal
 from src.FasterRcnn.rcnn import Rcnn
 from src.FasterRcnn.roi_align import SingleRoIExtractor
 from src.FasterRcnn.rpn import RPN
-from src.model_utils.config import Config, backbone_of, setting
+from src.model_utils.config import Config, backbone_of, setting, trains_all_layers
 
 __all__ = ["FasterRcnn_Infer", "Faster_Rcnn", "generator_img_meta"]
 
@@ -53,6 +53,7 @@ class Faster_Rcnn(DetectionsOfClasses):
             config.resnet_block,
             config.resnet_in_channels,
             config.resnet_out_channels,
+            weights_update=trains_all_layers(config),
         )
         # The misspelt name is part of the parameter names that checkpoints carry.
         self.fpn_ncek = FeatPyramidNeck(

@@ -53,19 +53,22 @@ def forward_flops(config: Any, images: int = 1, regions: int | None = None) -> i
 def detector_layers(config: Any, images: int, regions: int) -> list[Layer]:
     """Return every layer of the detector, for `images` images with `regions` RoIs each."""
     trained = trained_shapes(config)
+    is_all = "backbone.conv1.weight" in trained
+    reads_frozen = READS_IMAGE if is_all else READS_FROZEN_STAGE
     return [
         Layer(
             name,
             2 * _positions(config, name, images, regions) * math.prod(shape),
             weight_gradient=f"{name}.weight" in trained,
-            data_gradient=f"{name}.weight" in trained and not READS_FROZEN.fullmatch(name),
+            data_gradient=f"{name}.weight" in trained and not reads_frozen.fullmatch(name),
         )
         for name, shape in weight_shapes(config)
     ]
 
 
-# The first trained layers read the frozen first stage, which needs no gradient.
-READS_FROZEN = re.compile(
+# The first trained layers read what needs no gradient: the image, or the frozen first stage.
+READS_IMAGE = re.compile(r"backbone\.conv1")
+READS_FROZEN_STAGE = re.compile(
     r"backbone\.layer2\.0\.conv(1|_down_sample)|fpn_ncek\.lateral_convs_list\.0"
 )
 

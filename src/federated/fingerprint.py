@@ -58,8 +58,9 @@ VIEW_OF_BOXES = "how many of the boxes are looked at and shown: chosen again by 
 FREE_KEYS = {
     TOLD_BY_SIZES: (
         "num_classes num_anchors resnet_block resnet_in_channels resnet_out_channels "
-        "fpn_in_channels fpn_out_channels fpn_num_outs rpn_in_channels rpn_feat_channels "
-        "roi_align_out_channels rcnn_in_channels rcnn_fc_out_channels without_bg_loss"
+        "trainable_backbone_layers fpn_in_channels fpn_out_channels fpn_num_outs rpn_in_channels "
+        "rpn_feat_channels roi_align_out_channels rcnn_in_channels rcnn_fc_out_channels "
+        "without_bg_loss"
     ).split(),
     VIEW_OF_BOXES: (
         "rpn_nms_pre rpn_max_num rpn_nms_thr test_score_thr test_iou_thr test_max_per_img"

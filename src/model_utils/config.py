@@ -72,6 +72,7 @@ __all__ = [
     "read_yaml_documents",
     "script_parser",
     "setting",
+    "trains_all_layers",
     "yaml_documents",
 ]
 
@@ -244,6 +245,11 @@ def backbone_of(name: str) -> Backbone:
     if name not in BACKBONES:
         raise UserError(f"backbone is {name!r}, expected one of {', '.join(BACKBONES)}")
     return BACKBONES[name]
+
+
+def trains_all_layers(config: Any) -> bool:
+    """Return whether stem and first stage of the backbone are trained too."""
+    return setting(config, "trainable_backbone_layers") == 5
 
 
 def _complete_backbone(values: dict[str, Any], given: dict[str, Any], where: str) -> None:

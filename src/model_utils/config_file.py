@@ -181,7 +181,7 @@ def default_config_text() -> str:
 def _line(name: str, key: Key) -> str:
     """Return a key with its comment, which continues on the next lines where it is long."""
     setting = f"{'# ' if key.follows else ''}{name}: {_as_yaml(key.default)}"
-    words = f"{key.help} ({', '.join(key.choices)})" if key.choices else key.help
+    words = f"{key.help} ({', '.join(map(str, key.choices))})" if key.choices else key.help
     if len(setting) > WIDTH:
         # No line is broken within a name.
         unbroken = re.sub(r'"[^"]*"', lambda name: name[0].replace(" ", "\0"), setting)

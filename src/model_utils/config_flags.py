@@ -79,7 +79,9 @@ def _add_flag(parser: argparse.ArgumentParser, group: Any, name: str, key: Key) 
         flag,
         type=parse_bool if isinstance(default, bool) else type(default),
         default=argparse.SUPPRESS,
-        metavar="{" + ",".join(key.choices) + "}" if several else type(default).__name__.upper(),
+        metavar="{" + ",".join(map(str, key.choices)) + "}"
+        if several
+        else type(default).__name__.upper(),
         help=f"{key.help} (default {default!r})".replace("%", "%%"),
     )
 

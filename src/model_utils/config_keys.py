@@ -335,6 +335,12 @@ SECTIONS: dict[str, dict[str, Key]] = {
             "blocks of the four stages; left out: those of the backbone",
             follows=True,
         ),
+        "trainable_backbone_layers": Key(
+            3,
+            "layers of the backbone that are trained, from its end: 3 leaves stem and first stage "
+            "frozen, right with a pretrained backbone; 5 trains all, better from random weights",
+            (3, 5),
+        ),
         "resnet_in_channels": Key([64, 256, 512, 1024], "channels that enter each stage"),
         "resnet_out_channels": Key([256, 512, 1024, 2048], "channels that leave each stage"),
         "fpn_in_channels": Key([256, 512, 1024, 2048], "as resnet_out_channels"),

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from src.model_utils.config import setting
+from src.model_utils.config import setting, trains_all_layers
 from src.weights.local_params import local_names
 
 Shape = tuple[int, ...]
@@ -38,8 +38,12 @@ def model_bytes(config: Any) -> int:
 
 
 def trained_shapes(config: Any) -> dict[str, Shape]:
-    """Return those of `parameter_shapes` that are trained: no stem, first stage or statistics."""
-    frozen = ("backbone.conv1.", "backbone.bn1.", "backbone.layer1.")
+    """Return those of `parameter_shapes` that are trained.
+
+    Statistics are not, nor are stem and first stage unless `trainable_backbone_layers` is 5.
+    """
+    first = ("backbone.conv1.", "backbone.bn1.", "backbone.layer1.")
+    frozen = () if trains_all_layers(config) else first
     statistics = ("moving_mean", "moving_variance")
     return {
         name: shape

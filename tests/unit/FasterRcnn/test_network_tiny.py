@@ -13,6 +13,7 @@ from src.evaluation.detect import top_detections
 from src.FasterRcnn.faster_rcnn_resnet import Faster_Rcnn_Resnet, FasterRcnn_Infer
 from src.model_utils.config import load_config
 from src.network_define import train_cell
+from src.weights.parameter_shapes import trained_shapes
 
 TINY = "configs/tiny/default_config.yaml"
 STDS = (0.1, 0.1, 0.2, 0.2)
@@ -77,6 +78,20 @@ def test_inference_finds_what_it_was_trained_on(trained):
         expected = truth[i, 0] / np.array([0.5, 2.0, 0.5, 2.0])
         assert iou(best[0, :4], expected[None])[0] > 0.4
     net.set_train()
+
+
+@pytest.mark.parametrize("layers", [3, 5])
+def test_the_stem_is_trained_where_all_layers_of_the_backbone_are(layers):
+    config = load_config(TINY, grad_clip=True, trainable_backbone_layers=layers)
+    net = Faster_Rcnn_Resnet(config)
+    net.set_train()
+    before = {p.name: p.asnumpy().copy() for p in net.get_parameters()}
+    train_cell(net, config, np.full(1, 0.02, np.float32))(*batch(config))
+    changed = {p.name for p in net.get_parameters() if (p.asnumpy() != before[p.name]).any()}
+    first = {"backbone.conv1.weight", "backbone.bn1.gamma", "backbone.layer1.0.conv1.weight"}
+    assert changed & first == (first if layers == 5 else set())
+    assert changed <= set(trained_shapes(config))
+    assert {p.name for p in net.trainable_params()} == set(trained_shapes(config))
 
 
 def test_images_without_a_box_are_background(trained):

@@ -32,7 +32,7 @@ from src.federated.fingerprint import (
 from src.job.job_config import load_job
 from src.model_utils.config import DERIVED, IDLE, KEYS, Config, load_config
 from src.training import build_detector, shared_aspects
-from src.weights.parameter_shapes import parameter_shapes
+from src.weights.parameter_shapes import parameter_shapes, trained_shapes
 
 ANSWERS = {
     "SHARED_KEYS": SHARED_KEYS,
@@ -147,8 +147,12 @@ def test_another_value_of_a_key_that_is_compared_in_an_aspect_is_named(net, tmp_
             assert unlike(mine, all_aspects(config, own)) == [aspect], values
 
 
-def sizes(config: Config) -> dict[str, int]:
-    return {name: math.prod(shape) for name, shape in parameter_shapes(config).items()}
+def sizes(config: Config) -> list[dict[str, int]]:
+    """The sizes of all weights, and of those that are trained."""
+    return [
+        {name: math.prod(shape) for name, shape in shapes(config).items()}
+        for shapes in (parameter_shapes, trained_shapes)
+    ]
 
 
 @pytest.mark.parametrize("key", FREE_KEYS[TOLD_BY_SIZES])
