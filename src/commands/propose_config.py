@@ -49,8 +49,9 @@ from src.model_utils.config import Config, load_config
 PASSES, LEAST_STEPS, MOST_STEPS = 24, 2000, 40_000
 USABLE_STEPS = 1000  # the image size leaves time for these at least
 # Seconds of a step on two cores, for each pixel and each sampled region of an image, and the power
-# of the number of cores with which a step gets faster: from docs/performance.md.
-PIXEL_SECONDS, REGION_SECONDS, CORES, SPEED_UP = 6.3e-6, 5e-4, 2, 0.7
+# of the number of cores with which a step gets faster: from docs/performance.md, and a tenth more
+# for the backbone's first layers, which are trained too.
+PIXEL_SECONDS, REGION_SECONDS, CORES, SPEED_UP = 7e-6, 5e-4, 2, 0.7
 BATCHES = (4, 2, 1)
 MANY_IMAGES = 2000  # of a silo, from which a batch of 4 leaves enough steps in a pass
 RATE, RATE_OF_IMAGE = 0.01, 0.005  # base_lr, and what each image of a small batch adds to it
@@ -282,6 +283,8 @@ def _training_part(inputs: Inputs, config: Config) -> Part:
         f"Give --fl_iteration_num={iterations} to the launchers of scheduler, servers and workers, "
         "or set fl_iteration_num in default_yaml_config.yaml; sync_frequency is read from here. "
         "Fewer are enough with pre_trained weights.",
+        "From random weights all layers of the backbone are trained; with pre_trained set "
+        "trainable_backbone_layers to 3.",
     ]
     if steps < wanted:
         why.append(f"{wanted} steps are wanted: more --hours, or longer with --resume.")
@@ -297,6 +300,7 @@ def _training_part(inputs: Inputs, config: Config) -> Part:
         "num_parallel_workers": 1,
         "interval": max(1, iterations // 10),
         "checkpoints_kept": 2,
+        "trainable_backbone_layers": 5,
     }
     return Part("training", why, values)
 
