@@ -113,12 +113,13 @@ class Role:
 
 @dataclass
 class Started:
-    """Describe a role that was started: its supervisor and its files."""
+    """Describe a role that was started: its supervisor, its files, and its entry in the record."""
 
     role: Role
     supervisor: subprocess.Popen
     log: Path
     exit_file: Path
+    entry: ProcessRecord | None = None
 
 
 def require_not_running(base: Path, labels: Iterable[str]) -> None:
@@ -160,14 +161,16 @@ def start(base: Path, role: Role, started: list[Started]) -> None:
     with update_record(base) as record:
         require_not_running(base, [role.label])
         _require_other_silo(record, role)
-        started.append(_start_supervisor(base, role))
-        _enter(record, _entry(base, started[-1]))
+        one = _start_supervisor(base, role)
+        started.append(one)
+        one.entry = _entry(base, one)
+        _enter(record, one.entry)
 
 
 def stop_started(base: Path, started: list[Started]) -> None:
     """Stop those of `started` that still run, recorded or not, and print what that was."""
     running = [one for one in started if one.supervisor.poll() is None]
-    for line in stop([_entry(base, one) for one in running]):
+    for line in stop([one.entry or _entry(base, one) for one in running]):
         print(f"WARNING: {line}", flush=True)
     if running:
         print(f"stopped {', '.join(one.role.label for one in running)}", flush=True)

@@ -10,7 +10,7 @@ from src.errors import StartError, UserError
 from src.job.job_record import read_record
 from src.launch import processes
 from src.launch.launchers import start_all
-from src.launch.processes import Role, record_process, start, stop, wait_until_ready
+from src.launch.processes import Role, record_process, start, stop, stop_started, wait_until_ready
 
 pytestmark = pytest.mark.usefixtures("own_index")
 
@@ -95,6 +95,16 @@ def test_a_signal_before_a_role_is_recorded_stops_it_too(tmp_path, monkeypatch, 
     assert "stopped worker_0\n" in capsys.readouterr().out
     assert not read_record(tmp_path)
     assert not psutil.pid_exists(pids[0])
+
+
+def test_roles_are_stopped_after_their_jobs_folder_was_renamed(tmp_path, capsys):
+    base, found = tmp_path / "job", []
+    base.mkdir()
+    start(base, role("time.sleep(60)"), found)
+    base.rename(tmp_path / "renamed")
+    stop_started(base, found)
+    assert "stopped worker_0\n" in capsys.readouterr().out
+    assert not psutil.pid_exists(found[0].entry.pid)
 
 
 @pytest.mark.parametrize(("code", "ready"), [(0, False), (3, True), (3, False)])
