@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from src.model_utils.config import backbone_of
+from src.model_utils.config import backbone_of, trains_all_layers
 from src.weights.parameter_shapes import parameter_shapes, trained_shapes
 
 
@@ -53,8 +53,7 @@ def forward_flops(config: Any, images: int = 1, regions: int | None = None) -> i
 def detector_layers(config: Any, images: int, regions: int) -> list[Layer]:
     """Return every layer of the detector, for `images` images with `regions` RoIs each."""
     trained = trained_shapes(config)
-    is_all = "backbone.conv1.weight" in trained
-    reads_frozen = READS_IMAGE if is_all else READS_FROZEN_STAGE
+    reads_frozen = READS_IMAGE if trains_all_layers(config) else READS_FROZEN_STAGE
     return [
         Layer(
             name,

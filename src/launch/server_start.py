@@ -157,11 +157,11 @@ def require_same_settings(model: Path, config: Config) -> None:
         known[FROZEN_ASPECT] = frozen
     unlike = unlike_aspects(known, mark)
     if unlike:
-        start = "start without --resume and with" if config.resume else "give"
+        how = "start without --resume and with" if config.resume else "give"
         raise UserError(
             f"{model}: the servers would begin with this model, which was made with other values "
             f"of: {', '.join(unlike)}; give the configuration that it was made with, "
-            f"--config_path=<its file> and the same flags, or {start} another --checkpoint_dir for "
+            f"--config_path=<its file> and the same flags, or {how} another --checkpoint_dir for "
             "a new model"
         )
 

@@ -74,14 +74,12 @@ def _add_flag(parser: argparse.ArgumentParser, group: Any, name: str, key: Key) 
     flag, default = f"--{name}", key.default
     if isinstance(default, (list, dict)) or flag in parser._option_string_actions:
         return
-    several = len(key.choices) > 1
+    choices = ",".join(map(str, key.choices)) if len(key.choices) > 1 else ""
     group.add_argument(
         flag,
         type=parse_bool if isinstance(default, bool) else type(default),
         default=argparse.SUPPRESS,
-        metavar="{" + ",".join(map(str, key.choices)) + "}"
-        if several
-        else type(default).__name__.upper(),
+        metavar=f"{{{choices}}}" if choices else type(default).__name__.upper(),
         help=f"{key.help} (default {default!r})".replace("%", "%%"),
     )
 
