@@ -245,7 +245,7 @@ def check_child(folder: Path, kind: str, count: int, seed: int) -> None:
 
 
 # Files that libraries read, which may bring the process down.
-@pytest.mark.parametrize(("kind", "count"), [("checkpoint", 200), ("mindrecord", 10)])
+@pytest.mark.parametrize(("kind", "count"), [("checkpoint", 200), ("mindrecord", 30)])
 def test_binary_files(tmp_path, kind, count):
     check_child(tmp_path, kind, count, 1)
 

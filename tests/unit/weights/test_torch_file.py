@@ -64,7 +64,7 @@ def test_what_torch_itself_saved(name):
 
 
 @SAVERS
-def test_a_tensor_ignored_the_state_dict(tmp_path, save):
+def test_a_tensor_next_to_the_state_dict(tmp_path, save):
     """A best accuracy, as PyTorch's ImageNet example keeps it."""
     best = tensor(Storage("best", np.ones(1, np.float32)), ())
     content = {"best_acc1": best, "state_dict": state_dict(VALUES)}
@@ -165,7 +165,7 @@ def test_a_stand_in_is_not_changed(tmp_path, state):
 
 @SAVERS
 @pytest.mark.parametrize("name", ["collections.OrderedDict", "argparse.Namespace"])
-def test_attributes_of_what_stands_ignored_the_weights_are_not_kept(tmp_path, save, name):
+def test_attributes_of_what_stands_next_to_the_weights_are_not_kept(tmp_path, save, name):
     state = {"values": "x", "items": None, "__class__": None}
     ignored = Built(Call(Name(*name.rsplit(".", 1))), state)
     content = {"x": ignored, "model": state_dict(VALUES)}
